@@ -1,0 +1,20 @@
+"""Settings under which a test machine that is busy with the other tests still runs calls."""
+
+from pathlib import Path
+
+NEVER_SHORT = """\
+[breaker]
+memory_percent_max = 100
+cpu_pressure_percent_max = 100
+disk_free_percent_min = 0
+disk_free_bytes_min = 0
+zombies_max = 100000
+"""
+
+
+def never_short_of_resources(config_home: Path) -> Path:
+    """Write a settings file below `config_home` (an `XDG_CONFIG_HOME`); returns the file."""
+    path = config_home / "custody" / "custody.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(NEVER_SHORT, encoding="utf-8")
+    return path
