@@ -1,0 +1,154 @@
+"""Every error Custody raises, in one tree.
+
+Owns the words a person reads when something cannot be done. Knows nothing of how it is shown: the
+command line maps an error to an exit code through `exit_code`, doors map it to their own wire codes.
+The docstring of a class is its default message; what is particular is kept as attributes; `hint` tells
+the operator what to do next.
+"""
+
+from typing import Any
+
+
+class CustodyError(Exception):
+    """Custody could not do what was asked."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, **details: Any) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.hint = hint
+        self.details = details
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} {self.hint}"
+
+
+# -- the caller erred ---------------------------------------------------------------------------------
+
+
+class UsageError(CustodyError):
+    """The request cannot be understood."""
+
+    exit_code = 2
+
+
+class InvalidInput(UsageError):
+    """The input is not well formed."""
+
+
+class InvalidSetting(UsageError):
+    """A setting has a value it cannot have."""
+
+
+class NotFound(UsageError):
+    """Nothing in this store has that id."""
+
+
+class Ambiguous(UsageError):
+    """Several things in this store have an id that starts so."""
+
+
+class RunClosed(UsageError):
+    """The run has finished; it takes no further calls, steps or events."""
+
+
+class RunNotShared(UsageError):
+    """The run was not started as shared, so no other process may join it."""
+
+
+# -- the store ----------------------------------------------------------------------------------------
+
+
+class StoreError(CustodyError):
+    """The store cannot be used."""
+
+    exit_code = 2
+
+
+class StoreUnusable(StoreError):
+    """The store's folder cannot be opened."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer Custody."""
+
+
+class StoreClosed(StoreError):
+    """The store has been closed."""
+
+
+class CorruptJournal(StoreError):
+    """The journal is damaged before its end.
+
+    `details` has shard, segment, offset and sequence of the first damaged frame.
+    """
+
+    exit_code = 1
+
+
+class NotRecorded(CustodyError):
+    """The record cannot be kept, so nothing was run."""
+
+    exit_code = 5
+
+
+class OutcomeUnknown(CustodyError):
+    """The call ran, but its outcome could not be recorded; the result is withheld."""
+
+    exit_code = 6
+
+
+# -- running ------------------------------------------------------------------------------------------
+
+
+class SandboxError(CustodyError):
+    """The process could not be started."""
+
+    shell_exit_code = 125
+    """What `exec` exits with, as `timeout(1)` and shells do."""
+
+
+class CommandNotFound(SandboxError):
+    """There is no such command.
+
+    `details` has `command`.
+    """
+
+    shell_exit_code = 127
+
+
+class CommandNotExecutable(SandboxError):
+    """The command cannot be executed.
+
+    `details` has `command` and `errno`.
+    """
+
+    shell_exit_code = 126
+
+
+class WorkingDirectoryGone(SandboxError):
+    """The working directory does not exist or cannot be entered.
+
+    `details` has `cwd` and `errno`.
+    """
+
+
+class LauncherLost(SandboxError):
+    """The launcher process ended while it held a running child.
+
+    `details` has `ended`, the processes of the command that were found and ended, and `left`, those that may
+    belong to it and were let be: lists of mappings with `pid` and `start_ticks`.
+    """
+
+
+class ToolError(CustodyError):
+    """The tool could not do its work.
+
+    A tool raises this (or any other exception) to end its call as *failed*.
+    """
+
+
+def exit_code(error: BaseException) -> int:
+    """The command line's exit code for an error (see the exit table in the README)."""
+    return error.exit_code if isinstance(error, CustodyError) else 1
