@@ -1,0 +1,31 @@
+"""What happened: the append-only record of a store.
+
+The names other packages use; each module says what it owns. `Journal` is the face of it all.
+"""
+
+from custody.journal.commit import Receipt
+from custody.journal.disk import Disk, RealDisk
+from custody.journal.disk_faulty import Fault, FaultyDisk
+from custody.journal.disk_memory import MemoryDisk
+from custody.journal.follow import Cursor, Following, Place
+from custody.journal.frames import Stored, sha256_in_pieces
+from custody.journal.journal import Journal, Positions, ShardState
+from custody.journal.settings import JournalSettings
+
+__all__ = [
+    "Cursor",
+    "Disk",
+    "Fault",
+    "FaultyDisk",
+    "Following",
+    "Journal",
+    "JournalSettings",
+    "MemoryDisk",
+    "Place",
+    "Positions",
+    "RealDisk",
+    "Receipt",
+    "ShardState",
+    "Stored",
+    "sha256_in_pieces",
+]
