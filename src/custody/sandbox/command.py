@@ -1,0 +1,76 @@
+"""What is to be run, and how it ended.
+
+Owns the two frozen types that pass between whoever runs a command and the launcher processes, with the
+bounds a command has when nobody says otherwise. Knows nothing of how a process is started.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from custody.records import Usage
+from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output
+
+DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
+GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
+
+LimitHit = Literal["deadline", "cancelled"]
+
+
+class TerminalSize(Struct, frozen=True):
+    """Size of a terminal in characters."""
+
+    rows: int = 24
+    columns: int = 80
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """One command, complete: nothing is added to it but the token."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    environment: dict[str, str]
+    """The whole environment; the command has no other."""
+    stdin: bytes | None = None
+    """None: /dev/null, unless `stdin_fd` says otherwise."""
+    stdin_fd: int | None = None
+    """The caller's own descriptor, handed through; it stays the caller's."""
+    deadline_seconds: float | None = DEADLINE_SECONDS
+    """From its start until SIGTERM goes to the whole tree. None: no deadline."""
+    grace_seconds: float = GRACE_SECONDS
+    """From SIGTERM until SIGKILL."""
+    keep_head_bytes: int = KEEP_HEAD_BYTES
+    """How much of the beginning of each stream is kept."""
+    keep_tail_bytes: int = KEEP_TAIL_BYTES
+    """How much of the end of each stream is kept."""
+    no_new_privs: bool = False
+    """Programs that would gain privileges (setuid, file capabilities) do not."""
+    limits: dict[str, int] = {}
+    """Resource limits by the name of setrlimit(2) in lower case, `nofile` or `fsize`; soft and hard alike,
+    lowered to the hard limit in force. -1 is unlimited."""
+    token: str = ""
+    """Put into the environment as CUSTODY_CALL, by which survivors of a crash are found."""
+    terminal: TerminalSize | None = None
+    """Run under a pseudo-terminal of this size; what it writes is the one stream `stdout`."""
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """How a command ended. Nothing of its tree is left running unless `tree_left` says so."""
+
+    exit_code: int | None
+    """None when a signal ended it."""
+    signal: int | None
+    limit_hit: LimitHit | None
+    stdout: Output
+    stderr: Output
+    usage: Usage
+    child_pid: int
+    child_start_ticks: int
+    started_monotonic_ns: int
+    ended_monotonic_ns: int
+    """When the last process of its tree had ended."""
+    tree_killed: int
+    """Processes of its tree, itself included, that were told to end: past the deadline, when it was
+    cancelled, or because they were still there after it had ended."""
+    tree_left: int = 0
+    """Children that SIGKILL has not ended: in uninterruptible sleep, or another user's."""

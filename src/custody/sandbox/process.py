@@ -1,0 +1,401 @@
+"""Starts every process: the launchers of one runtime, and one command at a time on each.
+
+Owns the launcher processes, from their start until they are reaped. Deadlines, signals to the tree, reaping
+and measuring of commands are the launcher's; pipes and output are `running`'s. It touches nothing of the host
+application: no signal handler, no SIGCHLD, no child but the launchers, each by its own pid.
+
+Everything runs on the event loop that first calls `run`, in whatever thread that is. A process forked from
+the host starts launchers of its own and leaves the host's alone.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from custody.errors import LauncherLost, SandboxError
+from custody.sandbox.cgroup import Cgroup, make_cgroup, parent_folder, remove_abandoned
+from custody.sandbox.command import Command, Finished
+from custody.sandbox.control import Control
+from custody.sandbox.launcher import messages
+from custody.sandbox.launcher.messages import Reply
+from custody.sandbox.running import OnOutput, Running
+from custody.sandbox.survivors import end_survivors, ticks_now
+
+IDLE_LAUNCHERS_MAX = 4  # kept for the next command: 10 MB each, and a few are what an agent uses at once
+IDLE_SECONDS = 10.0  # how long more of them are kept, so that a second burst of commands finds them
+LAUNCHER_SLACK_SECONDS = 10.0
+"""On top of all a launcher's own bounds: then it hangs (a command may have stopped it), and is lost."""
+LAUNCHER_KILL_SECONDS = 6.0  # a little more than its own bound for ending a tree, at most
+LAUNCHER_EXIT_SECONDS = 5.0  # an idle one ends at once when its socket closes
+
+_PROGRAM = Path(__file__).parent / "launcher" / "program.py"
+_LAST_WORDS_BYTES = 2000
+_CGROUP_REMOVALS_MAX = 50  # what was killed in it takes a moment to be gone
+_CGROUP_REMOVAL_SECONDS = 0.02
+
+
+class _Launcher:
+    """Our end of one launcher process."""
+
+    def __init__(
+        self,
+        python: str,
+        no_new_privs: bool,
+        cgroup: Cgroup | None,
+        on_idle_end: Callable[["_Launcher"], None],
+    ) -> None:
+        self.no_new_privs = no_new_privs
+        self._on_idle_end = on_idle_end
+        self.idle_since = 0.0
+        self.cgroup = cgroup
+        self._running: Running | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setblocking(False)
+        self.last_words = ""
+        """What it wrote to its standard error, if it ended by itself."""
+        self._errors = os.memfd_create("custody-launcher")
+        self._readable = select.epoll()
+        """The streams of its command: in the loop once and for all, which costs less than two changes of the
+        loop for each stream."""
+        arguments = (theirs.fileno(), os.getpid(), int(no_new_privs), cgroup.path if cgroup else "")
+        try:
+            self.process = subprocess.Popen(
+                [python, "-I", "-S", str(_PROGRAM), *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                cwd="/",
+                env={"LC_ALL": "C.UTF-8"},  # no secret of the host's is in it, and no call's token
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.close()
+            raise SandboxError(f"No launcher process can be started: {error}.") from error
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def run(self, running: Running, loop: asyncio.AbstractEventLoop) -> bool:
+        """Hand it a command; False when the process is gone, and nothing has begun."""
+        if self._loop is None:
+            self._loop = loop
+            loop.add_reader(self.channel.fileno(), self._receive)
+            loop.add_reader(self._readable.fileno(), self._read)
+        self._running = running
+        if running.send(self.channel, self._readable):
+            return True
+        self._running = None
+        return False
+
+    def release(self) -> None:
+        """The command has ended."""
+        self._running = None
+
+    def kill(self) -> None:
+        """The launcher itself, when it does not answer."""
+        self.process.kill()
+
+    def _read(self) -> None:
+        for descriptor, _ in self._readable.poll(0):
+            if self._running is not None:
+                self._running.read(descriptor)
+
+    def _receive(self) -> None:
+        try:
+            message = self.channel.recv(messages.REPLY.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            assert self._loop is not None, "messages are read on a loop"
+            self._loop.remove_reader(self.channel.fileno())
+            self.last_words = _tail(self._errors)
+            if self._running is not None:
+                self._running.answered(b"")
+            else:
+                self._on_idle_end(self)
+        elif self._running is not None:
+            self._running.answered(message)
+
+    def close(self) -> None:
+        """Close our end: it ends what it may be running, and itself."""
+        if self.channel.fileno() >= 0:
+            if self._loop is not None:
+                self._loop.remove_reader(self.channel.fileno())
+                self._loop.remove_reader(self._readable.fileno())
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self.channel.close()
+        self._readable.close()
+        os.close(self._errors)
+
+    async def reap(self) -> None:
+        """Wait until the process has ended, and take it up."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:  # somebody took it up already
+            descriptor = None
+        if descriptor is not None:
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            loop.add_reader(descriptor, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        self.process.poll()
+        if self.cgroup is not None:
+            self.cgroup.kill()
+            for _ in range(_CGROUP_REMOVALS_MAX):
+                if self.cgroup.remove():
+                    break
+                await asyncio.sleep(_CGROUP_REMOVAL_SECONDS)
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's."""
+        self.process.returncode = 0  # else its finaliser would warn of a process still running
+        if self.channel.fileno() >= 0:
+            self._close_descriptors()
+
+
+class Launchers:
+    """The launcher processes of one runtime. A launcher runs one command at a time; as many as there are
+    commands at once are started, and a few are kept. How many run at once is the caller's to bound."""
+
+    def __init__(self, *, python: str = sys.executable, cgroups: bool = True) -> None:
+        self._python = python
+        self._cgroups = cgroups
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: dict[bool, list[_Launcher]] = {False: [], True: []}
+        self._busy: dict[_Launcher, Running] = {}
+        self._ending: dict[asyncio.Task[None], _Launcher] = {}
+        self._trim_timer: asyncio.TimerHandle | None = None
+        self._cgroup_parent: str | None = None
+        self._cgroup_known = False
+        self._closed = False
+
+    def prepare(self, *, no_new_privs: bool = False) -> None:
+        """Start a launcher now, without waiting for it: the first command will not."""
+        self._check()
+        if not self._idle[no_new_privs]:
+            self._idle[no_new_privs].append(self._start(no_new_privs))
+
+    async def run(
+        self,
+        command: Command,
+        *,
+        on_output: OnOutput | None = None,
+        cancelled: asyncio.Event | None = None,
+        control: Control | None = None,
+    ) -> Finished:
+        """Run a command to its end, and the end of its whole tree.
+
+        `on_output` gets every chunk as it comes. When `cancelled` is set the tree is ended and the result
+        says so; when the task is cancelled it is ended too, before CancelledError goes on.
+
+        Raises CommandNotFound, CommandNotExecutable, WorkingDirectoryGone, or SandboxError when it could not
+        be started, LauncherLost when what became of it is not known, and what `on_output` raised.
+        """
+        self._check()
+        loop = self._loop = asyncio.get_running_loop() if self._loop is None else self._loop
+        assert loop is asyncio.get_running_loop(), "the launchers of one runtime belong to one event loop"
+        began_ticks = ticks_now()
+        running = Running(loop, command, on_output)
+        try:
+            launcher = self._begin(running, command.no_new_privs)
+            if control is not None:
+                control.bind(running)
+            try:
+                reply = await self._answer(launcher, running, command, cancelled)
+            finally:
+                if control is not None:
+                    control.unbind()
+                running.close()
+                self._release(launcher, running)
+            if reply is None:
+                raise await self._loss(launcher, command, began_ticks)
+            return running.finished(reply)
+        finally:
+            running.close()
+
+    async def close(self) -> None:
+        """End what runs, as if it were cancelled, then the launchers."""
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        self._closed = True
+        if self._trim_timer is not None:
+            self._trim_timer.cancel()
+        loop = asyncio.get_running_loop()
+        if self._busy:
+            for running in self._busy.values():
+                running.cancel()
+            bound = max(running.grace_seconds for running in self._busy.values()) + LAUNCHER_KILL_SECONDS
+            answers = [loop.create_task(running.answer()) for running in self._busy.values()]
+            await asyncio.wait(answers, timeout=bound)
+            for answer in answers:
+                answer.cancel()
+        for launcher in (*self._idle[False], *self._idle[True], *self._busy):
+            self._retire(launcher, loop)
+        self._idle = {False: [], True: []}
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=LAUNCHER_EXIT_SECONDS)
+        for launcher in self._ending.values():
+            launcher.kill()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    # -- one command --------------------------------------------------------------------------------------
+
+    def _begin(self, running: Running, no_new_privs: bool) -> _Launcher:
+        assert self._loop is not None, "only `run` comes here"
+        idle = self._idle[no_new_privs]
+        for _ in range(len(idle) + 1):  # an idle one may have been killed by somebody
+            launcher = idle.pop() if idle else self._start(no_new_privs)
+            if launcher.run(running, self._loop):
+                self._busy[launcher] = running
+                return launcher
+            self._retire(launcher, self._loop)
+        raise LauncherLost("The launcher process ends as soon as it is started.")
+
+    async def _answer(
+        self, launcher: _Launcher, running: Running, command: Command, cancelled: asyncio.Event | None
+    ) -> Reply | None:
+        assert self._loop is not None, "only `run` comes here"
+        with contextlib.ExitStack() as stack:
+
+            def bound(seconds: float) -> None:
+                slack = 2 * LAUNCHER_KILL_SECONDS + LAUNCHER_SLACK_SECONDS
+                stack.callback(loop.call_later(seconds + slack, launcher.kill).cancel)
+
+            def cancel(*_: object) -> None:
+                running.cancel()
+                bound(command.grace_seconds)
+
+            loop = self._loop
+            if command.deadline_seconds is not None:
+                bound(command.deadline_seconds + command.grace_seconds)
+            if cancelled is not None:
+                watcher = loop.create_task(cancelled.wait())
+                watcher.add_done_callback(lambda done: done.cancelled() or cancel())
+                stack.callback(watcher.cancel)
+            try:
+                return await running.answer()
+            except asyncio.CancelledError:
+                cancel()
+                while not running.is_answered:  # whatever else is asked meanwhile; `bound` ends it
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await running.answer()
+                raise
+
+    def _release(self, launcher: _Launcher, running: Running) -> None:
+        """Keep the launcher for the next command, or not."""
+        assert self._loop is not None, "only `run` comes here"
+        del self._busy[launcher]
+        launcher.release()
+        reply = running.reply
+        if reply is None or reply.worn or reply.tree_left or self._closed:
+            self._retire(launcher, self._loop)
+            return
+        launcher.idle_since = self._loop.time()
+        idle = self._idle[launcher.no_new_privs]
+        idle.append(launcher)
+        if len(idle) > IDLE_LAUNCHERS_MAX and self._trim_timer is None:
+            self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
+
+    async def _loss(self, launcher: _Launcher, command: Command, began_ticks: int) -> LauncherLost:
+        """End what the launcher left behind, as far as it is provably the command's."""
+        ended: set[tuple[int, int]] = set()
+        left: set[tuple[int, int]] = set()
+        if launcher.cgroup is not None:
+            ended.update(member for member in launcher.cgroup.kill() if member[0] != launcher.pid)
+        if command.token:
+            loop = asyncio.get_running_loop()
+            both = await loop.run_in_executor(None, end_survivors, command.token, began_ticks)
+            for into, survivors in zip((ended, left), both, strict=True):
+                into.update((survivor.pid, survivor.start_ticks) for survivor in survivors)
+        message = "The launcher process ended while it held a running child."
+        if launcher.last_words:
+            message += f" It said: {launcher.last_words}"
+        return LauncherLost(message, ended=_identities(ended), left=_identities(left))
+
+    # -- the pool -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            self._leave_to_parent()
+        if self._closed:
+            raise SandboxError("No command can be started: the runtime has been closed.")
+
+    def _leave_to_parent(self) -> None:
+        for launcher in (*self._idle[False], *self._idle[True], *self._busy, *self._ending.values()):
+            launcher.forget()
+        self._forget()
+
+    def _start(self, no_new_privs: bool) -> _Launcher:
+        if self._cgroups and not self._cgroup_known:
+            self._cgroup_known = True
+            self._cgroup_parent = parent_folder()
+            if self._cgroup_parent is not None:
+                remove_abandoned(self._cgroup_parent)
+        cgroup = make_cgroup(self._cgroup_parent) if self._cgroup_parent is not None else None
+        if cgroup is None:
+            self._cgroup_parent = None  # not allowed here: no use in trying again
+        try:
+            return _Launcher(self._python, no_new_privs, cgroup, self._drop)
+        except SandboxError:
+            if cgroup is not None:
+                cgroup.remove()
+            raise
+
+    def _drop(self, launcher: _Launcher) -> None:
+        """Somebody killed an idle one."""
+        assert self._loop is not None, "it was noticed on the loop"
+        idle = self._idle[launcher.no_new_privs]
+        if launcher in idle:
+            idle.remove(launcher)
+            self._retire(launcher, self._loop)
+
+    def _retire(self, launcher: _Launcher, loop: asyncio.AbstractEventLoop) -> None:
+        launcher.close()
+        task = loop.create_task(launcher.reap())
+        self._ending[task] = launcher
+        task.add_done_callback(lambda done: self._ending.pop(done, None))
+
+    def _trim(self) -> None:
+        """End those that were idle for long, but for a few."""
+        self._trim_timer = None
+        assert self._loop is not None, "the timer is the loop's"
+        now = self._loop.time()
+        for idle in self._idle.values():
+            while len(idle) > IDLE_LAUNCHERS_MAX and now - idle[0].idle_since >= IDLE_SECONDS:
+                self._retire(idle.pop(0), self._loop)
+            if len(idle) > IDLE_LAUNCHERS_MAX and self._trim_timer is None:
+                self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
+
+
+def _tail(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES))
+    return data.decode(errors="replace").strip()
+
+
+def _identities(processes: set[tuple[int, int]]) -> list[dict[str, int]]:
+    return [{"pid": pid, "start_ticks": ticks} for pid, ticks in sorted(processes)]
