@@ -1,0 +1,181 @@
+"""Filters put in the terms of the tables, and rows turned into places in the journal.
+
+Owns what each field of a filter means: words become their numbers, ids their bytes. Used by `index`, inside
+one transaction of it.
+"""
+
+import re
+from typing import Any
+
+from custody.errors import InvalidInput
+from custody.index.database import Database
+from custody.index.fold import Place
+from custody.index.lookup import Lookup
+from custody.index.query import (
+    CallFilter,
+    Conditions,
+    EventFilter,
+    Key,
+    Order,
+    RunFilter,
+    check_effect,
+    check_limit,
+    check_outcome,
+    decode_cursor,
+    encode_cursor,
+)
+from custody.index.reading import Inherited, Places, Session
+from custody.index.search import Hit, Search
+from custody.index.text import match_expression
+from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, rfc3339
+
+TIME_US_MAX = 2**62
+"""Beyond any clock; SQLite's integers end at twice that."""
+
+CALL_WORDS = ("session", "workspace", "agent", "caller", "tool", "outcome", "effect", "door")
+RUN_WORDS = ("channel", "session", "workspace", "agent", "caller", "outcome")
+
+
+def call_conditions(database: Database, filter: CallFilter) -> Conditions:
+    check_outcome(filter.outcome, of_run=False)
+    check_effect(filter.effect)
+    conditions = Conditions()
+    _add_words(database, conditions, filter, CALL_WORDS)
+    _add_times(conditions, filter.since_us, filter.until_us)
+    _add_run(database, conditions, filter.run)
+    if filter.external_id is not None:
+        conditions.add("external_id", _storable(filter.external_id))
+    if filter.parent is not None:
+        conditions.add("parent", _id(Lookup(database).call, filter.parent, CALL_ID_BYTES))
+    if filter.top_level:
+        conditions.add_other("top_level")
+    if filter.dry_run is not None:
+        conditions.add("dry_run", int(filter.dry_run))
+    return conditions
+
+
+def run_conditions(database: Database, filter: RunFilter) -> Conditions:
+    check_outcome(filter.outcome, of_run=True)
+    conditions = Conditions()
+    _add_words(database, conditions, filter, RUN_WORDS)
+    _add_times(conditions, filter.since_us, filter.until_us)
+    if filter.running is True:
+        conditions.nothing = filter.outcome not in (None, "running")
+        conditions.add("outcome", 0)
+    elif filter.running is False:
+        conditions.add_other("over")
+    if filter.name is not None:
+        conditions.add("name", _storable(filter.name))
+    if filter.parent is not None:
+        conditions.add("parent", _id(Lookup(database).run, filter.parent, RUN_ID_BYTES))
+    if filter.top_level:
+        conditions.add_other("top_level")
+    return conditions
+
+
+def event_conditions(database: Database, filter: EventFilter) -> Conditions:
+    conditions = Conditions()
+    if filter.name is not None:
+        conditions.add("event", database.word_id(_storable(filter.name)))
+    _add_times(conditions, filter.since_us, filter.until_us)
+    _add_run(database, conditions, filter.run)
+    if filter.call is not None:
+        conditions.add("call", _id(Lookup(database).call, filter.call, CALL_ID_BYTES))
+    return conditions
+
+
+def page_of(
+    database: Database,
+    of: str,
+    conditions: Conditions,
+    order: Order,
+    limit: int,
+    cursor: str | None,
+    text: str | None,
+) -> tuple[list[Hit], str | None]:
+    """The hits of one page, and the cursor after them. Raises InvalidInput."""
+    check_limit(limit)
+    if order not in ("newest", "oldest"):
+        raise InvalidInput(f"{order!r} is no order.", hint="One of: newest, oldest.")
+    after = None if cursor is None else decode_cursor(cursor, of, order)
+    match = text_match(conditions, text)
+    hits = Search(database).page(of, conditions, order, limit + 1, after, match)
+    if len(hits) <= limit:
+        return hits, None
+    last = hits[limit - 1]
+    return hits[:limit], encode_cursor(Key(of, order, last.at_us, last.id))
+
+
+def text_match(conditions: Conditions, text: str | None) -> str | None:
+    """The full-text query for what was typed. Blank text asks for nothing, and `?!` is found nowhere."""
+    if text is None or not text.strip():
+        return None
+    match = match_expression(text)
+    conditions.nothing = conditions.nothing or match is None
+    return match
+
+
+def places_of_call(database: Database, row: int) -> tuple[Places, Inherited]:
+    found: Any = database.row("call_by_row", row)
+    places = Places(found[4:7], *(optional_place(found[at : at + 3]) for at in (7, 10, 13)))
+    return places, Inherited(*found[:4])
+
+
+def places_of_run(database: Database, row: int) -> tuple[Places, dict[str, int]]:
+    """And its calls by outcome."""
+    found: Any = database.row("run_by_row", row)
+    counts: dict[str, int] = dict(database.rows("call_count_by_outcome", row))
+    return Places(found[:3], finished=optional_place(found[3:6])), counts
+
+
+def optional_place(found: tuple[Any, ...]) -> Place | None:
+    return None if found[0] is None else (found[0], found[1], found[2])
+
+
+def session_of(database: Database, number: int, name: str, first_us: int, last_us: int) -> Session:
+    counts: Any = database.row("session_counts", number)
+    agents: list[Any] = database.rows("session_agents", number)
+    return Session(
+        id=name,
+        runs=counts[0],
+        calls=counts[1],
+        first_at=rfc3339(first_us),
+        last_at=rfc3339(last_us),
+        agents=[row[0] for row in agents],
+    )
+
+
+def _add_words(
+    database: Database, conditions: Conditions, filter: CallFilter | RunFilter, fields: tuple[str, ...]
+) -> None:
+    for field in fields:
+        word: str | None = getattr(filter, field)
+        if word is not None:
+            number = database.word_id(_storable(word))
+            conditions.add(field, number)
+            conditions.nothing = conditions.nothing or number == -1
+
+
+def _add_times(conditions: Conditions, since_us: int | None, until_us: int | None) -> None:
+    for name, at_us in (("since_us", since_us), ("until_us", until_us)):
+        if at_us is not None:
+            conditions.add_other(name, **{name: max(-TIME_US_MAX, min(at_us, TIME_US_MAX))})
+
+
+def _add_run(database: Database, conditions: Conditions, text: str | None) -> None:
+    if text is not None:
+        run_id = _id(Lookup(database).run, text, RUN_ID_BYTES)
+        conditions.add("run", database.one("run_row", run_id))
+        conditions.nothing = conditions.nothing or conditions.equal["run"] is None
+
+
+def _id(look_up: Any, text: str, id_bytes: int) -> bytes:
+    """A whole id stands for itself, also one whose first record is elsewhere."""
+    if re.fullmatch(rf"[0-9a-fA-F]{{{2 * id_bytes}}}", text):
+        return bytes.fromhex(text)
+    found: bytes = look_up(text).id
+    return found
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,139 @@
+"""Records of a call come from several shards, in any order between them and in any division into batches:
+the rows must be the same."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.index.conftest import ALLOW, Store, call_id, request, run_id, us
+
+from custody.index import CallFilter, Index, RunFilter, catch_up
+from custody.records import (
+    CallAnswered,
+    CallAsked,
+    CallFinished,
+    CallStarted,
+    Decision,
+    Event,
+    RunFinished,
+    RunStarted,
+)
+
+WORDS = ("alpha", "beta", "gamma", "delta", "intent", "output", "exec", "one", "two", "reaped")
+ASK = Decision("ask", "rule", "dangerous")
+
+HISTORY = [
+    # Run 1: joined from elsewhere, ended twice (by itself and by a recovery that did not know).
+    (RunStarted(run_id(1), us(0), b"", "ada", "kim", "s1", name="one", workspace="/w"), {"intent": "intent"}),
+    (RunFinished(run_id(1), us(9), b"", "incomplete", "reaped"), {}),
+    (RunFinished(run_id(1), us(8), b"", "succeeded"), {"output": "output"}),
+    # Call 1: usual; ended a second time by recovery at the same moment.
+    (CallStarted(call_id(1), us(1), 1, b"", request(1, run=1, position=0)), {"arguments": {"q": "alpha"}}),
+    (CallFinished(call_id(1), us(2), "succeeded", b"", latency_us=10), {"result": "beta"}),
+    (CallFinished(call_id(1), us(2), "unknown", b"", reason="reaped"), {}),
+    # Call 2: asked, answered twice, started, ended; says itself whose it is.
+    (CallAsked(call_id(2), request(1, run=1, agent="eve", decision=ASK), b""), {"arguments": "gamma"}),
+    (CallAnswered(call_id(2), us(2), ALLOW, b"", "kim"), {}),
+    (CallAnswered(call_id(2), us(3), Decision("deny", "person", "too late"), b"", "lee"), {}),
+    (CallStarted(call_id(2), us(3), 2, b""), {}),
+    (CallFinished(call_id(2), us(4), "failed", b"", latency_us=5), {"error": {"message": "delta"}}),
+    # Call 3: refused.
+    (CallFinished(call_id(3), us(3), "rejected", b"", request(3, run=1, tool="git")), {"arguments": "alpha"}),
+    # Call 4: never ended, in a run nobody has told of. Call 5: only its end is known.
+    (CallStarted(call_id(4), us(3), 4, b"", request(3, run=7, session_id="s7")), {"arguments": "beta"}),
+    (CallFinished(call_id(5), us(3), "unknown", b""), {"result": "gamma"}),
+    (RunStarted(run_id(2), us(3), b"", name="two", session_id="s1", parent_run_id=run_id(1)), {}),
+    (Event(call_id(90), "host.sampled", us(4), b"", run_id(1)), {"data": {"load": 1}}),
+    (Event(call_id(91), "recovery.reaped", us(4), b"", call_id=call_id(4), data={"pids": [1]}), None),
+]  # fmt: skip
+
+
+def answers(index: Index) -> dict:
+    return {
+        "calls": index.calls(limit=100).items,
+        "runs": index.runs(limit=100).items,
+        "sessions": index.sessions(limit=100).items,
+        "events": index.events(limit=100).items,
+        "stats": index.stats(),
+        "open": (index.open_calls(), index.open_runs()),
+        "runs' calls": [index.run_calls(run_id(number)) for number in (1, 2, 7)],
+        "text": [
+            ([one.id for one in index.calls(CallFilter(text=word)).items],
+             [one.id for one in index.runs(RunFilter(text=word)).items])
+            for word in WORDS
+        ],
+    }  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(
+    order=st.permutations(range(len(HISTORY))),
+    shards=st.lists(st.integers(0, 2), min_size=len(HISTORY), max_size=len(HISTORY)),
+    refreshes=st.sets(st.integers(0, len(HISTORY))),
+)
+def test_any_order_of_shards_and_refreshes_gives_the_rows_of_a_rebuild(order, shards, refreshes):
+    store = Store(None)
+    try:
+        writers = [store.writer, store.open_writer(), store.open_writer()]
+        index = store.index()
+        for count, number in enumerate(order):
+            if count in refreshes:
+                index.refresh()
+            store.put(*HISTORY[number], writers[shards[number]])
+        caught_up = answers(index)
+        index.rebuild()
+        assert answers(index) == caught_up
+        assert answers(store.index()) == caught_up
+    finally:
+        store.close()
+
+
+def test_the_history_says_what_it_should(new_store):
+    store = new_store()
+    for record in HISTORY:
+        store.put(*record)
+    told = answers(store.index())
+    calls = {int(call.id[:4], 16): call for call in told["calls"]}
+    assert sorted(calls) == [1, 2, 3, 4]
+    assert [calls[number].outcome for number in (1, 2, 3, 4)] == ["succeeded", "failed", "rejected", None]
+    assert [calls[number].agent for number in (1, 2, 3, 4)] == ["ada", "eve", "ada", None]
+    assert calls[2].decision == ALLOW and calls[4].session_id == "s7"
+    assert [(run.name, run.outcome) for run in told["runs"]] == [("two", None), ("one", "succeeded")]
+    assert [run.output for run in told["runs"]] == [None, "output"]
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 5])
+def test_batches_interrupted_anywhere_lose_and_double_nothing(new_store, monkeypatch, records):
+    monkeypatch.setattr(catch_up, "BATCH_RECORDS", records)
+    monkeypatch.setattr(catch_up, "FIRST_BATCH_RECORDS", records)
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(_: int) -> None:
+        raise Interruption
+
+    store = new_store()
+    for record in HISTORY:
+        store.put(*record)
+    index = store.index()
+    for _ in range(len(HISTORY) // records):
+        with pytest.raises(Interruption):
+            index.refresh(interrupt)
+    interrupted = answers(index)
+    monkeypatch.undo()
+    assert interrupted == answers(store.index())
+
+
+def test_the_same_record_put_twice_is_one(new_store):
+    """After a failed sync records are written again, elsewhere."""
+    store = new_store()
+    index = store.index()
+    for _ in range(2):
+        for record in HISTORY:
+            store.put(*record)
+        index.refresh()
+    twice = answers(index)
+    once = new_store()
+    for record in HISTORY:
+        once.put(*record)
+    assert twice == answers(once.index())
