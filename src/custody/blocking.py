@@ -1,0 +1,146 @@
+"""The synchronous face of a runtime: the same words without `await`.
+
+Owns the thread in which the runtime's event loop runs. Used by programs that are not asynchronous;
+context variables cross with each call, so nested calls find their run and their parent.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from custody.calls.run import RunHandle, current_run
+from custody.calls.runtime import Runtime
+from custody.records import Call, RunOutcome
+
+if TYPE_CHECKING:
+    from custody.index import Index
+
+T = TypeVar("T")
+
+THREAD_END_SECONDS = 10.0  # the loop's thread ends at once; this bounds a wait that should not happen
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="custody-loop", daemon=True)
+        self._thread.start()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and wait for it; an interrupt of the wait cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(THREAD_END_SECONDS)
+        self._loop.close()
+
+
+class BlockingRun:
+    """A run for `with`; see `RunHandle`."""
+
+    def __init__(self, loop: _Loop, handle: RunHandle) -> None:
+        self._loop = loop
+        self._handle = handle
+        self._tokens: list[Token[RunHandle | None]] = []
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits."""
+        return self._handle.id
+
+    def __enter__(self) -> Self:
+        self._loop.wait(self._handle.begin())
+        self._tokens.append(current_run.set(self._handle))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        current_run.reset(self._tokens.pop())
+        self._loop.wait(self._handle.leave(error))
+
+    def call(
+        self,
+        tool: str | Callable[..., Any],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        dry_run: bool = False,
+        external_id: str | None = None,
+    ) -> Call:
+        """Make a call in this run; see `RunHandle.call`."""
+        return self._loop.wait(
+            self._handle.call(tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id)
+        )
+
+    def finish(
+        self,
+        outcome: RunOutcome | None = None,
+        *,
+        output: Any = None,
+        reason: str | None = None,
+        passed: bool | None = None,
+    ) -> None:
+        """End the run; see `RunHandle.finish`."""
+        self._loop.wait(self._handle.finish(outcome, output=output, reason=reason, passed=passed))
+
+
+class BlockingRuntime:
+    """A runtime for `with`; see `Runtime`. May be used from several threads at once."""
+
+    def __init__(self, make_runtime: Callable[[], Coroutine[Any, Any, Runtime]]) -> None:
+        self._loop = _Loop()
+        try:
+            self._runtime = self._loop.wait(make_runtime())
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def index(self) -> "Index":
+        """Questions about what is recorded."""
+        return self._runtime.index
+
+    def call(
+        self, tool: str | Callable[..., Any], arguments: Mapping[str, Any] | None = None, **options: Any
+    ) -> Call:
+        """Make a call; options as in `Runtime.call`."""
+        return self._loop.wait(self._runtime.call(tool, arguments, **options))
+
+    def run(self, intent: str | None = None, *, agent: str | None = None, **facts: Any) -> BlockingRun:
+        """A new run for `with`; facts as in `Runtime.run`."""
+        return BlockingRun(self._loop, self._runtime.run(intent, agent=agent, **facts))
+
+    def join(self, run_id: str) -> BlockingRun:
+        """Take part in a shared run; see `Runtime.join`."""
+        return BlockingRun(self._loop, self._loop.wait(self._runtime.join(run_id)))
+
+    def named_run(self, name: str, intent: str | None = None, **facts: Any) -> BlockingRun:
+        """Join or start the shared run of this name; see `Runtime.named_run`."""
+        return BlockingRun(self._loop, self._loop.wait(self._runtime.named_run(name, intent, **facts)))
+
+    def cancel(self, target: str) -> list[str]:
+        """Ask a call or a run's calls to end; see `Runtime.cancel`."""
+        return self._loop.wait(self._runtime.cancel(target))
+
+    def close(self) -> None:
+        """End what still runs and seal the store."""
+        self._loop.wait(self._runtime.close())
+        self._loop.close()

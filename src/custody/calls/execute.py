@@ -1,0 +1,370 @@
+"""The way of a call: decide, record that it starts, run it, record how it ended.
+
+This is the one place where a tool is run. Read `execute` first: it is the list of steps. What each step
+may say lives elsewhere: `guards` (may it happen), `lifecycle` (what an end means), `ledger` (records).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from custody.calls.guards import ALLOWED, Guard, Proposal, decide
+from custody.calls.ledger import Ledger, Numbering
+from custody.calls.lifecycle import Judgement, State, advance, judge
+from custody.calls.samples import Sampled, Samples
+from custody.errors import NotRecorded, OutcomeUnknown
+from custody.journal import Receipt
+from custody.recorder import Draft, Keep
+from custody.records import (
+    Call,
+    CallFinished,
+    CallStarted,
+    Effect,
+    Kind,
+    Request,
+    now_us,
+    rfc3339,
+)
+from custody.tools import Context, Ended, Scope, Tool
+
+current_call: ContextVar[bytes | None] = ContextVar("custody_current_call", default=None)
+"""The call in which this code runs: the parent of calls it makes."""
+
+
+class Who(Struct, frozen=True, kw_only=True):
+    """On whose behalf, and in which surroundings, a call is made."""
+
+    session_id: str | None = None
+    agent: str | None = None
+    caller: str | None = None
+    workspace: str | None = None
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """A call as a door hands it over: what is asked, by whom, and where it belongs."""
+
+    call_id: bytes
+    tool: Tool | None
+    name: str
+    arguments: Mapping[str, Any]
+    scope: Scope
+    timeout_seconds: float | None
+    dry_run: bool
+    numbering: Numbering | None
+    """None: a call outside a run."""
+    stated: Who
+    """What the record says of who asks; None where the run's record says it."""
+    who: Who
+    """The same with the run's words filled in."""
+    external_id: str | None
+    door: str
+    keep: Keep
+    as_recorded: bool
+    """Whether the caller gets arguments, result and error as the record has them, or as they were."""
+
+
+class Machinery(Struct, frozen=True, kw_only=True):
+    """What a runtime brings to each call."""
+
+    ledger: Ledger
+    samples: Samples
+    guards: tuple[Guard, ...]
+    slots: AbstractAsyncContextManager[Any]
+    """Bounds how many calls run at once."""
+    durable_before: frozenset[Effect]
+    """Effects whose *started* must be durable before anything runs."""
+
+
+class _Progress:
+    """What is known of one call so far. Its records are immutable; this is not a record."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.state: State = "new"
+        self.at_us = now_us()
+        self.decision = ALLOWED
+        self.position: int | None = None
+        self.queue_us: int | None = None
+        self.decide_us: int | None = None
+        self.record_us: int | None = None
+        self.host_before = Sampled()
+        self.host_after = Sampled()
+        self.redactions: tuple[Any, ...] = ()
+        self.receipt: Receipt | None = None
+        self.started_at_us: int | None = None
+        self.started_ns: int | None = None
+        self.asked_for: Any = asked.arguments
+        """The arguments as the caller gets them back."""
+        self.withheld: tuple[str, ...] | None = None
+        self.cwd: str | None = None
+
+    def request(self, position: int | None) -> Request:
+        asked = self.asked
+        return Request(
+            run_id=None if asked.numbering is None else asked.numbering.run_id,
+            position=position,
+            tool=asked.name,
+            effect="unknown" if asked.tool is None else asked.tool.effect,
+            level="none" if asked.tool is None else asked.tool.level,
+            decision=self.decision,
+            asked_at_us=self.at_us,
+            session_id=asked.stated.session_id,
+            parent_id=current_call.get(),
+            external_id=asked.external_id,
+            agent=asked.stated.agent,
+            caller=asked.stated.caller,
+            door=asked.door,
+            dry_run=asked.dry_run,
+            pid=os.getpid(),
+            thread_id=threading.get_native_id(),
+            workspace=asked.stated.workspace,
+            decide_us=self.decide_us,
+        )
+
+
+async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
+    """Take one call all the way and return it, whatever its outcome.
+
+    Raises NotRecorded when nothing could be recorded (then nothing ran) and OutcomeUnknown when the call
+    ran but its end could not be recorded.
+    """
+    progress = _Progress(asked)
+    arrived_ns = time.monotonic_ns()
+    async with machinery.slots:
+        progress.queue_us = (time.monotonic_ns() - arrived_ns) // 1000
+        await _decide(progress, machinery)
+        if progress.decision.verdict != "allow":
+            return await _reject(progress, machinery.ledger)
+        await _record_start(progress, context, machinery)
+        ended = await _run(asked, context)
+        return await _record_end(progress, ended, machinery)
+
+
+async def _decide(progress: _Progress, machinery: Machinery) -> None:
+    asked = progress.asked
+    progress.host_before = await machinery.samples.newest()
+    began_ns = time.monotonic_ns()
+    progress.decision = decide(
+        Proposal(
+            name=asked.name,
+            tool=asked.tool,
+            arguments=asked.arguments,
+            scope=asked.scope,
+            host=progress.host_before.sample,
+        ),
+        machinery.guards,
+    )
+    progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
+
+
+async def _reject(progress: _Progress, ledger: Ledger) -> Call:
+    """One record says that it was asked and never ran."""
+    progress.state = advance(progress.state, Kind.CALL_FINISHED)
+    finished_at_us = now_us()
+
+    def draft_at(position: int | None) -> Draft:
+        return ledger.recorder.draft(
+            CallFinished,
+            {"arguments": progress.asked.arguments},
+            keep=progress.asked.keep,
+            call_id=progress.asked.call_id,
+            at_us=finished_at_us,
+            outcome="rejected",
+            request=progress.request(position),
+            reason=progress.decision.reason,
+        )
+
+    drafts: list[Draft] = []
+    progress.position, progress.receipt = await ledger.append_first(
+        progress.asked.numbering,
+        lambda position: drafts.append(draft_at(position)) or drafts[-1],
+        opens=False,
+    )
+    _note(progress, drafts[-1])
+    judgement = Judgement("rejected", progress.decision.reason)
+    return _as_call(progress, judgement, None, finished_at_us=finished_at_us)
+
+
+async def _record_start(progress: _Progress, context: Context, machinery: Machinery) -> None:
+    """No record, no act: this raises before anything runs."""
+    ledger = machinery.ledger
+    asked = progress.asked
+    assert asked.tool is not None, "only a known tool is allowed"
+    progress.state = advance(progress.state, Kind.CALL_STARTED)
+    payload: dict[str, Any] = {"arguments": asked.arguments}
+    if asked.tool.level != "none":
+        payload["cwd"] = progress.cwd = _working_directory(asked)
+        progress.withheld = context.inherited[1] or None
+        if progress.withheld:
+            payload["environment_withheld"] = progress.withheld
+    began_ns = time.monotonic_ns()
+    progress.started_at_us, progress.started_ns = now_us(), began_ns
+    drafts: list[Draft] = []
+
+    def draft_at(position: int | None) -> Draft:
+        drafts.append(
+            ledger.recorder.draft(
+                CallStarted,
+                payload,
+                keep=progress.asked.keep,
+                call_id=asked.call_id,
+                at_us=progress.started_at_us,
+                monotonic_ns=began_ns,
+                request=progress.request(position),
+                queue_us=progress.queue_us,
+                host_before=progress.host_before.event_id,
+            )
+        )
+        return drafts[-1]
+
+    progress.position, progress.receipt = await ledger.append_first(asked.numbering, draft_at, opens=True)
+    _note(progress, drafts[-1])
+    if asked.tool.effect in machinery.durable_before and not asked.dry_run:
+        await progress.receipt.durable()
+    progress.record_us = (time.monotonic_ns() - began_ns) // 1000
+
+
+def _note(progress: _Progress, first: Draft) -> None:
+    """Keep what the first record made of the request."""
+    progress.redactions = first.redactions
+    if progress.asked.as_recorded:
+        progress.asked_for = first.said().get("arguments")
+
+
+async def _run(asked: Asked, context: Context) -> Ended:
+    """Run the tool. Nothing a tool does gets past here as an exception."""
+    assert asked.tool is not None, "only a known tool is allowed"
+    token = current_call.set(asked.call_id)
+    began_ns = time.monotonic_ns()
+    try:
+        return await asked.tool.execute(asked.arguments, context)
+    except Exception as error:
+        return Ended(started_ns=began_ns, ended_ns=time.monotonic_ns(), error=error)
+    finally:
+        current_call.reset(token)
+
+
+async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -> Call:
+    progress.state = advance(progress.state, Kind.CALL_FINISHED)
+    ledger = machinery.ledger
+    judgement = judge(ended, progress.asked.timeout_seconds)
+    progress.host_after = await machinery.samples.newest()
+    finished_at_us = now_us()
+    payload: dict[str, Any] = {"result": ended.result}
+    if judgement.error is not None:
+        payload["error"] = judgement.error
+
+    def draft(keep: Keep) -> Draft:
+        return ledger.recorder.draft(
+            CallFinished,
+            payload,
+            keep=keep,
+            call_id=progress.asked.call_id,
+            at_us=finished_at_us,
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            monotonic_ns=ended.ended_ns,
+            latency_us=_latency_us(ended),
+            record_us=progress.record_us,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            limit_hit=ended.limit_hit,
+            usage=ended.usage,
+            child_pid=ended.child_pid,
+            child_start_ticks=ended.child_start_ticks,
+            host_after=progress.host_after.event_id,
+        )
+
+    finished = draft(progress.asked.keep)
+    try:
+        await ledger.append_terminal(finished, lambda: draft("none"))
+    except NotRecorded as error:
+        raise OutcomeUnknown(
+            "The call ran, but its end could not be recorded; its result is withheld.",
+            hint="Free space in the store; the call is shown as unknown.",
+            call_id=progress.asked.call_id.hex(),
+        ) from error
+    progress.redactions += finished.redactions
+    if progress.asked.as_recorded:
+        said = finished.said()
+        ended = msgspec.structs.replace(ended, result=said.get("result"))
+        judgement = msgspec.structs.replace(judgement, error=said.get("error"))
+    return _as_call(progress, judgement, ended, finished_at_us=finished_at_us)
+
+
+def _working_directory(asked: Asked) -> str:
+    named = asked.arguments.get("cwd")
+    return asked.scope.at(named if isinstance(named, str) else None).cwd
+
+
+def _latency_us(ended: Ended) -> int:
+    return max(0, ended.ended_ns - ended.started_ns) // 1000
+
+
+def _as_call(
+    progress: _Progress,
+    judgement: Judgement,
+    ended: Ended | None,
+    *,
+    finished_at_us: int,
+) -> Call:
+    """The call as its caller gets it: the result as the tool gave it, the rest as recorded."""
+    asked, request, receipt = progress.asked, progress.request(progress.position), progress.receipt
+    assert receipt is not None, "a call is returned only once it is on the record"
+    return Call(
+        id=asked.call_id.hex(),
+        run_id=None if request.run_id is None else request.run_id.hex(),
+        session_id=asked.who.session_id,
+        position=progress.position,
+        parent_id=None if request.parent_id is None else request.parent_id.hex(),
+        step_id=None,
+        external_id=asked.external_id,
+        agent=asked.who.agent,
+        caller=asked.who.caller,
+        tool=asked.name,
+        effect=request.effect,
+        level=request.level,
+        arguments=progress.asked_for,
+        dry_run=asked.dry_run,
+        source="executed",
+        decision=progress.decision,
+        outcome=judgement.outcome,
+        reason=judgement.reason,
+        passed=None,
+        result=None if ended is None else ended.result,
+        error=judgement.error,
+        exit_code=None if ended is None else ended.exit_code,
+        signal=None if ended is None else ended.signal,
+        limit_hit=None if ended is None else ended.limit_hit,
+        started_at=None if progress.started_at_us is None else rfc3339(progress.started_at_us),
+        finished_at=rfc3339(finished_at_us),
+        asked_at=rfc3339(progress.at_us),
+        monotonic_start_ns=progress.started_ns,
+        monotonic_end_ns=None if ended is None else ended.ended_ns,
+        latency_us=None if ended is None else _latency_us(ended),
+        queue_us=progress.queue_us,
+        decide_us=progress.decide_us,
+        record_us=progress.record_us,
+        usage=None if ended is None else ended.usage,
+        host_before=progress.host_before.data if ended is not None else None,
+        host_after=progress.host_after.data,
+        changes=None,
+        redactions=progress.redactions,
+        cwd=progress.cwd,
+        environment_withheld=progress.withheld,
+        door=asked.door,
+        workspace=asked.who.workspace,
+        pid=request.pid,
+        thread_id=request.thread_id,
+        child_pid=None if ended is None else ended.child_pid,
+        child_start_ticks=None if ended is None else ended.child_start_ticks,
+        shard=receipt.shard,
+        sequence=receipt.sequence,
+    )

@@ -1,0 +1,122 @@
+"""What a dead process left open is closed: calls become unknown, survivors are ended, runs incomplete.
+
+Owns the judgement whether an open call's writer is dead (its shard's lock is free, or the shard has been
+leased anew since) and what is recorded of it. Runs when a store is opened; never re-runs anything.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from custody.index import Index, OpenCall, OpenRun
+from custody.journal import Journal, ShardState
+from custody.recorder import Recorder
+from custody.records import CallFinished, RunFinished, now_us
+from custody.sandbox import end_survivors, start_ticks
+
+
+class Recovered(Struct, frozen=True):
+    """What recovery closed; ids in hex."""
+
+    calls_unknown: tuple[str, ...] = ()
+    calls_rejected: tuple[str, ...] = ()
+    runs_incomplete: tuple[str, ...] = ()
+    processes_ended: tuple[int, ...] = ()
+    processes_reported: tuple[int, ...] = ()
+
+
+def recover(journal: Journal, index: Index, make_recorder: Callable[[], Recorder]) -> Recovered:
+    """Close what dead writers left open. Only one process at a time does it; others go on at once."""
+    if not any(_left_open(journal, index)):
+        return Recovered()
+    lock = journal.recovery_lock()
+    if lock is None:
+        return Recovered()
+    try:
+        # Asked anew, as another process may have closed it before we had the lock; and then once more, as
+        # a writer seen gone by now may have finished its call between the index and the look at its shard.
+        calls, runs = _left_open(journal, index)
+        open_calls = {call.call_id for call in index.open_calls()}
+        open_runs = {run.run_id for run in index.open_runs(refresh=False)}
+        return _close(
+            [call for call in calls if call.call_id in open_calls],
+            [run for run in runs if run.run_id in open_runs],
+            make_recorder(),
+        )
+    finally:
+        lock.release()
+
+
+def _left_open(journal: Journal, index: Index) -> tuple[list[OpenCall], list[OpenRun]]:
+    """Open calls and runs that nobody is left to finish."""
+    index.refresh()
+    states = {state.shard: state for state in journal.shards()}
+    return (
+        [call for call in index.open_calls(refresh=False) if _orphaned(call, states)],
+        [run for run in index.open_runs(refresh=False) if _orphaned(run, states)],
+    )
+
+
+def _orphaned(open_one: OpenCall | OpenRun, states: dict[int, ShardState]) -> bool:
+    """Whether nobody is left who could finish it."""
+    shared = isinstance(open_one, OpenRun) and open_one.shared
+    alive = _alive(open_one.owner_pid, open_one.owner_start_ticks)
+    if alive and (shared or open_one.owner_pid != os.getpid()):
+        return False
+    state = states.get(open_one.shard)
+    if state is None or state.holder == "free" or shared:
+        return True
+    return open_one.sequence < state.lease_sequence
+
+
+def _close(calls: list[OpenCall], runs: list[OpenRun], recorder: Recorder) -> Recovered:
+    ended: list[int] = []
+    reported: list[int] = []
+    for call in calls:
+        if call.started:
+            _end_survivors(call, recorder, ended, reported)
+        recorder.append(
+            recorder.draft(
+                CallFinished,
+                {},
+                call_id=call.call_id,
+                at_us=now_us(),
+                outcome="unknown" if call.started else "rejected",
+                reason="its process ended before the call did"
+                if call.started
+                else "nobody was left to answer",
+            ),
+            closes=True,
+        )
+    for run in runs:
+        recorder.append(
+            recorder.draft(
+                RunFinished, {}, run_id=run.run_id, at_us=now_us(), outcome="incomplete", reason="killed"
+            ),
+            closes=True,
+        )
+    return Recovered(
+        tuple(call.call_id.hex() for call in calls if call.started),
+        tuple(call.call_id.hex() for call in calls if not call.started),
+        tuple(run.run_id.hex() for run in runs),
+        tuple(ended),
+        tuple(reported),
+    )
+
+
+def _end_survivors(call: OpenCall, recorder: Recorder, ended: list[int], reported: list[int]) -> None:
+    """End what provably belongs to the call; say what only may."""
+    gone, left = end_survivors(call.call_id.hex())
+    for name, found in (("recovery.reaped", gone), ("recovery.reported", left)):
+        if found:
+            data: dict[str, Any] = {"processes": [survivor.pid for survivor in found]}
+            recorder.event(name, data, leaf_data=True, call_id=call.call_id, run_id=call.run_id)
+    ended.extend(survivor.pid for survivor in gone)
+    reported.extend(survivor.pid for survivor in left)
+
+
+def _alive(pid: int | None, ticks: int | None) -> bool:
+    """Whether the very process (not a later one of the same number) still runs."""
+    return bool(pid) and ticks is not None and start_ticks(pid) == ticks

@@ -1,0 +1,384 @@
+"""The runtime: one store, one set of tools, and the one way to call them.
+
+Owns what lives as long as a program uses Custody: the ledger, the launchers, the calls in flight and
+their cancellation. Knows nothing of settings files or of how it is shown; `compose` builds it, doors and
+the blocking face use it.
+"""
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from msgspec import Struct
+
+from custody.calls.execute import Asked, Machinery, Who, execute
+from custody.calls.guards import guards_of
+from custody.calls.ledger import Ledger
+from custody.calls.run import RunFacts, RunHandle, current_run, started_record
+from custody.calls.samples import Samples
+from custody.errors import NotFound, RunNotShared, StoreClosed, UsageError
+from custody.host import Breaker, Sampler
+from custody.journal import Journal
+from custody.policy import Policy
+from custody.recorder import Recorder
+from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run, RunStarted, now_us
+from custody.redaction import secret_name
+from custody.sandbox import Launchers, build_environment, start_ticks
+from custody.tools import Context, ProcessIO, Registry, Scope, Tool
+
+if TYPE_CHECKING:
+    from custody.calls.recovery import Recovered
+    from custody.index import Index
+
+CANCEL_POLL_SECONDS = 0.2
+"""How soon a call hears that another process wants it ended; a call shorter than this never looks."""
+
+CLOSE_SECONDS = 10.0  # calls still running at close get so long to end, their process trees included
+
+
+class CallSettings(Struct, frozen=True, kw_only=True):
+    """How a runtime treats calls."""
+
+    roots: tuple[str, ...]
+    cwd: str
+    timeout_seconds: float | None = 30.0
+    parallel_calls: int = 64
+    durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
+    environment: Literal["all_but_secret", "allow_list"] = "allow_list"
+    environment_added: Mapping[str, str] = {}
+    no_new_privs: bool = True
+    door: str = "python"
+    agent: str | None = None
+    caller: str | None = None
+    workspace: str | None = None
+    session_id: str | None = None
+
+
+class Runtime:
+    """Guards, runs and records calls. Lives on one event loop; close it to seal the store."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        recorder: Recorder,
+        open_index: Callable[[], "Index"],
+        registry: Registry,
+        policy: Policy,
+        sampler: Sampler,
+        breaker: Breaker,
+        launchers: Launchers,
+        settings: CallSettings,
+        recovered: "Recovered | None" = None,
+    ) -> None:
+        self.journal = journal
+        self._open_index = open_index
+        self.tools = registry
+        self.sampler = sampler
+        self.breaker = breaker
+        self.settings = settings
+        self.recovered = recovered
+        """What was closed when the store was opened; None when nothing had been left open."""
+        self.ledger = Ledger(recorder)
+        self._launchers = launchers
+        self._machinery = Machinery(
+            ledger=self.ledger,
+            samples=Samples(sampler, self.ledger),
+            guards=guards_of(registry, policy, breaker),
+            slots=asyncio.Semaphore(settings.parallel_calls),
+            durable_before=settings.durable_before,
+        )
+        self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunHandle | None]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @cached_property
+    def index(self) -> "Index":
+        """Questions about what is recorded. A program that only makes calls never loads it."""
+        return self._open_index()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        tool: str | Callable[..., Any],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        dry_run: bool = False,
+        run: RunHandle | None = None,
+        external_id: str | None = None,
+        agent: str | None = None,
+        caller: str | None = None,
+        session: str | None = None,
+        cwd: str | None = None,
+        io: ProcessIO | None = None,
+        as_recorded: bool = False,
+    ) -> Call:
+        """Check, record, run, measure and record one call; returns it for every outcome.
+
+        `timeout` is in seconds (0: none). Outside `run` (or a surrounding `async with runtime.run`) the
+        call stands alone. The call's arguments, result and error are as they were, or, `as_recorded`, as
+        the record has them: secrets replaced. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
+        """
+        if self._closed:
+            raise StoreClosed()
+        run = run or self._surrounding_run()
+        if run is not None:
+            run.admit()
+        known = self._tool(tool)
+        name = known.name if known is not None else str(tool)
+        limit = self._limit_seconds(timeout, known)
+        call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
+        scope = Scope(self.settings.cwd, self.settings.roots).at(cwd)
+        stated = Who(session_id=session, agent=agent, caller=caller)
+        if run is None:
+            stated = self._who(stated, None)
+        context = self._context(call_id, run, scope, limit, dry_run, io or ProcessIO())
+        asked = Asked(
+            call_id=call_id,
+            tool=known,
+            name=name,
+            arguments={} if arguments is None else arguments,
+            scope=scope,
+            timeout_seconds=limit,
+            dry_run=dry_run,
+            numbering=None if run is None else run.numbering,
+            stated=stated,
+            who=self._who(stated, run),
+            external_id=external_id,
+            door=self.settings.door,
+            keep="full" if known is None else self.tools.keep(known),
+            as_recorded=as_recorded,
+        )
+        task = asyncio.create_task(execute(asked, context, self._machinery))
+        return await self._finish(task, context, call_id, run)
+
+    async def _finish(
+        self, task: asyncio.Task[Call], context: Context, call_id: bytes, run: RunHandle | None
+    ) -> Call:
+        """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
+        self._running[call_id] = (context, task, run)
+        self._look_for_cancellations()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            context.request_cancel()
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({task})
+            raise
+        finally:
+            del self._running[call_id]
+
+    def _who(self, stated: Who, run: RunHandle | None) -> Who:
+        """What is stated of a call, the rest taken from its run or from this runtime's settings."""
+        around = self.settings if run is None else run.facts
+        return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
+
+    def _tool(self, tool: str | Callable[..., Any]) -> Tool | None:
+        """The tool named, or given: a tool object becomes known to the runtime when it is first called."""
+        if isinstance(tool, str):
+            return self.tools.get(tool)
+        known = self.tools.get(getattr(tool, "name", getattr(tool, "__name__", "")))
+        return known if known is tool else self.tools.add(tool)
+
+    def _limit_seconds(self, timeout: float | None, tool: Tool | None) -> float | None:
+        if timeout is not None:
+            if not timeout >= 0:
+                raise UsageError(f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.")
+            return timeout or None
+        if tool is not None and tool.timeout_seconds is not None:
+            return tool.timeout_seconds
+        return self.settings.timeout_seconds
+
+    def _context(
+        self,
+        call_id: bytes,
+        run: RunHandle | None,
+        scope: Scope,
+        limit: float | None,
+        dry_run: bool,
+        io: ProcessIO,
+    ) -> Context:
+        return Context(
+            call_id=call_id.hex(),
+            run_id=None if run is None else run.id,
+            dry_run=dry_run,
+            scope=scope,
+            timeout_seconds=limit,
+            launchers=self._launchers,
+            inherit=self._inherit,
+            io=io,
+            no_new_privs=self.settings.no_new_privs,
+        )
+
+    def _inherit(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        settings = self.settings
+        return build_environment(os.environ, settings.environment, settings.environment_added, secret_name)
+
+    # -- runs ---------------------------------------------------------------------------------------
+
+    def run(self, intent: str | None = None, *, shared: bool = False, **facts: Any) -> RunHandle:
+        """A new run, started by `async with`. `facts` are the fields of `RunFacts`; `session` and
+        `parent` (a run id) may be given for `session_id` and `parent_run_id`."""
+        return RunHandle(
+            self, self.ledger.recorder.ids.take(RUN_ID_BYTES), self._facts(intent, shared, **facts)
+        )
+
+    async def join(self, run_id: str) -> RunHandle:
+        """Take part in a shared run by its id, a unique prefix of it, or its name. Raises RunNotShared."""
+        found: Run = await asyncio.to_thread(self.index.run, run_id)
+        if not found.shared:
+            raise RunNotShared(
+                f"Run {found.id[:8]} was not started as shared, so no other process may join it."
+            )
+        facts = self._facts(
+            found.intent, True, agent=found.agent, caller=found.caller, session=found.session_id
+        )
+        handle = RunHandle(self, bytes.fromhex(found.id), facts, joined=True)
+        handle.outcome = found.outcome
+        return handle
+
+    async def named_run(self, name: str, intent: str | None = None, **facts: Any) -> RunHandle:
+        """The shared run of this name: joined, or started when there is none open. Exactly one process
+        starts it."""
+        return await asyncio.to_thread(self._named_run, name, self._facts(intent, True, name=name, **facts))
+
+    def _named_run(self, name: str, facts: RunFacts) -> RunHandle:
+        recorder = self.ledger.recorder
+
+        def create() -> bytes:
+            run_id = recorder.ids.take(RUN_ID_BYTES)
+            payload, fields = started_record(facts)
+            recorder.append(recorder.draft(RunStarted, payload, run_id=run_id, at_us=now_us(), **fields))
+            self.journal.create_shared(run_id)
+            return run_id
+
+        def is_open(run_id: bytes) -> bool:
+            try:
+                return self.index.run(run_id.hex()).outcome is None
+            except NotFound:  # its start was lost with the power
+                return False
+
+        run_id, _ = self.journal.named_run(name, create, is_open)
+        return RunHandle(self, run_id, facts, joined=True)
+
+    def _facts(
+        self,
+        intent: str | None,
+        shared: bool,
+        *,
+        session: str | None = None,
+        parent: str | None = None,
+        **facts: Any,
+    ) -> RunFacts:
+        settings = self.settings
+        surrounding = self._surrounding_run()
+        parent_id = bytes.fromhex(parent) if parent else (surrounding.run_id if surrounding else None)
+        known: dict[str, Any] = {
+            "agent": settings.agent,
+            "caller": settings.caller,
+            "workspace": settings.workspace,
+            "door": settings.door,
+            "user": _user(),
+            "host": socket.gethostname(),
+            "owner_pid": os.getpid(),
+        }
+        known.update({name: value for name, value in facts.items() if value is not None})
+        known.setdefault("owner_start_ticks", start_ticks(known["owner_pid"]))
+        return RunFacts(
+            intent=intent,
+            shared=shared,
+            session_id=session or settings.session_id,
+            parent_run_id=parent_id,
+            **known,
+        )
+
+    def _surrounding_run(self) -> RunHandle | None:
+        run = current_run.get()
+        return run if run is not None and run.belongs_to(self) else None
+
+    # -- cancellation -------------------------------------------------------------------------------
+
+    async def cancel(self, target: str) -> list[str]:
+        """Ask a call, or every call of a run, to end, wherever it runs; returns the ids asked.
+
+        Raises NotFound, Ambiguous.
+        """
+        found = await asyncio.to_thread(self.index.find, target)
+        if found.outcome is not None:
+            return []
+        await asyncio.to_thread(self._request_cancel, found)
+        if isinstance(found, Run):
+            return [
+                call.id
+                for call in await asyncio.to_thread(self.index.run_calls, bytes.fromhex(found.id))
+                if call.outcome is None
+            ]
+        return [found.id]
+
+    def _request_cancel(self, found: Run | Call) -> None:
+        target = bytes.fromhex(found.id)
+        kind = "run_id" if isinstance(found, Run) else "call_id"
+        self.ledger.recorder.event("call.cancel_requested", {"by": _user()}, leaf_data=True, **{kind: target})
+        self.journal.cancel_requests.post(target)
+
+    def _look_for_cancellations(self) -> None:
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watch_cancellations())
+
+    async def _watch_cancellations(self) -> None:
+        """While calls run, hear of requests that other processes posted."""
+        while self._running:
+            await asyncio.sleep(CANCEL_POLL_SECONDS)
+            if not self._running:
+                return
+            pending = await asyncio.to_thread(self.journal.cancel_requests.pending)
+            for call_id, (context, _, run) in list(self._running.items()):
+                targets = {call_id} if run is None else {call_id, run.run_id}
+                for target in targets & pending:
+                    context.request_cancel()
+                    await asyncio.to_thread(self.journal.cancel_requests.clear, target)
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End what still runs, seal the store. A second close does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for context, _, _ in self._running.values():
+            context.request_cancel()
+        if self._running:
+            await asyncio.wait({task for _, task, _ in self._running.values()}, timeout=CLOSE_SECONDS)
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await self._launchers.close()
+        self.ledger.close()
+        await asyncio.to_thread(self._close_store)
+
+    def _close_store(self) -> None:
+        if "index" in self.__dict__:
+            self.index.close()
+        self.journal.close()
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        return str(os.getuid())

@@ -1,0 +1,208 @@
+"""The only way onto the record: redact, split into leaf and payload, append.
+
+Owns how a value becomes part of a payload (kept in full, as a digest, or not at all; inline or as a
+blob), the salt, the digest in the leaf and the room set aside for a terminal record. Knows nothing of
+when a record is due: `calls` decides that. No other module calls the journal's append.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import msgspec
+from msgspec import Struct
+
+from custody.journal import Journal, Receipt, sha256_in_pieces
+from custody.records import (
+    KINDS,
+    SALT_BYTES,
+    CallAnswered,
+    Event,
+    IdSource,
+    Kind,
+    Leaf,
+    Redacted,
+    Redaction,
+    decode_payload,
+    encode_leaf,
+    now_us,
+)
+from custody.redaction import Mark, Redactor, plain, salted
+
+Keep = Literal["full", "digest", "none"]
+"""What the record holds of a tool's arguments and results."""
+
+SAID = frozenset({"arguments", "result", "error"})
+"""The parts of a payload that `Keep` is about."""
+
+INLINE_BYTES_MAX = 16 * 1024
+"""A payload above this puts its large values into blobs, so that a frame stays small enough for any
+segment and a scan of the journal never reads a build log."""
+
+FINISHED_RESERVE_BYTES = INLINE_BYTES_MAX + 2 * 1024
+"""Room set aside with each *started*: the largest inline payload and its leaf. A *finished* that would
+need a blob on a full disk gives up its payload, not itself."""
+
+
+class Draft(Struct, frozen=True):
+    """A record ready to be appended: redacted, split and digested. Making one does no I/O."""
+
+    kind: Kind
+    leaf: bytes
+    payload: Redacted
+    blobs: tuple[Redacted, ...]
+    redactions: tuple[Redaction, ...]
+
+    @property
+    def frame_bytes(self) -> int:
+        """Upper bound of the room its frame takes."""
+        return len(self.leaf) + len(self.payload) + 64
+
+    def said(self) -> dict[str, Any]:
+        """The payload as a reader of the record gets it: secrets replaced, marks for what is not JSON."""
+        blobs = iter(self.blobs)
+        named = decode_payload(self.payload) or {}
+        return {
+            name: plain(msgspec.msgpack.decode(next(blobs)) if _is_blob(value) else value)
+            for name, value in named.items()
+        }
+
+
+def _is_blob(value: Any) -> bool:
+    return isinstance(value, dict) and "$blob" in value
+
+
+class Recorder:
+    """Writes records for one runtime."""
+
+    def __init__(self, journal: Journal, redactor: Redactor, ids: IdSource) -> None:
+        self._journal = journal
+        self._redactor = redactor
+        self.ids = ids
+
+    def draft(
+        self, leaf_type: type[Leaf], payload: Mapping[str, Any], *, keep: Keep = "full", **fields: Any
+    ) -> Draft:
+        """Redact `payload` (name -> any value) and build the leaf around its digest.
+
+        `fields` are the leaf's own fields except `payload_digest` and `redactions`.
+        """
+        salt = self.ids.take(SALT_BYTES)
+        blobs: tuple[Redacted, ...] = ()
+        if keep != "full":
+            payload = {
+                name: self._withhold(value, keep, salt) if name in SAID else value
+                for name, value in payload.items()
+            }
+        kept = self._redactor.keep(payload, "")
+        redactions = kept.hits
+        if len(kept.data) > INLINE_BYTES_MAX:
+            payload, blobs, redactions = self._detach(payload)
+            kept = self._redactor.keep(payload, "")
+        data = salted(salt, kept)
+        if "redactions" in leaf_type.__struct_fields__:
+            fields["redactions"] = redactions
+        leaf = leaf_type(payload_digest=sha256_in_pieces(data), **fields)
+        return Draft(KINDS[leaf_type], self._encode(leaf), data, blobs, redactions)
+
+    def may_wait(self, draft: Draft) -> bool:
+        """Whether appending this draft may wait for a disk: then it has no place on an event loop."""
+        return bool(draft.blobs) or not self._journal.ready(draft.frame_bytes)
+
+    def append(self, draft: Draft, *, opens: bool = False, closes: bool = False) -> Receipt:
+        """Put the draft on the record.
+
+        `opens` sets room aside for the record that will close the call, `closes` uses and returns it.
+        Raises NotRecorded.
+        """
+        for blob in draft.blobs:
+            self._journal.put_blob(blob)
+        return self._journal.append(
+            draft.kind,
+            draft.leaf,
+            draft.payload,
+            reserve=FINISHED_RESERVE_BYTES if opens else 0,
+            reserved=FINISHED_RESERVE_BYTES if closes else 0,
+        )
+
+    def append_in_shared_run(
+        self, run_id: bytes, draft_at: Callable[[int], Draft], *, opens: bool = False
+    ) -> tuple[int, Receipt]:
+        """Append under the shared run's counter: `draft_at` gets the position. May wait."""
+        positions: list[int] = []
+
+        def append_at(position: int) -> Receipt:
+            positions.append(position)
+            return self.append(draft_at(position), opens=opens)
+
+        receipt = self._journal.positions(run_id).take(append_at)
+        return positions[-1], receipt
+
+    def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> bytes:
+        """Record an event; returns its id. `leaf_data` keeps the data for ever."""
+        event_id = self.ids.take(8)
+        payload = {} if leaf_data else {"data": data}
+        self.append(
+            self.draft(
+                Event,
+                payload,
+                event_id=event_id,
+                name=name,
+                at_us=now_us(),
+                data=dict(data) if leaf_data else None,
+                **fields,
+            )
+        )
+        return event_id
+
+    def _encode(self, leaf: Leaf) -> bytes:
+        """The leaf's bytes. Names and reasons repeat what callers said, so known values are replaced there
+        too; ids, times and decisions are not text and pass as they are."""
+        try:
+            data = encode_leaf(leaf)
+            if not self._redactor.knows(data):
+                return data
+        except UnicodeEncodeError:
+            pass  # lone surrogates: text that is not UTF-8 on the command line
+        hits: list[Redaction] = []
+        plain: Any = self._clean(msgspec.to_builtins(leaf, builtin_types=(bytes,)), hits)
+        clean = msgspec.convert(plain, type(leaf))
+        if hits and not isinstance(clean, CallAnswered):
+            merged = Redaction(hits[0].rule, "leaf", sum(hit.count for hit in hits))
+            clean = msgspec.structs.replace(clean, redactions=(*clean.redactions, merged))
+        return encode_leaf(clean)
+
+    def _clean(self, value: Any, hits: list[Redaction]) -> Any:
+        if isinstance(value, str):
+            text, found = self._redactor.text(value, "leaf")
+            hits.extend(found)
+            return text
+        if isinstance(value, dict):
+            named = cast("dict[str, Any]", value)
+            return {self._clean(name, hits): self._clean(item, hits) for name, item in named.items()}
+        if isinstance(value, list | tuple):
+            return [self._clean(item, hits) for item in cast("list[Any]", value)]
+        return value
+
+    def _withhold(self, value: Any, keep: Keep, salt: bytes) -> dict[str, Any]:
+        """What stands in a payload for a value that its tool's setting keeps out of the store."""
+        data = self._redactor.keep(value, "").data
+        if keep == "none":
+            return Mark({"$omitted": True, "bytes": len(data)})
+        return Mark({"$digest": sha256_in_pieces(salt + data).hex(), "bytes": len(data)})
+
+    def _detach(
+        self, payload: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[Redacted, ...], tuple[Redaction, ...]]:
+        """Move the payload's large values into blobs."""
+        slim: dict[str, Any] = {}
+        blobs: list[Redacted] = []
+        redactions: list[Redaction] = []
+        for name, value in payload.items():
+            kept = self._redactor.keep(value, name)
+            redactions.extend(kept.hits)
+            if len(kept.data) <= INLINE_BYTES_MAX // len(payload):
+                slim[name] = value
+            else:
+                blobs.append(kept.data)
+                slim[name] = Mark({"$blob": sha256_in_pieces(kept.data).hex(), "bytes": len(kept.data)})
+        return slim, tuple(blobs), tuple(redactions)

@@ -1,0 +1,143 @@
+"""The built-in tools that run commands: `exec` (an argument vector) and `shell` (a line for `sh -c`).
+
+Owns how arguments become a command and how an ended process becomes a result. Starting, killing and
+measuring it is `sandbox`'s.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from custody.errors import SandboxError
+from custody.records import Decision, Effect, Level
+from custody.sandbox import Command, Finished
+from custody.tools.roots import Scope
+from custody.tools.tool import Context, Ended, Keep
+
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+_COMMON = {
+    "stdin": {"type": "string", "description": "Text for its standard input."},
+    "cwd": {"type": "string", "description": "Working directory, inside the allowed roots."},
+    "env": {**_STRINGS, "description": "Environment variables to add."},
+}
+
+
+class _ProcessTool:
+    """What `exec` and `shell` share."""
+
+    effect: Effect = "unknown"
+    level: Level = "process"
+    timeout_seconds: float | None = None
+    keep: Keep = "full"
+
+    def argv(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
+        for text in (*self.argv(arguments), *arguments.get("env", {}), *arguments.get("env", {}).values()):
+            if "\0" in text:
+                return Decision(
+                    "deny", "schema", "A command and its environment cannot contain a NUL character."
+                )
+        for name in arguments.get("env", {}):
+            if not name or "=" in name:
+                return Decision("deny", "schema", f"{name!r} is no name for an environment variable.")
+        return scope.at(arguments.get("cwd")).check()
+
+    async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
+        argv = self.argv(arguments)
+        began = time.monotonic_ns()
+        if context.dry_run:
+            return Ended(started_ns=began, ended_ns=began, result={"dry_run": True, "would_run": list(argv)})
+        stdin = arguments.get("stdin")
+        command = Command(
+            argv=argv,
+            cwd=context.scope.at(arguments.get("cwd")).cwd,
+            environment=context.environment(arguments.get("env", {})),
+            stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
+            deadline_seconds=context.remaining_seconds(),
+            no_new_privs=context.no_new_privs,
+            token=context.call_id,
+        )
+        try:
+            finished = await context.run_process(command)
+        except SandboxError as error:
+            return Ended(started_ns=began, ended_ns=time.monotonic_ns(), error=error)
+        return ended(finished, result_of(finished))
+
+
+class ExecTool(_ProcessTool):
+    """Run a program with arguments; no shell reads them."""
+
+    name = "exec"
+    description = "Run a program with arguments, without a shell."
+    schema: Mapping[str, Any] = {
+        "type": "object",
+        "properties": {
+            "argv": {
+                "type": "array",
+                "items": {"type": "string"},
+                "minItems": 1,
+                "description": "Program and arguments.",
+            },
+            **_COMMON,
+        },
+        "required": ["argv"],
+        "additionalProperties": False,
+    }
+
+    def argv(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(arguments["argv"])
+
+
+class ShellTool(_ProcessTool):
+    """Run a line with `sh -c`."""
+
+    name = "shell"
+    description = "Run a command line with sh -c."
+    schema: Mapping[str, Any] = {
+        "type": "object",
+        "properties": {
+            "command": {"type": "string", "minLength": 1, "description": "The command line."},
+            **_COMMON,
+        },
+        "required": ["command"],
+        "additionalProperties": False,
+    }
+
+    def argv(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("/bin/sh", "-c", arguments["command"])
+
+
+def result_of(finished: Finished) -> dict[str, Any]:
+    """What the caller and the record get of an ended process; bytes that are not UTF-8 stay bytes."""
+    return {
+        "exit_code": finished.exit_code,
+        "signal": finished.signal,
+        "stdout": _text(finished.stdout.data),
+        "stderr": _text(finished.stderr.data),
+        "stdout_dropped_bytes": finished.stdout.dropped_bytes,
+        "stderr_dropped_bytes": finished.stderr.dropped_bytes,
+    }
+
+
+def ended(finished: Finished, result: Any) -> Ended:
+    """The measured end of a process that a tool ran."""
+    return Ended(
+        started_ns=finished.started_monotonic_ns,
+        ended_ns=finished.ended_monotonic_ns,
+        result=result,
+        limit_hit=finished.limit_hit,
+        exit_code=finished.exit_code,
+        signal=finished.signal,
+        usage=finished.usage,
+        child_pid=finished.child_pid,
+        child_start_ticks=finished.child_start_ticks,
+    )
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data

@@ -1,0 +1,187 @@
+"""The tools a runtime offers, by exact name.
+
+Owns finding them (built-in, entry points of the group `custody.tools`, modules named in settings),
+checking their shape and compiling their schemas. Used by every door through the runtime.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, overload
+
+from custody.errors import InvalidSetting, UsageError
+from custody.records import EFFECTS, Effect
+from custody.tools.function import FunctionTool
+from custody.tools.isolated import IsolatedTool
+from custody.tools.process import ExecTool, ShellTool
+from custody.tools.schema import ArgumentsSchema
+from custody.tools.tool import Keep, Tool
+
+ENTRY_POINTS = "custody.tools"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # what every model provider and MCP accept as a tool's name
+
+
+class Registry:
+    """Tools by name, each with its compiled schema."""
+
+    def __init__(
+        self,
+        tools: Iterable[Any] = (),
+        *,
+        installed: Callable[[], Iterable[Any]] = tuple,
+        keep: Mapping[str, Keep] | None = None,
+    ) -> None:
+        """`installed` gives further tools; it is asked once, when a name is not among those at hand.
+        `keep` overrides, by tool name, what the record holds of arguments and results."""
+        self._installed: Callable[[], Iterable[Any]] | None = installed
+        self._keep = keep or {}
+        self._tools: dict[str, Tool] = {}
+        self._schemas: dict[str, ArgumentsSchema] = {}
+        for tool in (ExecTool(), ShellTool(), *tools):
+            self.add(tool)
+
+    def add(self, tool: Any) -> Tool:
+        """Offer a tool: one of Custody's, a function, or an object with name, description, schema and run.
+
+        Raises UsageError for a shape that cannot be offered or a name that is taken.
+        """
+        tool = as_tool(tool)
+        if tool.name in self._tools:
+            raise UsageError(f"There already is a tool named {tool.name!r}.")
+        self._schemas[tool.name] = ArgumentsSchema(tool.schema, tool.name)
+        self._tools[tool.name] = tool
+        return tool
+
+    def keep(self, tool: Tool) -> Keep:
+        """What the record holds of this tool's arguments and results."""
+        return self._keep.get(tool.name, tool.keep)
+
+    def get(self, name: str) -> Tool | None:
+        if name not in self._tools:
+            self._load_installed()
+        return self._tools.get(name)
+
+    def schema(self, name: str) -> ArgumentsSchema:
+        return self._schemas[name]
+
+    def names(self) -> list[str]:
+        self._load_installed()
+        return sorted(self._tools)
+
+    def __iter__(self) -> Iterator[Tool]:
+        self._load_installed()
+        return iter(self._tools.values())
+
+    def _load_installed(self) -> None:
+        installed, self._installed = self._installed, None
+        for tool in installed() if installed is not None else ():
+            self.add(tool)
+
+    def nearest(self, name: str) -> list[str]:
+        """Names a person may have meant, best first; all names if none is near."""
+        return difflib.get_close_matches(name, self._tools, n=3, cutoff=0.4) or self.names()
+
+
+def as_tool(candidate: Any) -> Tool:
+    """Whatever a program offers as a tool, as a `Tool`."""
+    if all(hasattr(candidate, part) for part in Tool.__annotations__) and hasattr(candidate, "execute"):
+        tool: Tool = candidate
+    elif hasattr(candidate, "run") and hasattr(candidate, "name"):
+        tool = _from_object(candidate)
+    elif callable(candidate):
+        tool = FunctionTool(candidate)
+    else:
+        raise UsageError(f"{candidate!r} is not a tool: it is neither callable nor has `name` and `run`.")
+    if not _NAME.fullmatch(tool.name):
+        raise UsageError(
+            f"{tool.name!r} is no name for a tool.", hint="Letters, digits, _ . and - are, 128 at most."
+        )
+    if tool.effect not in EFFECTS:
+        raise UsageError(
+            f"Tool {tool.name!r} has the unknown effect {tool.effect!r}.",
+            hint=f"One of {', '.join(EFFECTS)}.",
+        )
+    return tool
+
+
+def _from_object(candidate: Any) -> FunctionTool:
+    return FunctionTool(
+        candidate.run,
+        name=candidate.name,
+        description=getattr(candidate, "description", None),
+        schema=getattr(candidate, "schema", None),
+        effect=getattr(candidate, "effect", "unknown"),
+        timeout_seconds=getattr(candidate, "timeout_seconds", None),
+        keep=getattr(candidate, "keep", "full"),
+        validate=getattr(candidate, "validate", None),
+    )
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> FunctionTool: ...
+@overload
+def tool(
+    *,
+    name: str | None = ...,
+    description: str | None = ...,
+    schema: Mapping[str, Any] | None = ...,
+    effect: Effect = ...,
+    timeout: float | None = ...,
+    keep: Keep = ...,
+    validate: Callable[[dict[str, Any]], Any] | None = ...,
+    isolated: bool = ...,
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    schema: Mapping[str, Any] | None = None,
+    effect: Effect = "unknown",
+    timeout: float | None = None,
+    keep: Keep = "full",
+    validate: Callable[[dict[str, Any]], Any] | None = None,
+    isolated: bool = False,
+) -> Any:
+    """Make a typed function a tool: `@tool` or `@tool(effect="write", timeout=5)`.
+
+    The schema comes from the annotations unless given. `effect` is read, write, irreversible or unknown;
+    `timeout` in seconds; `keep` says what the record holds of arguments and result (full, digest, none);
+    `validate(arguments)` refuses by returning False or a sentence; `isolated` runs the function in a
+    child process that can be killed. A parameter named `context` gets the call's `Context`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> FunctionTool:
+        return (IsolatedTool if isolated else FunctionTool)(
+            function,
+            name=name,
+            description=description,
+            schema=schema,
+            effect=effect,
+            timeout_seconds=timeout,
+            keep=keep,
+            validate=validate,
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+def installed_tools(modules: Iterable[str] = ()) -> list[Any]:
+    """Tools of installed packages (entry points) and of the modules named in settings.
+
+    A module offers what its `tools` list holds, or else its module-level tools.
+    """
+    import importlib.metadata  # a tenth of a second that `custody exec` has no use for
+
+    found: list[Any] = [entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise InvalidSetting(f"The tool module {name!r} cannot be imported: {error}.") from error
+        found.extend(
+            getattr(module, "tools", None)
+            or [value for value in vars(module).values() if isinstance(value, FunctionTool)]
+        )
+    return found

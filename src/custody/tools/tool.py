@@ -1,0 +1,140 @@
+"""What a tool is: a named thing with a JSON Schema, an effect, and one way to execute it.
+
+Owns the seam between a call and the work it asks for: `Tool.execute(arguments, context) -> Ended`. The
+kinds of tool are `function` (Python), `isolated` (Python in a child that can be killed) and `process`
+(commands). Knows nothing of runs, records or guards; `calls` executes tools, nobody else does.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from custody.records import Decision, Effect, Level, Usage
+from custody.sandbox import Command, Control, Finished, Launchers, TerminalSize
+from custody.tools.roots import Scope
+
+Keep = Literal["full", "digest", "none"]
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How an execution ended, before anyone judged it. Times are CLOCK_MONOTONIC nanoseconds."""
+
+    started_ns: int
+    ended_ns: int
+    result: Any = None
+    error: BaseException | None = None
+    limit_hit: Literal["deadline", "cancelled"] | None = None
+    note: str | None = None
+    """What the person reading the record should know: a thread that could not be stopped."""
+    exit_code: int | None = None
+    signal: int | None = None
+    usage: Usage | None = None
+    child_pid: int | None = None
+    child_start_ticks: int | None = None
+
+
+class ProcessIO(Struct, frozen=True, kw_only=True):
+    """How a door that shows a process live is joined to it. The default joins nothing."""
+
+    on_output: Callable[[Literal["stdout", "stderr"], bytes], None] | None = None
+    stdin_fd: int | None = None
+    """The door's own standard input, handed to the process."""
+    terminal: TerminalSize | None = None
+    """Run it under a pseudo-terminal of this size, because the door sits at one."""
+    control: Control | None = None
+    """Through which the door sends signals, keys and sizes while it runs."""
+
+
+class Context:
+    """What a tool may know of the call it serves; a function asks for it with a `context` parameter."""
+
+    def __init__(
+        self,
+        *,
+        call_id: str,
+        run_id: str | None,
+        dry_run: bool,
+        scope: Scope,
+        timeout_seconds: float | None,
+        launchers: Launchers,
+        inherit: Callable[[], tuple[dict[str, str], tuple[str, ...]]],
+        io: ProcessIO,
+        no_new_privs: bool,
+    ) -> None:
+        self.call_id = call_id
+        self.run_id = run_id
+        self.dry_run = dry_run
+        self.scope = scope
+        self.timeout_seconds = timeout_seconds
+        self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        """When the call will be ended, on time.monotonic()'s clock; None: never."""
+        self.no_new_privs = no_new_privs
+        self._inherit = inherit
+        self.cancel = asyncio.Event()
+        self._cancelled = threading.Event()
+        self._launchers = launchers
+        self._io = io
+
+    @cached_property
+    def inherited(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """What a child gets of our environment by the door's rule, and the names of what it does not."""
+        return self._inherit()
+
+    def environment(self, added: Mapping[str, str]) -> dict[str, str]:
+        """A child's whole environment."""
+        return {**self.inherited[0], **added}
+
+    @property
+    def cwd(self) -> str:
+        """The call's working directory."""
+        return self.scope.cwd
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call is to end (cancelled, or past its deadline). A long function looks here."""
+        return self._cancelled.is_set()
+
+    def request_cancel(self) -> None:
+        """Ask the execution to end. Only on the runtime's event loop."""
+        self._cancelled.set()
+        self.cancel.set()
+
+    def remaining_seconds(self) -> float | None:
+        """Time left until the deadline; None when there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    async def run_process(self, command: Command) -> Finished:
+        """Run a command behind the call's level, deadline and cancellation. Raises SandboxError."""
+        io = self._io
+        joined = msgspec.structs.replace(command, stdin_fd=io.stdin_fd, terminal=io.terminal)
+        return await self._launchers.run(
+            joined, on_output=io.on_output, cancelled=self.cancel, control=io.control
+        )
+
+
+class Tool(Protocol):
+    """The one seam through which anything is run."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    """JSON Schema (draft 2020-12) of the arguments, an object."""
+    effect: Effect
+    level: Level
+    timeout_seconds: float | None
+    """None: the runtime's default."""
+    keep: Keep
+
+    def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
+        """The tool's own check after the schema's; None when it has nothing against the call."""
+        ...
+
+    async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
+        """Do the work. Errors of the work are returned in `Ended`, never raised."""
+        ...

@@ -1,0 +1,80 @@
+"""The life of a call as a state machine: exactly one terminal record on every path."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from custody.calls.lifecycle import advance, judge
+from custody.errors import LauncherLost, ToolError
+from custody.records import OUTCOMES, Kind
+from custody.tools import Ended
+
+KINDS = st.sampled_from([Kind.CALL_ASKED, Kind.CALL_ANSWERED, Kind.CALL_STARTED, Kind.CALL_FINISHED])
+
+
+@given(st.lists(KINDS, max_size=8))
+def test_no_sequence_of_records_has_two_terminals_or_anything_after_one(kinds):
+    state, taken = "new", []
+    for kind in kinds:
+        try:
+            state = advance(state, kind)
+        except AssertionError:
+            continue
+        taken.append(kind)
+
+    assert taken.count(Kind.CALL_FINISHED) <= 1
+    assert (Kind.CALL_FINISHED in taken) == (state == "finished")
+    assert Kind.CALL_FINISHED not in taken[:-1]
+    assert taken.count(Kind.CALL_STARTED) <= 1
+
+
+def test_a_call_cannot_start_before_its_ask_is_answered():
+    with pytest.raises(AssertionError):
+        advance(advance("new", Kind.CALL_ASKED), Kind.CALL_STARTED)
+
+
+def ended(**fields) -> Ended:
+    return Ended(started_ns=0, ended_ns=1_500_000_000, **fields)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "reason"),
+    [
+        (ended(limit_hit="deadline", exit_code=0), "timed_out", "timed out after 1.5 s (limit 1 s)"),
+        (ended(limit_hit="cancelled", signal=15), "cancelled", "cancelled after 1.5 s"),
+        (ended(signal=9), "failed", "ended by SIGKILL"),
+        (ended(signal=40), "failed", "ended by signal 40"),
+        (ended(exit_code=2, result={"success": True}), "failed", "exit code 2"),
+        (ended(exit_code=0, result={"success": False}), "failed", "the result says success is false"),
+        (ended(exit_code=0), "succeeded", None),
+        (ended(error=ToolError("no")), "failed", "ToolError"),
+        (ended(error=LauncherLost()), "unknown", "its launcher was killed"),
+    ],
+)
+def test_a_limit_outranks_an_exit_code_which_outranks_what_the_result_says(end, outcome, reason):
+    judgement = judge(end, 1.0)
+
+    assert (judgement.outcome, judgement.reason) == (outcome, reason)
+
+
+@given(
+    st.builds(
+        ended,
+        limit_hit=st.sampled_from([None, "deadline", "cancelled"]),
+        exit_code=st.none() | st.integers(0, 255),
+        signal=st.none() | st.integers(1, 64),
+        error=st.none() | st.just(ValueError("x")),
+        result=st.none()
+        | st.dictionaries(st.sampled_from(["success", "error", "x"]), st.none() | st.booleans()),
+    )
+)
+def test_every_end_has_an_outcome(end):
+    assert judge(end, None).outcome in OUTCOMES
+
+
+def test_an_exception_whose_message_cannot_be_read_still_ends_its_call():
+    class Unreadable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert judge(ended(error=Unreadable()), None).error["type"] == "Unreadable"

@@ -1,0 +1,121 @@
+"""Where settings come from, and what they may say."""
+
+import os
+
+import pytest
+from tests.settings_for_tests import NEVER_SHORT
+
+import custody
+from custody.compose import default_store, load_settings, workspace_of
+from custody.errors import InvalidSetting, StoreUnusable, UsageError
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    path = tmp_path / "custody.toml"
+    monkeypatch.setenv("CUSTODY_CONFIG", os.fspath(path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return path
+
+
+def test_without_any_file_the_defaults_hold(config):
+    settings = load_settings()
+
+    assert settings.file.calls.timeout_seconds == 30
+    assert settings.files_read == ()
+    assert settings.cwd in settings.roots
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[calls]\ntimeout = 3", "timeout"),
+        ("[calls]\ntimeout_seconds = 'soon'", "calls.timeout_seconds"),
+        ("[calls]\nparallel = 0", "calls.parallel"),
+        ("[calls]\ntimeout_seconds = -1", "calls.timeout_seconds"),
+        ("[call]\n", "call"),
+        ("calls = [", "custody.toml"),
+        ("[[policy.rules]]\ndeny_tools = 'x'", "deny_tools"),
+        ("[breaker]\nmemory = 3", "memory"),
+        ("[tools]\nkeep = {exec = 'some'}", "tools.keep"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_file(config, text, names):
+    config.write_text(text)
+
+    with pytest.raises(InvalidSetting) as caught:
+        load_settings()
+
+    assert os.fspath(config) in str(caught.value)
+    assert names in str(caught.value)
+
+
+def test_a_rule_of_the_user_denies_a_tool_and_says_which_rule_did(config):
+    config.write_text(
+        NEVER_SHORT + '[[policy.rules]]\nname = "no shells"\ndeny_tool = "shell"\nreason = "use exec"\n'
+    )
+
+    with custody.open(":memory:") as runtime:
+        denied = runtime.call("shell", {"command": "true"})
+        allowed = runtime.call("exec", {"argv": ["true"]})
+
+    assert (denied.outcome, denied.decision.by, denied.decision.rule) == ("rejected", "rule", "no shells")
+    assert "use exec" in denied.reason
+    assert allowed.outcome == "succeeded"
+
+
+def test_a_workspace_may_add_rules_and_nothing_else(config, tmp_path, monkeypatch):
+    workspace = tmp_path / "repository"
+    (workspace / ".git").mkdir(parents=True)
+    (workspace / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(workspace / "deep" / "er")
+    config.write_text(NEVER_SHORT)
+    own = workspace / "custody.toml"
+    own.write_text('[[policy.rules]]\ndeny_tool_param = {tool = "exec", param = "argv.0", equals = "curl"}\n')
+
+    assert load_settings().workspace == os.fspath(workspace)
+    with custody.open(":memory:") as runtime:
+        assert runtime.call("exec", {"argv": ["curl", "x"]}).decision.by == "rule"
+
+    own.write_text("[calls]\ntimeout_seconds = 0\n")
+    with pytest.raises(InvalidSetting, match="only add"):
+        load_settings()
+
+
+def test_a_workspace_is_the_root_of_the_working_tree_around(tmp_path):
+    (tmp_path / "a" / ".git").mkdir(parents=True)
+    (tmp_path / "a" / "b").mkdir()
+
+    assert workspace_of(os.fspath(tmp_path / "a" / "b")) == os.fspath(tmp_path / "a")
+
+
+def test_the_store_is_named_by_argument_then_environment_then_xdg(tmp_path):
+    assert load_settings(store="/s").store == "/s"
+    assert default_store({"CUSTODY_STORE": "/e", "XDG_DATA_HOME": "/x"}) == "/e"
+    assert default_store({"XDG_DATA_HOME": "/x"}) == "/x/custody"
+
+
+def test_a_store_that_is_a_file_is_a_sentence_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreUnusable) as caught, custody.open(os.fspath(tmp_path / "file")):
+        pass
+
+    assert caught.value.hint
+
+
+def test_a_url_is_not_a_store_yet():
+    with pytest.raises(UsageError):
+        custody.open("ws://localhost:9100")
+
+
+def test_what_a_tool_said_can_be_kept_out_of_the_store_by_a_setting(config):
+    config.write_text(NEVER_SHORT + '[tools]\nkeep = {exec = "none"}\n')
+
+    with custody.open(":memory:") as runtime:
+        call = runtime.call("exec", {"argv": ["echo", "private"]})
+        found = runtime.index.call(call.id)
+
+    assert call.result["stdout"] == "private\n"
+    assert "private" not in repr((found.arguments, found.result))
