@@ -1,0 +1,143 @@
+"""What `exec` and `call` share: open a runtime, find or make the run, make the call, read its outcome.
+
+Owns the exit table of a call and the sentence that says why it did not succeed. Used by `exec` and
+`call`.
+"""
+
+import os
+import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from custody.cli.options import load
+from custody.errors import NotFound
+from custody.records import Call
+
+if TYPE_CHECKING:
+    from custody.calls.run import RunHandle
+    from custody.calls.runtime import Runtime
+    from custody.tools.tool import ProcessIO
+
+OUTCOME_EXIT_CODES = {
+    "succeeded": 0,
+    "failed": 1,
+    "cancelled": 1,
+    "rejected": 3,
+    "timed_out": 4,
+    "unknown": 6,
+}
+INPUT_EXIT_CODE = 2
+
+ID_DIGITS_MIN = 8  # as tables show ids; anything shorter is a name
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """The options of `exec` and `call`."""
+
+    run_name: str | None
+    session: str | None
+    agent: str | None
+    caller: str | None
+    intent: str | None
+    timeout: float | None
+    """Seconds; 0 is no deadline, None the usual one."""
+    cwd: str | None
+    roots: tuple[str, ...]
+    dry_run: bool
+    store: str | None
+
+
+async def act(
+    asked: Asked,
+    tool: str,
+    arguments: Any,
+    *,
+    own_run: bool,
+    io: "ProcessIO | None" = None,
+    variables: Mapping[str, str] | None = None,
+    as_recorded: bool = False,
+) -> Call:
+    """Make one call, in the run that was named, or in one of its own, or in none.
+
+    Raises NotRecorded, OutcomeUnknown, UsageError.
+    """
+    from custody.compose import open_runtime
+
+    settings = load(asked.store, roots=asked.roots)
+    runtime = await open_runtime(
+        settings,
+        door="cli",
+        agent=asked.agent,
+        caller=asked.caller,
+        session=asked.session,
+        environment_added=variables,
+    )
+    try:
+        return await _call(runtime, asked, tool, arguments, own_run=own_run, io=io, as_recorded=as_recorded)
+    finally:
+        await runtime.close()
+
+
+async def _call(
+    runtime: "Runtime",
+    asked: Asked,
+    tool: str,
+    arguments: Any,
+    *,
+    own_run: bool,
+    io: "ProcessIO | None",
+    as_recorded: bool,
+) -> Call:
+    async def call(run: "RunHandle | None") -> Call:
+        return await runtime.call(
+            tool,
+            arguments,
+            run=run,
+            timeout=asked.timeout,
+            dry_run=asked.dry_run,
+            cwd=asked.cwd,
+            io=io,
+            as_recorded=as_recorded,
+        )
+
+    if asked.run_name is not None:
+        return await call(await _shared_run(runtime, asked.run_name, asked.intent))
+    if not own_run:
+        return await call(None)
+    async with runtime.run(asked.intent) as run:
+        made = await call(run)
+        await run.finish(made.outcome, reason=made.reason)
+        return made
+
+
+async def _shared_run(runtime: "Runtime", name_or_id: str, intent: str | None) -> "RunHandle":
+    """The run of that id, if there is one; else the open run of that name, or a new one."""
+    if len(name_or_id) >= ID_DIGITS_MIN and not name_or_id.strip(string.hexdigits):
+        try:
+            return await runtime.join(name_or_id)
+        except NotFound:
+            pass
+    # It lives as long as whoever runs these commands: the shell or script we were started by.
+    return await runtime.named_run(name_or_id, intent=intent, owner_pid=os.getppid())
+
+
+def exit_code(call: Call) -> int:
+    """The exit table of the README."""
+    if call.outcome == "rejected" and call.decision.by == "schema":
+        return INPUT_EXIT_CODE
+    return OUTCOME_EXIT_CODES[call.outcome or "unknown"]
+
+
+def explanation(call: Call) -> str | None:
+    """Why the call did not succeed, and what to do; None when it did."""
+    if call.outcome == "rejected":
+        return f"refused by {call.decision.by}: {call.decision.reason}"
+    if call.outcome == "timed_out":
+        return f"{call.reason}; what it had started was ended. --timeout sets another limit, 0 none."
+    if call.outcome == "unknown":
+        return "the outcome is unknown: it started, and its end could not be recorded."
+    if call.outcome == "failed" and call.error is not None:
+        return str(call.error.get("message") or call.reason)
+    return call.reason

@@ -1,0 +1,160 @@
+"""`custody call` and `custody cancel`.
+
+Owns reading a tool's arguments as JSON, with the place of an error, and showing a result to a person.
+"""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from custody.cli.acting import Asked, act, exit_code, explanation
+from custody.cli.invocation import Interrupted, message, printable
+from custody.cli.options import act_options, complete_id, json_option, load, store_option
+from custody.errors import InvalidInput
+from custody.records import Call
+
+ARGUMENTS_BYTES_MAX = 64 * 1024 * 1024  # bounds what a mistaken @file can make of memory
+
+
+@click.command(
+    "call",
+    epilog="Example:  custody call shell --args '{\"command\": \"make test\"}' --intent 'see that it builds'",
+)
+@click.argument("tool")
+@click.option(
+    "--args", "text", metavar="JSON|@FILE|-", help="The tool's arguments, a JSON object [default: {}]."
+)
+@act_options
+def call_command(tool: str, text: str | None, as_json: bool, **options: Any) -> int:
+    """Call a tool by name, with arguments as JSON."""
+    import asyncio
+
+    asked = Asked(**options)
+    arguments = read_arguments(text)
+    call = asyncio.run(_interruptible(asked, tool, arguments, as_recorded=as_json))
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(call)
+    else:
+        _print_result(call)
+    return exit_code(call)
+
+
+async def _interruptible(asked: Asked, tool: str, arguments: Any, *, as_recorded: bool) -> Call:
+    """Make the call; a signal to us cancels it, so that it ends on the record. Raises Interrupted."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(
+        act(asked, tool, arguments, own_run=asked.intent is not None, as_recorded=as_recorded)
+    )
+    received: list[int] = []
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise Interrupted(received[0]) from None
+
+
+def read_arguments(text: str | None) -> dict[str, Any]:
+    """The arguments given on the command line, in a file or on standard input.
+
+    Raises InvalidInput naming line and column.
+    """
+    if text is None:
+        return {}
+    source, data = _read(text)
+    try:
+        value = json.loads(data, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InvalidInput(f"{source} is not JSON: {error.msg} at {place}.") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{source} is not UTF-8: byte {error.start} cannot be read.") from None
+    except RecursionError:
+        raise InvalidInput(f"{source} is nested too deeply to be read.") from None
+    except ValueError as error:
+        raise InvalidInput(f"{source} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(
+            f"{source} is {_json_name(value)}, and a tool takes a JSON object.", hint='Write {"name": value}.'
+        )
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _read(text: str) -> tuple[str, bytes | str]:
+    """What the arguments are called in a message, and the arguments."""
+    if text == "-":
+        return "Standard input", sys.stdin.buffer.read(ARGUMENTS_BYTES_MAX)
+    if not text.startswith("@"):
+        return "--args", text
+    try:
+        with open(text[1:], "rb") as file:
+            return text[1:], file.read(ARGUMENTS_BYTES_MAX)
+    except OSError as error:
+        raise InvalidInput(f"{text[1:]} cannot be read: {error.strerror}.") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _json_name(value: Any) -> str:
+    names = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _print_result(call: Call) -> None:
+    if call.result is not None:
+        if isinstance(call.result, str):
+            print(printable(call.result))
+        else:
+            import msgspec
+
+            from custody.cli.document import encode
+
+            print(printable(msgspec.json.format(encode(call.result), indent=2).decode()))
+    text = explanation(call)
+    if text is not None:
+        message(f"{call.tool}: {text}")
+
+
+@click.command("cancel", epilog="Example:  custody cancel 3fa9c1d2")
+@click.argument("identifier", metavar="CALL|RUN", shell_complete=complete_id)
+@store_option
+@json_option
+def cancel_command(identifier: str, store: str | None, as_json: bool) -> int:
+    """End a running call, or the running calls of a run."""
+    import asyncio
+
+    cancelled = asyncio.run(_cancel(identifier, store))
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document({"cancelled": cancelled})
+    elif cancelled:
+        for call_id in cancelled:
+            print(f"Asked {call_id} to end.")
+    else:
+        message(f"Nothing is running under {identifier}.")
+    return 0 if cancelled else 1
+
+
+async def _cancel(identifier: str, store: str | None) -> list[str]:
+    from custody.compose import open_runtime
+
+    runtime = await open_runtime(load(store), door="cli")
+    try:
+        return await runtime.cancel(identifier)
+    finally:
+        await runtime.close()

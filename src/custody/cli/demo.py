@@ -1,0 +1,331 @@
+"""`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
+
+Owns the story and its checks. Goes through the public Python face only, in a temporary folder with a
+store of its own. Each claim is printed after it was found true; one that fails makes the exit code 1.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from custody.cli.invocation import message
+from custody.cli.options import json_option
+from custody.cli.render import duration, paint
+
+if TYPE_CHECKING:
+    from custody.blocking import BlockingRun, BlockingRuntime
+
+SECRET_NAME = "PAYMENTS_API_TOKEN"
+WAIT_SECONDS = 10.0  # a claim about another process is given so long to become true
+DEADLINE_SECONDS = 1.0
+
+PACKAGE = {
+    "thermometer/__init__.py": '''"""Temperatures."""
+
+
+def celsius(fahrenheit):
+    """Fahrenheit to Celsius."""
+    return (fahrenheit - 32) * 9 / 5
+''',
+    "tests/__init__.py": "",
+    "tests/test_thermometer.py": """import unittest
+
+from thermometer import celsius
+
+
+class Celsius(unittest.TestCase):
+    def test_water_freezes(self):
+        self.assertEqual(celsius(32), 0)
+
+    def test_water_boils(self):
+        self.assertEqual(celsius(212), 100)
+""",
+}
+WRONG, RIGHT = "* 9 / 5", "* 5 / 9"
+COMMIT_MESSAGE = "Convert the right way round"
+GIT_IDENTITY = """
+[user]
+name = agent
+email = agent@example.invalid
+[commit]
+gpgsign = false
+"""
+PYTHON = os.path.basename(sys.executable)
+TESTS = [PYTHON, "-B", "-m", "unittest", "-q"]
+
+SETTINGS = """
+[breaker]
+memory_percent_max = 100
+cpu_pressure_percent_max = 100
+disk_free_percent_min = 0
+disk_free_bytes_min = 0
+zombies_max = 1_000_000
+"""
+"""The demo's own, so that neither this user's rules nor a busy machine change the story."""
+
+DAEMON = """
+(setsid sh -c 'echo $$ >> "$0"; exec sleep 600' "$1" &)
+echo $$ >> "$1"
+sleep 600
+"""
+"""Double-forks a child into a session of its own, then overruns. `$1` is the file for the pids."""
+
+WORKER = """
+import sys, custody
+store, folder, pids = sys.argv[1:]
+with custody.open(store, cwd=folder) as runtime, runtime.run("nightly import", agent="worker") as run:
+    script = 'echo $$ > "$0.new"; mv "$0.new" "$0"; sleep 600'
+    run.call("exec", {"argv": ["sh", "-c", script, pids]}, timeout=600)
+"""
+"""A worker with a runtime of its own, in the middle of a call when it is killed."""
+
+
+class Story:
+    """Says what happens, checks what is claimed, and remembers whether all of it was true."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.claims: list[dict[str, Any]] = []
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, flush=True)
+
+    def chapter(self, text: str) -> None:
+        self.say(f"\n{paint(text, 'bold')}")
+
+    def claim(self, text: str, held: bool, found: object = None) -> None:
+        """Print the claim with its verdict."""
+        self.claims.append({"claim": text, "held": held})
+        mark = paint("✓", "green") if held else paint("✗", "red")
+        self.say(f"  {mark} {text}" + ("" if held or found is None else f"   (found: {found})"))
+
+    @property
+    def held(self) -> bool:
+        return all(claim["held"] for claim in self.claims)
+
+
+@click.command("demo", epilog="Example:  custody demo")
+@click.option("--store", metavar="FOLDER", help="Keep the demo's records in this store [default: a new one].")
+@json_option
+def demo_command(store: str | None, as_json: bool) -> int:
+    """Watch a scripted agent being guarded and recorded."""
+    folder = Path(tempfile.mkdtemp(prefix="custody-demo-"))
+    store = os.path.abspath(store) if store is not None else str(folder / "store")
+    story = Story(quiet=as_json)
+    began = time.monotonic()
+    run_id = tell(story, folder, store)
+    elapsed = time.monotonic() - began
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document({"held": story.held, "claims": story.claims, "store": store, "run_id": run_id})
+    else:
+        _end(store, run_id, elapsed)
+    if not story.held:
+        message("a claim did not hold.")
+    return 0 if story.held else 1
+
+
+def tell(story: Story, folder: Path, store: str) -> str:
+    """The whole story; returns the id of the agent's run."""
+    import custody
+
+    workspace = folder / "workspace"
+    for name, text in PACKAGE.items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(text)
+    story.say(f"A workspace, a store and settings of their own in {folder}")
+    secret = f"tok_{secrets.token_hex(20)}"
+    os.environ[SECRET_NAME] = secret
+    os.environ["CUSTODY_CONFIG"] = str(folder / "custody.toml")
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
+    (folder / "custody.toml").write_text(SETTINGS)
+    (folder / "gitconfig").write_text(GIT_IDENTITY)
+    (folder / "leave_daemon.sh").write_text(DAEMON)
+    with (
+        custody.open(store, cwd=str(workspace), roots=[str(workspace)], tools=[edit_file]) as runtime,
+        runtime.run("Make the failing tests pass", agent="demo-agent", session="demo") as run,
+    ):
+        repair(story, run, workspace)
+        stay_inside(story, run, workspace)
+        overrun(story, run, folder)
+        keep_secret(story, run, secret)
+        run_id = run.id
+    worker_killed(story, folder, store)
+    secret_nowhere(story, Path(store), secret)
+    return run_id
+
+
+def edit_file(path: str, old: str, new: str, context: Any) -> dict[str, Any]:
+    """Replace a text in a file."""
+    file = Path(context.cwd, path)
+    text = file.read_text()
+    if old not in text:
+        raise ValueError(f"{path} does not contain {old!r}")
+    file.write_text(text.replace(old, new))
+    return {"path": path, "replaced": text.count(old)}
+
+
+def repair(story: Story, run: "BlockingRun", workspace: Path) -> None:
+    """Red, fix, green, commit."""
+    story.chapter("1. An agent repairs a package")
+    identity = {"GIT_CONFIG_GLOBAL": str(workspace.parent / "gitconfig")}
+
+    def git(*arguments: str) -> Any:
+        return run.call("exec", {"argv": ["git", *arguments], "env": identity})
+
+    git("init", "--quiet")
+    red = run.call("exec", {"argv": TESTS})
+    story.claim(
+        f"unittest ran for real and failed: exit code {red.exit_code}, recorded as {red.outcome}",
+        red.outcome == "failed" and red.exit_code == 1 and "FAILED" in written(red, "stderr"),
+        red.result,
+    )
+    run.call("edit_file", {"path": "thermometer/__init__.py", "old": WRONG, "new": RIGHT})
+    green = run.call("exec", {"argv": TESTS})
+    story.claim(
+        f"fixed by a Python tool; the same tests now pass: {green.outcome} in {duration(green.latency_us)}",
+        green.outcome == "succeeded" and "OK" in written(green, "stderr"),
+        green.result,
+    )
+    git("add", "--all")
+    git("commit", "--quiet", "-m", COMMIT_MESSAGE)
+    log = git("log", "--format=%s")
+    story.claim("git has the commit", written(log) == f"{COMMIT_MESSAGE}\n", log.result)
+
+
+def stay_inside(story: Story, run: "BlockingRun", workspace: Path) -> None:
+    story.chapter("2. A command outside its root")
+    marker = workspace / "was-here"
+    refused = run.call("exec", {"argv": ["touch", str(marker)], "cwd": "/"})
+    story.claim(
+        f"refused before it ran: {refused.decision.reason}",
+        refused.outcome == "rejected" and refused.decision.by == "path" and not marker.exists(),
+        refused.outcome,
+    )
+
+
+def overrun(story: Story, run: "BlockingRun", folder: Path) -> None:
+    story.chapter("3. A command that leaves a daemon behind and overruns its deadline")
+    pids = folder / "daemon.pids"
+    late = run.call("exec", {"argv": ["sh", "../leave_daemon.sh", str(pids)]}, timeout=DEADLINE_SECONDS)
+    story.claim(str(late.reason), late.outcome == "timed_out", late.outcome)
+    started = read_pids(pids)
+    gone = eventually(lambda: not any(alive(pid) for pid in started))
+    story.claim(
+        f"the shell and its daemon in a session of its own (pids {', '.join(map(str, started))}) are gone",
+        len(started) == 2 and gone,
+        [pid for pid in started if alive(pid)],
+    )
+
+
+def keep_secret(story: Story, run: "BlockingRun", secret: str) -> None:
+    story.chapter("4. A secret in the environment")
+    seen = run.call("shell", {"command": f'echo "${{{SECRET_NAME}:-absent}}"'})
+    story.claim(
+        f"{SECRET_NAME} is set here and absent in the child",
+        written(seen) == "absent\n",
+        seen.result,
+    )
+    echoed = run.call("exec", {"argv": ["echo", f"the token is {secret}"]})
+    story.claim("handed over in an argument it works as usual", secret in written(echoed), echoed.outcome)
+
+
+def worker_killed(story: Story, folder: Path, store: str) -> None:
+    """SIGKILL a worker in mid-call, then open its store."""
+    import custody
+
+    story.chapter("5. A worker is killed with SIGKILL in the middle of a call")
+    pids = folder / "worker.pids"
+    command = [sys.executable, "-c", WORKER, store, str(folder / "workspace"), str(pids)]
+    worker = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        eventually(pids.exists)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    with custody.open(store) as runtime:
+        call = find_call(runtime, str(pids))
+        story.claim(
+            "its call was on the record before it ran, and the reopened store says: unknown",
+            call is not None and call.outcome == "unknown",
+            call and call.outcome,
+        )
+        started = read_pids(pids)
+        gone = eventually(lambda: not any(alive(pid) for pid in started))
+        story.claim(
+            f"what it had started (pid {started[0] if started else '?'}) was ended", bool(started) and gone
+        )
+
+
+def find_call(runtime: "BlockingRuntime", text: str) -> Any:
+    """The newest call of a worker whose arguments hold `text`."""
+    recent = runtime.index.calls(limit=20).items
+    return next((call for call in recent if text in str(call.arguments)), None)
+
+
+def secret_nowhere(story: Story, store: Path, secret: str) -> None:
+    """Search every byte of the store. Nobody has it open in this process: closing a file drops its locks."""
+    story.chapter("6. The secret, looked for on disk")
+    files = [file for file in store.rglob("*") if file.is_file()]
+    found = [str(file) for file in files if secret.encode() in file.read_bytes()]
+    story.claim(
+        f"in the {len(files)} files of the store the secret's bytes do not occur",
+        bool(files) and not found,
+        found,
+    )
+
+
+def written(call: Any, stream: str = "stdout") -> str:
+    """What the command wrote; nothing where it did not run."""
+    result: dict[str, Any] = call.result or {}
+    return str(result.get(stream, ""))
+
+
+def read_pids(file: Path) -> list[int]:
+    try:
+        return [int(line) for line in file.read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits for its parent does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether the condition becomes true in time."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _end(store: str, run_id: str, elapsed_seconds: float) -> None:
+    from custody.cli.options import load
+    from custody.cli.show import print_run
+    from custody.compose import open_view
+
+    print(f"\n{paint('What is on the record', 'bold')}  ({elapsed_seconds:.1f} s)")
+    with open_view(load(store)) as view:
+        print_run(view, view.index.run(run_id))
+    print(f"\n{paint('Try next', 'bold')}")
+    for command in (f"runs --all --store {store}", f"show {run_id[:8]} --store {store}", "exec -- ls -l"):
+        print(f"  custody {command}")

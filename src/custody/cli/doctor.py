@@ -1,0 +1,219 @@
+"""`custody doctor`: how the store and the machine stand, and what this machine can give.
+
+Owns the list of checks and the words for them. Each check reads; none repairs. Used by the program
+alone.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from custody.cli.options import json_option, load, store_option
+from custody.errors import CustodyError
+from custody.records import document
+
+if TYPE_CHECKING:
+    from custody.compose import Settings
+
+State = Literal["ok", "note", "wrong"]
+
+MARKS: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("·", "yellow"), "wrong": ("✗", "red")}
+
+READING_STATES: dict[str, State] = {"ok": "ok", "unknown": "note", "refusing": "wrong"}
+
+SQLITE_MIN = (3, 51, 3)  # older ones can corrupt a database in WAL mode
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `note` is worth knowing, `wrong` makes the exit code 1."""
+
+    name: str
+    state: State
+    value: Any
+    text: str
+    hint: str | None = None
+
+
+@click.command("doctor", epilog="Example:  custody doctor --json")
+@store_option
+@json_option
+def doctor_command(store: str | None, as_json: bool) -> int:
+    """Check the store and the machine; 1 if something is wrong."""
+    findings = list(look(store))
+    wrong = any(finding.state == "wrong" for finding in findings)
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document({"healthy": not wrong, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings)
+    return 1 if wrong else 0
+
+
+def look(store: str | None) -> Iterator[Finding]:
+    """Everything there is to say, in the order it is shown."""
+    yield from _versions()
+    try:
+        settings = load(store)
+    except CustodyError as error:
+        yield _refused("settings", error)
+        return
+    yield Finding(
+        "settings", "ok", list(settings.files_read), ", ".join(settings.files_read) or "defaults alone"
+    )
+    yield from _store(settings)
+    yield from _machine(settings)
+    yield from _walls()
+
+
+def _refused(name: str, error: CustodyError) -> Finding:
+    return Finding(name, "wrong", type(error).__name__, error.message, error.hint)
+
+
+def _versions() -> Iterator[Finding]:
+    import apsw
+
+    from custody import __version__
+
+    yield Finding(
+        "custody", "ok", __version__, f"{__version__} in {os.path.dirname(os.path.dirname(__file__))}"
+    )
+    yield Finding(
+        "python", "ok", platform.python_version(), f"{platform.python_version()} ({sys.executable})"
+    )
+    version = apsw.sqlite_lib_version()
+    old = tuple(int(part) for part in version.split(".")[:3]) < SQLITE_MIN
+    yield Finding(
+        "sqlite", "wrong" if old else "ok", version, version, "pip install -U apsw" if old else None
+    )
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    linux = sys.platform == "linux"
+    yield Finding(
+        "system", "ok" if linux else "note", system, system, None if linux else "Commands run on Linux only."
+    )
+
+
+def _store(settings: "Settings") -> Iterator[Finding]:
+    from custody.compose import open_disk, open_view
+
+    path = os.path.abspath(os.path.expanduser(settings.store))
+    if not os.path.lexists(path):
+        yield Finding(
+            "store", "note", path, f"{path} is not there yet", "custody init makes it, or the first call."
+        )
+        return
+    try:
+        disk = open_disk(settings.store, create=False)
+    except CustodyError as error:
+        yield _refused("store", error)
+        return
+    yield Finding("store", "ok", path, path)
+    writable = os.access(path, os.W_OK)
+    yield Finding(
+        "writable", "ok" if writable else "wrong", writable, "yes" if writable else "no",
+        None if writable else "Calls are refused until this user can write there.",
+    )  # fmt: skip
+    yield from _space(disk)
+    try:
+        with open_view(settings) as view:
+            yield from _shards(view)
+    except CustodyError as error:
+        yield _refused("journal", error)
+
+
+def _space(disk: Any) -> Iterator[Finding]:
+    from custody.cli.render import size
+
+    free, total = disk.free_bytes()
+    yield Finding(
+        "free space", "ok", {"free_bytes": free, "total_bytes": total}, f"{size(free)} of {size(total)}"
+    )
+    network = disk.network_filesystem()
+    yield Finding(
+        "file system", "note" if network else "ok", network or "local", network or "local",
+        "Locks and syncs may not hold there; choose a local folder." if network else None,
+    )  # fmt: skip
+
+
+def _shards(view: Any) -> Iterator[Finding]:
+    from custody.journal.frames import FORMAT_VERSION
+
+    yield Finding("format", "ok", FORMAT_VERSION, str(FORMAT_VERSION))
+    shards = view.journal.shards()
+    held = sum(shard.holder != "free" for shard in shards)
+    torn = sum(shard.holder == "free" and not shard.clean for shard in shards)
+    text = f"{len(shards)}, {held} being written" + (f", {torn} left by processes that died" if torn else "")
+    yield Finding("shards", "ok", {"all": len(shards), "held": held, "unclean": torn}, text)
+    recovered = view.recovered
+    if recovered.calls_unknown:
+        count = len(recovered.calls_unknown)
+        yield Finding("recovered", "note", count, f"{count} calls of dead processes are now unknown")
+
+
+def _machine(settings: "Settings") -> Iterator[Finding]:
+    from custody.host import Breaker, Sampler
+
+    folder = settings.store
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(os.path.abspath(folder))
+    sample = Sampler(folder).sample()
+    for reading in Breaker(settings.file.breaker).readings(sample):
+        state = READING_STATES[reading.state]
+        shown = "unknown" if reading.value is None else _with_unit(reading.value, reading.unit)
+        text = f"{shown}, from the {reading.source}; the limit is {_with_unit(reading.limit, reading.unit)}"
+        hint = f"Calls are refused; the limit is {reading.setting}." if state == "wrong" else None
+        yield Finding(f"breaker: {reading.name.replace('_', ' ')}", state, document(reading), text, hint)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    from custody.cli.render import size
+
+    if unit == "bytes":
+        return str(size(value))
+    return f"{value:.3g} %" if unit == "percent" else f"{value:g}"
+
+
+def _walls() -> Iterator[Finding]:
+    pressure = os.path.exists("/proc/pressure/cpu")
+    yield Finding(
+        "pressure readings", "ok" if pressure else "note", pressure,
+        "/proc/pressure" if pressure else "none; processor time is used instead",
+    )  # fmt: skip
+    levels = ["none", "process"] if sys.platform == "linux" else ["none"]
+    yield Finding("levels", "ok", levels, ", ".join(levels))
+    kill = _cgroup_kill()
+    yield Finding(
+        "cgroup.kill", "ok" if kill else "note", kill,
+        "available" if kill else "not available; process trees are ended by walking them",
+    )  # fmt: skip
+
+
+def _cgroup_kill() -> bool:
+    """Whether a cgroup can be made here whose processes are killed at once."""
+    from custody.sandbox.cgroup import make_cgroup, parent_folder
+
+    parent = parent_folder()
+    made = None if parent is None else make_cgroup(parent)
+    if made is None:
+        return False
+    made.remove()
+    return True
+
+
+def _print(findings: list[Finding]) -> None:
+    from custody.cli.invocation import printable
+    from custody.cli.render import paint
+
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark, style = MARKS[finding.state]
+        hint = "" if finding.hint is None else f"  {finding.hint}"
+        print(
+            f"{paint(mark, style)} {finding.name.ljust(width)}  {printable(finding.text)}{paint(hint, 'dim')}"
+        )

@@ -1,0 +1,127 @@
+"""`custody exec`: run a command on the record, and be as the command is.
+
+Owns the likeness: what the command writes is written on while it is captured, it has our standard input
+(or a terminal like ours), gets the signals we get, and its exit code is ours. Custody's own refusals are
+timeout(1)'s codes. Nothing is said on success.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from custody.cli.acting import Asked, act, exit_code, explanation
+from custody.cli.invocation import Invocation, message
+from custody.cli.options import Variable, act_options
+from custody.records import Call
+
+TIMED_OUT = 124
+REFUSED = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+SIGNALLED = 128  # plus the signal's number
+
+
+class Transparent(click.Command):
+    """A command that stands in for another: its own errors must not look like that one's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ensure_object(Invocation).transparent = True
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    "exec",
+    cls=Transparent,
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example:  custody exec --timeout 10m -- pytest -q",
+)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENT]...")
+@click.option(
+    "--env", "variables", multiple=True, type=Variable(), metavar="NAME[=VALUE]",
+    help="A variable the command gets, its name secret-looking or not (repeatable).",
+)  # fmt: skip
+@act_options
+def exec_command(
+    argv: tuple[str, ...], variables: tuple[tuple[str, str], ...], as_json: bool, **options: Any
+) -> int:
+    """Run a command on the record; it looks and exits as always."""
+    import asyncio
+
+    asked = Asked(**options)
+    call = asyncio.run(_exec(asked, argv, dict(variables), live=not as_json))
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(call)
+        return exit_code(call)
+    say(call, argv)
+    return transparent_exit_code(call)
+
+
+async def _exec(asked: Asked, argv: Sequence[str], variables: dict[str, str], *, live: bool) -> Call:
+    from custody.cli.copying import Copier
+    from custody.sandbox import Control
+    from custody.tools.tool import ProcessIO
+
+    control = Control()
+    arguments = {"argv": list(argv)}
+    if live and at_terminal():
+        from custody.sandbox.terminal import Terminal, terminal_size
+
+        async with Terminal(control) as terminal:
+            io = ProcessIO(on_output=terminal.show, terminal=terminal_size(1), control=control)
+            return await act(asked, "exec", arguments, own_run=True, io=io, variables=variables)
+    copier = Copier(control)
+    copier.listen()
+    io = ProcessIO(on_output=copier.write if live else None, stdin_fd=_standard_input(), control=control)
+    return await act(asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live)
+
+
+def at_terminal() -> bool:
+    """Whether the command would find itself at a terminal without Custody."""
+    return os.isatty(0) and os.isatty(1) and not _in_background()
+
+
+def _in_background() -> bool:
+    """Whether a shell runs us with `&`: the keys are not ours, and touching the terminal would stop us."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:  # not our controlling terminal: nobody controls jobs on it
+        return False
+
+
+def _standard_input() -> int | None:
+    """Our standard input's descriptor; None where it is closed, or a terminal others have the keys of."""
+    try:
+        os.fstat(0)
+    except OSError:
+        return None
+    return None if os.isatty(0) and _in_background() else 0
+
+
+def transparent_exit_code(call: Call) -> int:
+    """The exit code timeout(1) or a shell would have given."""
+    if call.outcome == "timed_out":
+        return TIMED_OUT
+    if call.outcome in ("rejected", "unknown", None):
+        return REFUSED
+    if call.exit_code is not None:
+        return call.exit_code
+    if call.signal is not None:
+        return SIGNALLED + call.signal
+    if call.outcome == "succeeded":
+        return 0
+    kind = None if call.error is None else call.error.get("type")
+    return {"CommandNotFound": NOT_FOUND, "CommandNotExecutable": NOT_EXECUTABLE}.get(str(kind), REFUSED)
+
+
+def say(call: Call, argv: Sequence[str]) -> None:
+    """Custody's own line on standard error, where the command cannot speak for itself."""
+    if call.dry_run and call.outcome == "succeeded":
+        import shlex
+
+        message(f"would run: {shlex.join(argv)}")
+    elif call.outcome != "succeeded" and (call.limit_hit or (call.exit_code is None and call.signal is None)):
+        message(f"{argv[0]}: {explanation(call)}")

@@ -1,0 +1,124 @@
+"""`custody init`: make the store, write a settings file to edit, say what to do next.
+
+Owns the text of the settings file. Never changes a file that is there.
+"""
+
+import os
+from typing import Any
+
+import click
+
+from custody.cli.options import json_option, load, store_option
+from custody.errors import StoreUnusable
+
+SETTINGS_TEXT = """\
+# Settings of Custody, for this user. Every line that is commented out shows the default.
+# A workspace may add its own rules in a custody.toml at its git root; it cannot loosen these.
+
+[calls]
+timeout_seconds = 30             # deadline of a call that names none; 0 is none
+# parallel = 64                  # calls at once; others wait
+# roots = ["~/src"]              # folders commands may run in, beside the working and the temporary folder
+# environment = "allow_list"     # what commands get of the environment; "all_but_secret" hands on the rest
+
+[breaker]                        # calls are refused while the machine stands worse than this
+{breaker}
+
+# [[policy.rules]]               # what no agent may do here; the first rule that matches refuses
+# name = "no-shell"
+# deny_tool = "shell"
+"""
+
+COMPLETION_FILES = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/config.fish"}
+
+
+@click.command("init", epilog="Example:  custody init")
+@store_option
+@json_option
+def init_command(store: str | None, as_json: bool) -> int:
+    """Make the store and a settings file to edit."""
+    import asyncio
+
+    from custody.compose import user_settings_path
+
+    settings_path = user_settings_path()
+    settings_made = write_settings(settings_path)
+    settings = load(store)
+    store_path = os.path.abspath(settings.store)
+    store_made = not os.path.exists(store_path)
+    asyncio.run(_make_store(settings))
+    shell = os.path.basename(os.environ.get("SHELL", "bash"))
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(
+            {
+                "store": store_path,
+                "store_made": store_made,
+                "settings": settings_path,
+                "settings_made": settings_made,
+                "completion": completion_line(shell),
+            }
+        )
+        return 0
+    print(f"{'Made' if store_made else 'Found'} the store {store_path}")
+    print(f"{'Wrote' if settings_made else 'Kept'} the settings {settings_path}")
+    _print_next(shell)
+    return 0
+
+
+def write_settings(path: str) -> bool:
+    """Write the settings file unless there is one; whether it was written. Raises StoreUnusable."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(settings_text())
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StoreUnusable(
+            f"The settings file {path} cannot be written: {error.strerror}.",
+            hint="Set CUSTODY_CONFIG to a file that can.",
+        ) from None
+    return True
+
+
+def settings_text() -> str:
+    """The settings file, with the breaker's thresholds as they are by default."""
+    from custody.host import BreakerThresholds
+
+    thresholds: dict[str, Any] = {
+        name: getattr(BreakerThresholds(), name) for name in BreakerThresholds.__struct_fields__
+    }
+    return SETTINGS_TEXT.format(
+        breaker="\n".join(
+            f"# {name} = {_toml(value)}" for name, value in thresholds.items() if value is not None
+        )
+    )
+
+
+def _toml(value: Any) -> str:
+    return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) else str(value).lower()
+
+
+def completion_line(shell: str) -> str | None:
+    """The line that gives this shell completion; None for a shell without."""
+    if shell == "fish":
+        return "_CUSTODY_COMPLETE=fish_source custody | source"
+    return f'eval "$(_CUSTODY_COMPLETE={shell}_source custody)"' if shell in COMPLETION_FILES else None
+
+
+async def _make_store(settings: Any) -> None:
+    from custody.compose import open_runtime
+
+    await (await open_runtime(settings, door="cli")).close()
+
+
+def _print_next(shell: str) -> None:
+    print("\nNext:")
+    print("  custody exec -- pytest -q     run a command on the record; it looks and exits as always")
+    print("  custody runs                  what has been run here")
+    print("  custody doctor                what this machine gives, and how it stands")
+    line = completion_line(shell)
+    if line is not None:
+        print(f"\nFor completion in {shell}, add to {COMPLETION_FILES[shell]}:\n  {line}")

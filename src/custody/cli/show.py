@@ -1,0 +1,304 @@
+"""`custody show`: everything that is on the record of one run or one call.
+
+Owns how a run and a call are laid out for a person. Used by `demo` too, which ends with a run.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from custody.cli.invocation import printable
+from custody.cli.options import complete_id, json_option, load, store_option
+from custody.errors import UsageError
+from custody.records import Call, Run
+
+if TYPE_CHECKING:
+    from custody.compose import View
+
+HOST_READINGS = (
+    ("processor", "cpu_percent", " %"),
+    ("waiting for it", "pressure_cpu_some_percent", " %"),
+    ("load", "load_1m", ""),
+    ("memory", "memory_used_percent", " %"),
+    ("swap", "swap_used_bytes", "bytes"),
+    ("waiting for I/O", "pressure_io_some_percent", " %"),
+    ("disk free", "disk_free_bytes", "bytes"),
+)
+"""Title, field of a sample, unit."""
+
+CALLS_SHOWN_MAX = 200  # a person reads a screen or two; `custody calls --run` pages through the rest
+
+
+@click.command("show", epilog="Example:  custody show 3fa9c1d2      (the first digits of an id will do)")
+@click.argument("identifier", metavar="ID", shell_complete=complete_id)
+@click.option("--perf", is_flag=True, help="Print the perf lines that cut out exactly this call.")
+@store_option
+@json_option
+def show_command(identifier: str, perf: bool, store: str | None, as_json: bool) -> int:
+    """Show a run with its calls, or everything about one call."""
+    from custody.cli.view import opened
+
+    with opened(load(store)) as view:
+        found = view.index.find(identifier)
+        if perf:
+            return _perf(found, as_json=as_json)
+        if as_json:
+            from custody.cli.document import print_document
+
+            print_document(found)
+        elif isinstance(found, Run):
+            print_run(view, found)
+        else:
+            print_call(found)
+    return 0
+
+
+def _perf(found: "Run | Call", *, as_json: bool) -> int:
+    from custody.cli.perf import perf_lines
+
+    if isinstance(found, Run):
+        raise UsageError(
+            "perf cuts out one call, and this is a run.", hint=f"See its calls: custody show {found.id[:8]}."
+        )
+    lines = perf_lines(found)
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(lines)
+    else:
+        print(lines["record"])
+        print(lines["script"])
+    return 0
+
+
+def print_run(view: "View", run: Run) -> None:
+    """A run's head, and a line for each of its calls."""
+    from custody.cli.render import (
+        Cell,
+        duration,
+        fields,
+        flexible,
+        heading,
+        local_time,
+        number,
+        outcome,
+        remark,
+        short,
+        summary,
+        table,
+    )
+    from custody.index import CallFilter
+
+    heading(f"Run {run.id}")
+    fields(
+        [
+            ("intent", run.intent),
+            ("name", run.name),
+            ("outcome", outcome(run.outcome)),
+            ("reason", run.reason),
+            ("agent", run.agent),
+            ("caller", run.caller),
+            ("session", run.session_id),
+            ("parent", run.parent_run_id),
+            ("client", run.client),
+            ("channel", run.channel),
+            ("user", run.user and f"{run.user} on {run.host}"),
+            ("workspace", run.workspace),
+            ("door", run.door),
+            ("external id", run.external_id),
+            ("wanted", run.outcome_description),
+            ("inputs", _compact(run.inputs)),
+            ("labels", _compact(run.labels)),
+            ("output", _compact(run.output)),
+            ("started", local_time(run.started_at)),
+            ("took", duration(run.duration_us)),
+            (
+                "calls",
+                ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in run.calls_by_outcome.items())
+                or "0",
+            ),
+        ]
+    )
+    page = view.index.calls(CallFilter(run=run.id, order="oldest"), limit=CALLS_SHOWN_MAX)
+    if not page.items:
+        return
+    print()
+    table(
+        [number("#"), "call", "tool", flexible("what"), "outcome",
+         number("took"), flexible("why")],
+        [
+            [str(call.position), short(call.id), call.tool, summary(call.tool, call.arguments),
+             outcome(call.outcome), duration(call.latency_us), Cell(call.reason or "", "dim")]
+            for call in page.items
+        ],
+    )  # fmt: skip
+    if page.next is not None:
+        remark(f"The first {CALLS_SHOWN_MAX} of {run.calls} calls; all: custody calls --run {run.id[:8]}")
+
+
+def print_call(call: Call) -> None:
+    """Everything that is known of a call; what is unknown is left out."""
+    from custody.cli.render import duration, fields, heading, local_time, outcome, summary
+
+    heading(f"Call {call.id}")
+    fields(
+        [
+            ("tool", call.tool),
+            ("what", summary(call.tool, call.arguments)),
+            ("outcome", outcome(call.outcome, ran=call.started_at is not None)),
+            ("reason", call.reason),
+            ("passed", _compact(call.passed)),
+            ("exit code", _compact(call.exit_code)),
+            ("signal", _compact(call.signal)),
+            ("limit hit", call.limit_hit),
+            ("dry run", "yes, nothing was run" if call.dry_run else None),
+            ("decision", f"{call.decision.verdict} by {call.decision.by}: {call.decision.reason}"),
+            ("rule", call.decision.rule),
+            ("run", call.run_id and f"{call.run_id}, position {call.position}"),
+            ("session", call.session_id),
+            ("parent call", call.parent_id),
+            ("step", call.step_id),
+            ("external id", call.external_id),
+            ("agent", call.agent),
+            ("caller", call.caller),
+            ("effect", call.effect),
+            ("level", call.level),
+            ("source", call.source if call.source != "executed" else None),
+            ("door", call.door),
+            ("workspace", call.workspace),
+            ("ran in", call.cwd),
+            ("started", local_time(call.started_at or call.asked_at)),
+            ("took", duration(call.latency_us)),
+            ("waited", duration(call.queue_us)),
+            ("decided in", duration(call.decide_us)),
+            ("recorded in", duration(call.record_us)),
+            ("process", _processes(call)),
+            ("record", f"shard {call.shard}, sequence {call.sequence}"),
+        ]
+    )
+    _print_usage(call)
+    _print_host(call)
+    _print_withheld(call)
+    _print_content(call)
+
+
+def _processes(call: Call) -> str:
+    ours = f"recorded by {call.pid} (thread {call.thread_id})"
+    return ours if call.child_pid is None else f"{call.child_pid}, {ours}"
+
+
+def _print_usage(call: Call) -> None:
+    from custody.cli.render import duration, fields, heading, size
+
+    usage = call.usage
+    if usage is None:
+        return
+    heading("Used")
+    fields(
+        [
+            ("wall", duration(usage.wall_us)),
+            ("user", duration(usage.user_us)),
+            ("system", duration(usage.system_us)),
+            ("peak memory", size(usage.memory_peak_bytes)),
+            ("read", size(usage.read_bytes)),
+            ("written", size(usage.write_bytes)),
+            ("context switches", _switches(call)),
+            ("descendants", _compact(usage.descendants)),
+            ("stdout", _stream_size(usage.stdout_bytes, usage.stdout_dropped_bytes)),
+            ("stderr", _stream_size(usage.stderr_bytes, usage.stderr_dropped_bytes)),
+        ]
+    )
+
+
+def _switches(call: Call) -> str | None:
+    usage = call.usage
+    if usage is None or usage.context_switches_voluntary is None:
+        return None
+    return f"{usage.context_switches_voluntary} voluntary, {usage.context_switches_involuntary} not"
+
+
+def _stream_size(total: int | None, dropped: int | None) -> str | None:
+    from custody.cli.render import size
+
+    if total is None:
+        return None
+    return f"{size(total)}, of which {size(dropped)} in the middle were not kept" if dropped else size(total)
+
+
+def _print_host(call: Call) -> None:
+    """The few readings a person looks for; `--json` has them all."""
+    from custody.cli.render import fields, heading
+
+    before, after = call.host_before or {}, call.host_after or {}
+    rows = [
+        (title, _change(_reading(before.get(name), unit), _reading(after.get(name), unit)))
+        for title, name, unit in HOST_READINGS
+    ]
+    if any(shown for _, shown in rows):
+        heading("Machine, before → after")
+        fields(rows)
+
+
+def _reading(value: Any, unit: str) -> str | None:
+    from custody.cli.render import size
+
+    if value is None or unit == "bytes":
+        return size(value)
+    return f"{value:.3g}{unit}"
+
+
+def _change(before: str | None, after: str | None) -> str | None:
+    if before is None or after is None or before == after:
+        return after if before is None else before
+    return f"{before} → {after}"
+
+
+def _print_withheld(call: Call) -> None:
+    from custody.cli.render import heading
+
+    if call.environment_withheld:
+        heading("Withheld from its environment")
+        print(printable(", ".join(call.environment_withheld)))
+    if call.redactions:
+        heading("Redacted")
+        for hit in call.redactions:
+            print(printable(f"{hit.path}: {hit.rule}" + (f" × {hit.count}" if hit.count > 1 else "")))
+
+
+def _print_content(call: Call) -> None:
+    import msgspec
+
+    from custody.cli.document import encode
+    from custody.cli.render import heading
+
+    result = call.result
+    streams: dict[str, Any] = result if isinstance(result, dict) and "stdout" in result else {}  # pyright: ignore[reportUnknownVariableType]
+    if call.arguments and not (call.tool == "exec" and set(call.arguments) == {"argv"}):
+        heading("Arguments")
+        print(printable(msgspec.json.format(encode(call.arguments), indent=2).decode()))
+    for name in ("stdout", "stderr"):
+        text = streams.get(name)
+        if text:
+            heading(name)
+            print(printable(text if isinstance(text, str) else encode(text).decode()).rstrip("\n"))
+    if result is not None and not streams:
+        heading("Result")
+        print(
+            printable(
+                result if isinstance(result, str) else msgspec.json.format(encode(result), indent=2).decode()
+            )
+        )
+    if call.error is not None:
+        heading("Error")
+        print(printable(f"{call.error.get('type')}: {call.error.get('message')}"))
+
+
+def _compact(value: Any) -> str | None:
+    """A value in one short text; None stays unknown."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    from custody.cli.document import encode
+
+    return encode(value).decode()

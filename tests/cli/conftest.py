@@ -1,0 +1,107 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CALM = """
+[breaker]
+memory_percent_max = 100
+cpu_pressure_percent_max = 100
+disk_free_percent_min = 0
+disk_free_bytes_min = 0
+zombies_max = 1_000_000
+"""
+"""Settings with which no load of the machine the tests run on refuses a call."""
+
+RUN_SECONDS_MAX = 60  # a command that hangs fails its test instead of stopping all
+
+
+@dataclass
+class Ran:
+    """One finished run of the program."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which must be one JSON document."""
+        return json.loads(self.out)
+
+
+class Program:
+    """The real program, as a process, with a store, a home and a working directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.store = folder / "store"
+        self.settings = folder / "config" / "custody" / "custody.toml"
+        self.settings.parent.mkdir(parents=True)
+        self.settings.write_text(CALM)
+        self.environment = {
+            **{name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ},
+            "HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "XDG_DATA_HOME": str(folder / "data"),
+            "CUSTODY_STORE": str(self.store),
+            "PYTHONWARNINGS": "error,default::UserWarning",  # Custody's own, said in a line
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "custody", *arguments]
+
+    def __call__(
+        self, *arguments: str, stdin: str | None = None, cwd: Path | None = None, **environment: str
+    ) -> Ran:
+        done = subprocess.run(
+            self.command(*arguments),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            cwd=cwd or self.work,
+            env={**self.environment, **environment},
+            timeout=RUN_SECONDS_MAX,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(self.command(*arguments), cwd=self.work, env=self.environment, **options)
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            with process:
+                pass
+
+
+@pytest.fixture
+def custody(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
+    yield program
+    program.close()
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What `condition` gives once it is true; fails when it does not become true in time."""
+    import time
+
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not become true in time"
+        time.sleep(0.01)
+    return found

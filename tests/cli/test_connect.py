@@ -1,0 +1,103 @@
+"""`custody init`, `doctor`, `demo`."""
+
+import os
+import tomllib
+
+import pytest
+
+from custody.cli.init import settings_text
+from custody.compose import load_settings
+from custody.host import BreakerThresholds
+
+
+def test_init_makes_store_and_settings_and_says_what_next(custody):
+    custody.settings.unlink()
+    ran = custody("init", SHELL="/bin/zsh")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"Made the store {custody.store}" in ran.out
+    assert f"Wrote the settings {custody.settings}" in ran.out
+    assert 'eval "$(_CUSTODY_COMPLETE=zsh_source custody)"' in ran.out
+    assert custody("runs").code == 0
+
+
+def test_init_again_changes_nothing(custody):
+    custody("init")
+    custody.settings.write_text("[calls]\ntimeout_seconds = 5\n")
+    ran = custody("init", "--json")
+    assert ran.code == 0
+    assert (ran.json["store_made"], ran.json["settings_made"]) == (False, False)
+    assert custody.settings.read_text() == "[calls]\ntimeout_seconds = 5\n"
+
+
+def test_every_line_of_the_settings_file_is_a_setting_there_is(custody):
+    """Commented lines show defaults and examples: they must be accepted when somebody uncomments them."""
+    text = settings_text()
+    lines = [line.removeprefix("# ") if " = " in line or "[[" in line else line for line in text.splitlines()]
+    tomllib.loads("\n".join(lines))
+    for content in (text, "\n".join(lines)):
+        custody.settings.write_text(content)
+        settings = load_settings(cwd=str(custody.work), environ=custody.environment)
+        assert settings.file.breaker == BreakerThresholds()
+        assert settings.file.calls.timeout_seconds == 30
+    assert [rule.name for rule in settings.rules] == ["no-shell"]
+
+
+def test_doctor_says_how_everything_stands(custody):
+    custody("exec", "--", "true")
+    ran = custody("doctor", "--json")
+    names = [finding["name"] for finding in ran.json["findings"]]
+    assert {
+        "custody",
+        "python",
+        "sqlite",
+        "store",
+        "writable",
+        "format",
+        "free space",
+        "shards",
+        "levels",
+    } <= set(names)
+    assert any(name.startswith("breaker: ") for name in names)
+    assert ran.code == (0 if ran.json["healthy"] else 1)
+    assert next(finding for finding in ran.json["findings"] if finding["name"] == "levels")["value"] == [
+        "none",
+        "process",
+    ]
+    text = custody("doctor").out
+    assert all(name in text for name in names)
+
+
+def test_doctor_is_well_before_there_is_a_store(custody):
+    findings = {finding["name"]: finding for finding in custody("doctor", "--json").json["findings"]}
+    assert findings["store"]["state"] == "note"
+    assert not custody.store.exists()
+
+
+def test_doctor_exits_1_when_something_is_wrong(custody):
+    custody.store.write_text("")
+    ran = custody("doctor")
+    assert ran.code == 1
+    assert "✗ store" in ran.out
+    assert "is not a folder" in ran.out
+
+
+@pytest.mark.timeout(90)
+def test_the_demos_claims_hold(custody):
+    ran = custody("demo", TMPDIR=str(custody.folder))
+    assert ran.code == 0, ran.out + ran.err
+    assert "✗" not in ran.out
+    assert ran.out.count("✓") >= 10
+    shown = ran.out[ran.out.index("What is on the record") :]
+    assert "unittest" in shown
+    assert shown.count("  custody ") == 3
+    command = next(line for line in shown.splitlines() if line.startswith("  custody show")).split()
+    assert custody(*command[1:]).code == 0
+
+
+def test_the_demo_in_json_lists_its_claims(custody):
+    store = custody.folder / "demo-store"
+    ran = custody("demo", "--json", "--store", str(store), TMPDIR=str(custody.folder))
+    assert ran.code == 0
+    assert ran.json["held"] is True
+    assert all(claim["held"] for claim in ran.json["claims"])
+    assert os.path.samefile(ran.json["store"], store)
