@@ -5,13 +5,16 @@ blob), the salt, the digest in the leaf and the room set aside for a terminal re
 when a record is due: `calls` decides that. No other module calls the journal's append.
 """
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
 
-from custody.journal import Journal, Receipt, sha256_in_pieces
+from custody import __version__
+from custody.journal import Journal, Receipt, boot_id, sha256_in_pieces
 from custody.records import (
     KINDS,
     SALT_BYTES,
@@ -78,6 +81,7 @@ class Recorder:
         self._journal = journal
         self._redactor = redactor
         self.ids = ids
+        self._writer_pid = 0
 
     def draft(
         self, leaf_type: type[Leaf], payload: Mapping[str, Any], *, keep: Keep = "full", **fields: Any
@@ -114,6 +118,8 @@ class Recorder:
         `opens` sets room aside for the record that will close the call, `closes` uses and returns it.
         Raises NotRecorded.
         """
+        if self._writer_pid != os.getpid():
+            self._introduce()
         for blob in draft.blobs:
             self._journal.put_blob(blob)
         return self._journal.append(
@@ -153,6 +159,21 @@ class Recorder:
             )
         )
         return event_id
+
+    def _introduce(self) -> None:
+        """Say once who writes here: a forked child is another writer, with a shard of its own."""
+        self._writer_pid = os.getpid()
+        system = os.uname()
+        facts = {
+            "pid": self._writer_pid,
+            "host": system.nodename,
+            "boot_id": boot_id(),
+            "platform": f"{system.sysname} {system.machine}",
+            "kernel": system.release,
+            "python": sys.version.partition(" ")[0],
+            "custody": __version__,
+        }
+        self.event("writer.opened", facts)
 
     def _encode(self, leaf: Leaf) -> bytes:
         """The leaf's bytes. Names and reasons repeat what callers said, so known values are replaced there

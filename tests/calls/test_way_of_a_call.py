@@ -10,7 +10,7 @@ from tests.settings_for_tests import NEVER_SHORT
 
 import custody
 from custody.errors import RunClosed, UsageError
-from custody.index import CallFilter
+from custody.index import CallFilter, EventFilter
 from custody.tools import ProcessIO
 
 
@@ -324,3 +324,16 @@ def test_a_task_that_is_cancelled_ends_its_call_on_the_record(store):
 
     call = asyncio.run(scenario())
     assert (call.outcome, call.limit_hit) == ("cancelled", "cancelled")
+
+
+def test_each_writer_says_once_who_it_is(tmp_path):
+    store = str(tmp_path / "store")
+    for _ in range(2):
+        with custody.open(store) as runtime:
+            runtime.call(add, {"a": 1})
+            runtime.call(add, {"a": 2})
+            events = runtime.index.events(EventFilter(name="writer.opened")).items
+
+    assert len(events) == 2
+    assert events[0].data["custody"] == custody.__version__
+    assert set(events[0].data) == {"pid", "host", "boot_id", "platform", "kernel", "python", "custody"}

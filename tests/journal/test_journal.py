@@ -72,9 +72,8 @@ def commits(disk: Disk, shard: int = 1) -> list[tuple[Stored, Commit]]:
     for segment in SegmentCache(disk).segments(shard):
         if segment.counts:
             assert segment.first is not None
-            for stored in SegmentReader(disk, segment).frames(64, segment.first.sequence, segment.limit):
-                if (commit := decode_commit(stored)) is not None:
-                    found.append((stored, commit))
+            frames = SegmentReader(disk, segment).frames(64, segment.first.sequence, segment.limit)
+            found += [(stored, commit) for stored in frames if (commit := decode_commit(stored)) is not None]
     return found
 
 

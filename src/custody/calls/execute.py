@@ -21,7 +21,7 @@ from custody.calls.lifecycle import Judgement, State, advance, judge
 from custody.calls.samples import Sampled, Samples
 from custody.errors import NotRecorded, OutcomeUnknown
 from custody.journal import Receipt
-from custody.recorder import Draft, Keep
+from custody.recorder import Draft, Keep, Recorder
 from custody.records import (
     Call,
     CallFinished,
@@ -80,6 +80,8 @@ class Machinery(Struct, frozen=True, kw_only=True):
     """Bounds how many calls run at once."""
     durable_before: frozenset[Effect]
     """Effects whose *started* must be durable before anything runs."""
+    unrecorded: set[bytes]
+    """Calls that ran and whose end could not be recorded; the runtime tries again when it closes."""
 
 
 class _Progress:
@@ -286,6 +288,7 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
     try:
         await ledger.append_terminal(finished, lambda: draft("none"))
     except NotRecorded as error:
+        machinery.unrecorded.add(progress.asked.call_id)
         raise OutcomeUnknown(
             "The call ran, but its end could not be recorded; its result is withheld.",
             hint="Free space in the store; the call is shown as unknown.",
@@ -297,6 +300,18 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
         ended = msgspec.structs.replace(ended, result=said.get("result"))
         judgement = msgspec.structs.replace(judgement, error=said.get("error"))
     return _as_call(progress, judgement, ended, finished_at_us=finished_at_us)
+
+
+def unknown_end(recorder: Recorder, call_id: bytes) -> Draft:
+    """The terminal record of a call that ran and whose end could not be recorded when it was known."""
+    return recorder.draft(
+        CallFinished,
+        {},
+        call_id=call_id,
+        at_us=now_us(),
+        outcome="unknown",
+        reason="its end could not be recorded",
+    )
 
 
 def _working_directory(asked: Asked) -> str:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from msgspec import Struct
 
-from custody.calls.execute import Asked, Machinery, Who, execute
+from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of
 from custody.calls.ledger import Ledger
 from custody.calls.run import RunFacts, RunHandle, current_run, started_record
 from custody.calls.samples import Samples
-from custody.errors import NotFound, RunNotShared, StoreClosed, UsageError
+from custody.errors import NotFound, NotRecorded, RunNotShared, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
 from custody.policy import Policy
@@ -92,6 +92,7 @@ class Runtime:
             guards=guards_of(registry, policy, breaker),
             slots=asyncio.Semaphore(settings.parallel_calls),
             durable_before=settings.durable_before,
+            unrecorded=set(),
         )
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunHandle | None]] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -372,6 +373,9 @@ class Runtime:
         await asyncio.to_thread(self._close_store)
 
     def _close_store(self) -> None:
+        for call_id in self._machinery.unrecorded:
+            with suppress(NotRecorded):  # then the next process that opens the store says so
+                self.ledger.recorder.append(unknown_end(self.ledger.recorder, call_id), closes=True)
         if "index" in self.__dict__:
             self.index.close()
         self.journal.close()

@@ -8,7 +8,6 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from custody.calls.ledger import Ledger
@@ -50,11 +49,12 @@ class Samples:
 
     async def _take(self) -> Sampled:
         sample = await asyncio.to_thread(self._sampler.sample)
-        known = msgspec.json.decode(msgspec.json.encode(sample))
-        data = {name: value for name, value in known.items() if value is not None}
+        data = sample.to_data()
         recorder = self._ledger.recorder
         event_id = recorder.ids.take(CALL_ID_BYTES)
-        draft = recorder.draft(Event, {"data": data}, event_id=event_id, name="host.sampled", at_us=now_us())
+        draft = recorder.draft(
+            Event, {"sample": sample.to_values()}, event_id=event_id, name="host.sampled", at_us=now_us()
+        )
         try:
             await self._ledger.append(draft)
         except NotRecorded:

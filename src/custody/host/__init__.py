@@ -7,7 +7,7 @@ runtime records the samples. Unknown is None, never 0.
 from custody.host.breaker import Breaker, BreakerThresholds, Reading, Refusal
 from custody.host.gpu import Gpu
 from custody.host.processes import ProcessSummary, TopProcess
-from custody.host.telemetry import HostSample, Sampler
+from custody.host.telemetry import HostSample, Sampler, sample_data
 
 __all__ = [
     "Breaker",
@@ -19,4 +19,5 @@ __all__ = [
     "Refusal",
     "Sampler",
     "TopProcess",
+    "sample_data",
 ]

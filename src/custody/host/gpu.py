@@ -14,7 +14,7 @@ from msgspec import Struct
 from custody.host.files import number
 
 
-class Gpu(Struct, frozen=True, kw_only=True):
+class Gpu(Struct, frozen=True, kw_only=True, array_like=True):
     """One graphics processor."""
 
     name: str

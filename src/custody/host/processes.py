@@ -22,7 +22,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-class TopProcess(Struct, frozen=True, kw_only=True):
+class TopProcess(Struct, frozen=True, kw_only=True, array_like=True):
     """One of the processes that use most."""
 
     pid: int
@@ -32,7 +32,7 @@ class TopProcess(Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-class ProcessSummary(Struct, frozen=True, kw_only=True):
+class ProcessSummary(Struct, frozen=True, kw_only=True, array_like=True):
     """All processes of the machine, as far as this one may see them."""
 
     count: int

@@ -19,7 +19,7 @@ from msgspec import Struct
 from custody.host.files import decimal, number, text, whole
 from custody.host.gpu import Gpu, load_nvml, read_gpus
 from custody.host.processes import ProcessScanner, ProcessSummary
-from custody.records import now_us
+from custody.records import document, now_us
 
 PROCESS_SCAN_SECONDS = 5.0
 """Between scans of all processes, the dearest part of a sample."""
@@ -34,8 +34,11 @@ _SECTOR_BYTES = 512
 """Of /proc/diskstats, whatever the device's own sectors are."""
 
 
-class HostSample(Struct, frozen=True, kw_only=True):
-    """The machine at one moment. Percentages are 0 to 100; counters run since boot."""
+class HostSample(Struct, frozen=True, kw_only=True, array_like=True):
+    """The machine at one moment. Percentages are 0 to 100; counters run since boot.
+
+    Recorded as an array in this order, a third of the size: fields are only ever appended.
+    """
 
     sampled_at_us: int
     """Wall clock, microseconds since 1970 UTC."""
@@ -80,7 +83,16 @@ class HostSample(Struct, frozen=True, kw_only=True):
 
     def to_data(self) -> dict[str, Any]:
         """As JSON shows it."""
+        return document(self)
+
+    def to_values(self) -> list[Any]:
+        """As the record keeps it."""
         return msgspec.to_builtins(self)
+
+
+def sample_data(values: list[Any]) -> dict[str, Any]:
+    """What `to_data` was of a sample that was recorded. Raises msgspec.ValidationError."""
+    return msgspec.convert(values, HostSample).to_data()
 
 
 class Sampler:

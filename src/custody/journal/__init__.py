@@ -10,6 +10,7 @@ from custody.journal.disk_memory import MemoryDisk
 from custody.journal.follow import Cursor, Following, Place
 from custody.journal.frames import Stored, sha256_in_pieces
 from custody.journal.journal import Journal, Positions, ShardState
+from custody.journal.lease import boot_id
 from custody.journal.settings import JournalSettings
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "Receipt",
     "ShardState",
     "Stored",
+    "boot_id",
     "sha256_in_pieces",
 ]
