@@ -38,6 +38,7 @@ def test_without_any_file_the_defaults_hold(config):
         ("calls = [", "custody.toml"),
         ("[[policy.rules]]\ndeny_tools = 'x'", "deny_tools"),
         ("[breaker]\nmemory = 3", "memory"),
+        ("[calls]\nlimits = {files = 3}", "calls.limits.files"),
         ("[tools]\nkeep = {exec = 'some'}", "tools.keep"),
     ],
 )
@@ -119,3 +120,12 @@ def test_what_a_tool_said_can_be_kept_out_of_the_store_by_a_setting(config):
 
     assert call.result["stdout"] == "private\n"
     assert "private" not in repr((found.arguments, found.result))
+
+
+def test_commands_run_under_the_resource_limits_of_the_settings(config):
+    config.write_text(NEVER_SHORT + "[calls]\nlimits = {nofile = 64}\n")
+
+    with custody.open(":memory:") as runtime:
+        call = runtime.call("shell", {"command": "ulimit -n; ulimit -Hn"})
+
+    assert call.result["stdout"] == "64\n64\n"

@@ -53,6 +53,16 @@ class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     first at the command line, the second elsewhere."""
     roots: tuple[str, ...] = ()
     """Folders allowed beside the working directory and the temporary folder."""
+    limits: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    """Resource limits of every command, as setrlimit(2) has them: `nofile`, `fsize`, `as`, `cpu` …"""
+
+    def __post_init__(self) -> None:
+        if self.limits:
+            import resource  # only Unix has it
+
+            for name in self.limits:
+                if not hasattr(resource, f"RLIMIT_{name.upper()}"):
+                    raise InvalidSetting(f"calls.limits.{name} is no resource limit of setrlimit(2).")
 
 
 class ToolsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -292,6 +302,7 @@ async def open_runtime(
         environment=calls.environment or ("all_but_secret" if at_terminal else "allow_list"),
         environment_added=environment_added or {},
         no_new_privs=not at_terminal,
+        limits=calls.limits,
         door=door,
         agent=agent,
         caller=caller,

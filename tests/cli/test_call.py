@@ -115,3 +115,20 @@ def test_a_signal_cancels_the_call_and_the_end_is_recorded(custody, name, code):
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, b"")
     assert custody("show", call["id"], "--json").json["outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "two\nlines", "x" * 300])
+def test_a_name_that_cannot_be_a_sessions_never_fails_the_call(custody, name):
+    ran = custody("call", "shell", "--args", '{"command": "true"}', "--session", name, "--json")
+    assert (ran.code, ran.json["session_id"]) == (0, None)
+    assert "cannot name a session" in ran.err
+
+
+def test_a_named_run_is_joined_by_later_commands_of_the_same_shell(custody):
+    calls = [
+        custody("call", "shell", "--args", '{"command": "true"}', "--run", "nightly", "--json").json
+        for _ in range(3)
+    ]
+    assert len({call["run_id"] for call in calls}) == 1
+    assert [call["position"] for call in calls] == [0, 1, 2]
+    assert custody("runs", "--running", "--json").json["items"][0]["name"] == "nightly"

@@ -52,6 +52,8 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     environment: Literal["all_but_secret", "allow_list"] = "allow_list"
     environment_added: Mapping[str, str] = {}
     no_new_privs: bool = True
+    limits: Mapping[str, int] = {}
+    """Resource limits of every process, by the name of setrlimit(2) in lower case."""
     door: str = "python"
     agent: str | None = None
     caller: str | None = None
@@ -223,6 +225,7 @@ class Runtime:
             inherit=self._inherit,
             io=io,
             no_new_privs=self.settings.no_new_privs,
+            limits=self.settings.limits,
         )
 
     def _inherit(self) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from custody.cli.invocation import message
 from custody.cli.options import load
 from custody.errors import NotFound
 from custody.records import Call
@@ -29,6 +30,8 @@ OUTCOME_EXIT_CODES = {
     "unknown": 6,
 }
 INPUT_EXIT_CODE = 2
+
+SESSION_CHARACTERS_MAX = 256  # a name to read and to type, kept in every run of the session
 
 ID_DIGITS_MIN = 8  # as tables show ids; anything shorter is a name
 
@@ -71,7 +74,7 @@ async def act(
         door="cli",
         agent=asked.agent,
         caller=asked.caller,
-        session=asked.session,
+        session=session_of(asked.session),
         environment_added=variables,
     )
     try:
@@ -121,6 +124,16 @@ async def _shared_run(runtime: "Runtime", name_or_id: str, intent: str | None) -
             pass
     # It lives as long as whoever runs these commands: the shell or script we were started by.
     return await runtime.named_run(name_or_id, intent=intent, owner_pid=os.getppid())
+
+
+def session_of(name: str | None) -> str | None:
+    """The session's id; a name that cannot be one is said and left out, as it never fails the call."""
+    if name is None:
+        return None
+    if name.strip() and name.isprintable() and len(name) <= SESSION_CHARACTERS_MAX:
+        return name.strip()
+    message(f"{name[:40]!r} cannot name a session; the call goes on without one.")
+    return None
 
 
 def exit_code(call: Call) -> int:

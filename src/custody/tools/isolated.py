@@ -56,9 +56,7 @@ class IsolatedTool(FunctionTool):
             environment=context.environment({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}),
             stdin=msgspec.msgpack.encode(request),
             deadline_seconds=context.remaining_seconds(),
-            no_new_privs=context.no_new_privs,
             keep_head_bytes=ANSWER_BYTES_MAX,
-            token=context.call_id,
         )
         try:
             finished = await context.run_process(command)

@@ -56,8 +56,6 @@ class _ProcessTool:
             environment=context.environment(arguments.get("env", {})),
             stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
             deadline_seconds=context.remaining_seconds(),
-            no_new_privs=context.no_new_privs,
-            token=context.call_id,
         )
         try:
             finished = await context.run_process(command)

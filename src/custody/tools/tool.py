@@ -66,6 +66,7 @@ class Context:
         inherit: Callable[[], tuple[dict[str, str], tuple[str, ...]]],
         io: ProcessIO,
         no_new_privs: bool,
+        limits: Mapping[str, int],
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -74,7 +75,8 @@ class Context:
         self.timeout_seconds = timeout_seconds
         self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
-        self.no_new_privs = no_new_privs
+        self._no_new_privs = no_new_privs
+        self._limits = dict(limits)
         self._inherit = inherit
         self.cancel = asyncio.Event()
         self._cancelled = threading.Event()
@@ -112,7 +114,14 @@ class Context:
     async def run_process(self, command: Command) -> Finished:
         """Run a command behind the call's level, deadline and cancellation. Raises SandboxError."""
         io = self._io
-        joined = msgspec.structs.replace(command, stdin_fd=io.stdin_fd, terminal=io.terminal)
+        joined = msgspec.structs.replace(
+            command,
+            stdin_fd=io.stdin_fd,
+            terminal=io.terminal,
+            no_new_privs=self._no_new_privs,
+            limits=self._limits,
+            token=self.call_id,
+        )
         return await self._launchers.run(
             joined, on_output=io.on_output, cancelled=self.cancel, control=io.control
         )
