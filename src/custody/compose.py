@@ -146,7 +146,7 @@ def load_settings(
         rules.extend(_workspace_rules(workspace_path, read))
     file = user or SettingsFile()
     allowed = dict.fromkeys(
-        os.path.abspath(os.path.expanduser(root))
+        os.path.realpath(os.path.expanduser(root))
         for root in (folder, tempfile.gettempdir(), *file.calls.roots, *roots)
     )
     return Settings(

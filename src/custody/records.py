@@ -17,7 +17,7 @@ import itertools
 import os
 import time
 import weakref
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any, Literal, NewType
 
@@ -427,10 +427,13 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are UTC
+
+
 def rfc3339(at_us: int) -> str:
     """RFC 3339 UTC with microseconds, as all JSON shows times."""
-    moment = datetime.fromtimestamp(at_us // 1_000_000, UTC).replace(microsecond=at_us % 1_000_000)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = _EPOCH + timedelta(microseconds=at_us)
+    return f"{moment.isoformat(timespec='microseconds')}Z"
 
 
 RUN_ID_BYTES = 16  # an OpenTelemetry trace id

@@ -101,13 +101,13 @@ def cancelled_once_ready(text: str) -> Finished:
     """Run a script that says `ready`, and cancel it then."""
 
     async def body(pool: Launchers) -> Finished:
-        cancelled = asyncio.Event()
+        control = Control()
 
         def on_output(name: str, data: bytes) -> None:
             if b"ready" in data:
-                cancelled.set()
+                control.cancel()
 
-        return await pool.run(shell(text), on_output=on_output, cancelled=cancelled)
+        return await pool.run(shell(text), on_output=on_output, control=control)
 
     return run_with(body)
 
@@ -185,10 +185,10 @@ def test_orphans_are_reaped_while_the_command_runs() -> None:
 
 def test_setting_the_event_ends_the_tree(pids: Path) -> None:
     async def body(pool: Launchers) -> None:
-        cancelled = asyncio.Event()
-        running = asyncio.create_task(pool.run(daemon(pids, "staying"), cancelled=cancelled))
+        control = Control()
+        running = asyncio.create_task(pool.run(daemon(pids, "staying"), control=control))
         await eventually_async(lambda: len(pids_in(pids)) == 2)
-        cancelled.set()
+        control.cancel()
         finished = await running
         assert (finished.signal, finished.limit_hit) == (signal.SIGTERM, "cancelled")
         assert not any(map(is_alive, pids_in(pids)))
@@ -242,7 +242,7 @@ def test_signals_reach_the_commands_process_group() -> None:
 
 HOST = """
 import asyncio, os, sys
-from custody.sandbox import Command, Launchers
+from custody.sandbox import Command, Control, Launchers
 async def main():
     pool = Launchers(cgroups=sys.argv[3] == "True")
     argv = (sys.executable, "-c", sys.argv[2], sys.argv[1], "staying", "ignoring")
@@ -333,13 +333,13 @@ def test_a_survivor_without_its_environment_is_known_by_session_or_parent(pids: 
     """
 
     async def body(pool: Launchers) -> None:
-        cancelled = asyncio.Event()
-        running = asyncio.create_task(pool.run(shell(text, token=token), cancelled=cancelled))
+        control = Control()
+        running = asyncio.create_task(pool.run(shell(text, token=token), control=control))
         await eventually_async(lambda: len(pids_in(pids)) == 3)
         found = await asyncio.to_thread(find_survivors, token)
         assert {survivor.pid for survivor in found} > set(pids_in(pids))
         assert all(survivor.proven for survivor in found)
-        cancelled.set()
+        control.cancel()
         await running
 
     run_with(body)
@@ -373,7 +373,7 @@ def test_what_is_not_proven_is_reported_only(token: str) -> None:
 def test_nothing_of_the_host_application_is_touched() -> None:
     program = """
         import asyncio, os, signal, sys, threading, ctypes
-        from custody.sandbox import Command, Launchers
+        from custody.sandbox import Command, Control, Launchers
         handlers = {number: signal.getsignal(number) for number in signal.Signals}
         child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 9"], {})
         async def main():
@@ -402,7 +402,7 @@ def test_nothing_of_the_host_application_is_touched() -> None:
 def test_a_forked_child_starts_launchers_of_its_own() -> None:
     program = """
         import asyncio, os, sys
-        from custody.sandbox import Command, Launchers
+        from custody.sandbox import Command, Control, Launchers
         def wanted(text):
             return Command(argv=("sh", "-c", text), cwd="/", environment={"PATH": os.environ["PATH"]})
         pool = Launchers()

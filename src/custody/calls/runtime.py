@@ -99,6 +99,8 @@ class Runtime:
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunHandle | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
+        self._environment_judged: dict[bytes, bytes] | None = None
+        self._inherited: tuple[dict[str, str], tuple[str, ...]] = ({}, ())
 
     @cached_property
     def index(self) -> "Index":
@@ -229,8 +231,15 @@ class Runtime:
         )
 
     def _inherit(self) -> tuple[dict[str, str], tuple[str, ...]]:
-        settings = self.settings
-        return build_environment(os.environ, settings.environment, settings.environment_added, secret_name)
+        """The environment by the door's rule; judged anew only when ours has changed."""
+        ours = dict(os.environb)
+        if ours != self._environment_judged:
+            settings = self.settings
+            self._inherited = build_environment(
+                os.environ, settings.environment, settings.environment_added, secret_name
+            )
+            self._environment_judged = ours
+        return self._inherited
 
     # -- runs ---------------------------------------------------------------------------------------
 

@@ -105,9 +105,17 @@ class Breaker:
         self.thresholds = thresholds or BreakerThresholds()
         self._refusing: set[str] = set()
         self._lock = threading.Lock()
+        self._last: tuple[HostSample | None, Refusal | None] = (None, None)
 
     def check(self, sample: HostSample) -> Refusal | None:
         """The first reading that refuses, in the order of `readings`; None: calls may run."""
+        checked, refusal = self._last
+        if sample is not checked:  # calls of the same second share a sample
+            refusal = self._judge(sample)
+            self._last = sample, refusal
+        return refusal
+
+    def _judge(self, sample: HostSample) -> Refusal | None:
         with self._lock:
             readings = self.readings(sample)
             for reading in readings:

@@ -1,4 +1,4 @@
-"""What the caller may do to a command while it runs: signals, and the keyboard and size of its terminal.
+"""What the caller may do to a command while it runs: signals, its end, the keyboard and size of its terminal.
 
 Made by the caller and handed to `Launchers.run`, which binds it to the command. What is done before the
 command runs waits for it; what is done after it has ended is forgotten.
@@ -18,6 +18,8 @@ class Control:
     def __init__(self) -> None:
         self.on_drained: Callable[[], None] | None = None
         """Called when all input that was written has been taken."""
+        self._cancelled = False
+        self._cancel: Callable[[], None] | None = None
         self._running: Running | None = None
         self._signals: list[int] = []
         self._input = bytearray()
@@ -26,6 +28,12 @@ class Control:
     def input_pending_bytes(self) -> int:
         """Written and not yet taken by the terminal."""
         return len(self._input)
+
+    def cancel(self) -> None:
+        """End the command's whole tree; how it ended will say so."""
+        self._cancelled = True
+        if self._cancel is not None:
+            self._cancel()
 
     def send_signal(self, signum: int) -> None:
         """To the command's process group."""
@@ -43,12 +51,15 @@ class Control:
             with contextlib.suppress(termios.error):
                 termios.tcsetwinsize(self._running.terminal, (size.rows, size.columns))
 
-    def bind(self, running: Running) -> None:
-        self._running = running
+    def bind(self, running: Running, cancel: Callable[[], None]) -> None:
+        """`cancel` is what ends it."""
+        self._running, self._cancel = running, cancel
         self._act()
+        if self._cancelled:
+            cancel()
 
     def unbind(self) -> None:
-        self._running = None
+        self._running = self._cancel = None
 
     def _act(self) -> None:
         if self._running is None:

@@ -203,13 +203,12 @@ class Launchers:
         command: Command,
         *,
         on_output: OnOutput | None = None,
-        cancelled: asyncio.Event | None = None,
         control: Control | None = None,
     ) -> Finished:
         """Run a command to its end, and the end of its whole tree.
 
-        `on_output` gets every chunk as it comes. When `cancelled` is set the tree is ended and the result
-        says so; when the task is cancelled it is ended too, before CancelledError goes on.
+        `on_output` gets every chunk as it comes. `control` may end the tree, and the result says so; when the
+        task is cancelled it is ended too, before CancelledError goes on.
 
         Raises CommandNotFound, CommandNotExecutable, WorkingDirectoryGone, or SandboxError when it could not
         be started, LauncherLost when what became of it is not known, and what `on_output` raised.
@@ -221,13 +220,9 @@ class Launchers:
         running = Running(loop, command, on_output)
         try:
             launcher = self._begin(running, command.no_new_privs)
-            if control is not None:
-                control.bind(running)
             try:
-                reply = await self._answer(launcher, running, command, cancelled)
+                reply = await self._answer(launcher, running, command, control)
             finally:
-                if control is not None:
-                    control.unbind()
                 running.close()
                 self._release(launcher, running)
             if reply is None:
@@ -276,7 +271,7 @@ class Launchers:
         raise LauncherLost("The launcher process ends as soon as it is started.")
 
     async def _answer(
-        self, launcher: _Launcher, running: Running, command: Command, cancelled: asyncio.Event | None
+        self, launcher: _Launcher, running: Running, command: Command, control: Control | None
     ) -> Reply | None:
         assert self._loop is not None, "only `run` comes here"
         with contextlib.ExitStack() as stack:
@@ -285,17 +280,16 @@ class Launchers:
                 slack = 2 * LAUNCHER_KILL_SECONDS + LAUNCHER_SLACK_SECONDS
                 stack.callback(loop.call_later(seconds + slack, launcher.kill).cancel)
 
-            def cancel(*_: object) -> None:
+            def cancel() -> None:
                 running.cancel()
                 bound(command.grace_seconds)
 
             loop = self._loop
             if command.deadline_seconds is not None:
                 bound(command.deadline_seconds + command.grace_seconds)
-            if cancelled is not None:
-                watcher = loop.create_task(cancelled.wait())
-                watcher.add_done_callback(lambda done: done.cancelled() or cancel())
-                stack.callback(watcher.cancel)
+            if control is not None:
+                control.bind(running, cancel)
+                stack.callback(control.unbind)
             try:
                 return await running.answer()
             except asyncio.CancelledError:

@@ -115,7 +115,7 @@ class _Execution:
 
     def cut_off(self, context: Context, note: str | None) -> Ended:
         """The wait is over before the function was."""
-        limit_hit = "cancelled" if context.cancel.is_set() else "deadline"
+        limit_hit = "cancelled" if context.cancelled else "deadline"
         context.request_cancel()
         return Ended(started_ns=self.started_ns, ended_ns=time.monotonic_ns(), limit_hit=limit_hit, note=note)
 
@@ -185,11 +185,21 @@ async def _run_in_thread(call: Callable[[], Any], context: Context, name: str) -
 
 async def _settled(work: asyncio.Future[None], context: Context) -> bool:
     """Wait for the work, the deadline or a cancellation; whether it was the work."""
-    cancelled = asyncio.ensure_future(context.cancel.wait())
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def end(*_: object) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    left = context.remaining_seconds()
+    timer = None if left is None else loop.call_later(left, end)
+    work.add_done_callback(end)
+    context.on_cancel(end)
     try:
-        await asyncio.wait(
-            {work, cancelled}, timeout=context.remaining_seconds(), return_when=asyncio.FIRST_COMPLETED
-        )
+        await over
     finally:
-        cancelled.cancel()
+        work.remove_done_callback(end)
+        if timer is not None:
+            timer.cancel()
     return work.done()

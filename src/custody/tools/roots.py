@@ -12,7 +12,7 @@ from custody.records import Decision
 
 
 class Scope(Struct, frozen=True):
-    """Where a call may work: its working directory and the allowed roots, absolute paths."""
+    """Where a call may work: its working directory and the allowed roots, whose links are resolved."""
 
     cwd: str
     roots: tuple[str, ...]
@@ -32,8 +32,7 @@ class Scope(Struct, frozen=True):
                 "deny", "schema", f"The working directory {self.cwd} {what}; name one that does with --cwd."
             )
         for root in self.roots:
-            resolved = os.path.realpath(root)
-            if folder == resolved or folder.startswith(resolved.rstrip("/") + "/"):
+            if folder == root or folder.startswith(root.rstrip("/") + "/"):
                 return None
         return Decision(
             "deny",

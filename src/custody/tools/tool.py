@@ -5,7 +5,6 @@ kinds of tool are `function` (Python), `isolated` (Python in a child that can be
 (commands). Knows nothing of runs, records or guards; `calls` executes tools, nobody else does.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -78,8 +77,8 @@ class Context:
         self._no_new_privs = no_new_privs
         self._limits = dict(limits)
         self._inherit = inherit
-        self.cancel = asyncio.Event()
         self._cancelled = threading.Event()
+        self._on_cancel: list[Callable[[], None]] = []
         self._launchers = launchers
         self._io = io
 
@@ -105,7 +104,14 @@ class Context:
     def request_cancel(self) -> None:
         """Ask the execution to end. Only on the runtime's event loop."""
         self._cancelled.set()
-        self.cancel.set()
+        for callback in self._on_cancel:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the runtime's event loop when the call is to end, or now if it is."""
+        self._on_cancel.append(callback)
+        if self._cancelled.is_set():
+            callback()
 
     def remaining_seconds(self) -> float | None:
         """Time left until the deadline; None when there is none."""
@@ -122,9 +128,9 @@ class Context:
             limits=self._limits,
             token=self.call_id,
         )
-        return await self._launchers.run(
-            joined, on_output=io.on_output, cancelled=self.cancel, control=io.control
-        )
+        control = io.control or Control()
+        self.on_cancel(control.cancel)
+        return await self._launchers.run(joined, on_output=io.on_output, control=control)
 
 
 class Tool(Protocol):
