@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from custody.blocking import BlockingRuntime
 from custody.calls.runtime import CallSettings, Runtime
-from custody.errors import InvalidSetting, NotRecorded, UsageError
+from custody.errors import CorruptJournal, InvalidSetting, NotRecorded, UsageError
 from custody.host import Breaker, BreakerThresholds, Sampler
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.policy import Policy, Rule, parse_rules
@@ -254,12 +254,14 @@ class View:
         self.index = open_index(settings.store, self.journal)
         self.recovered = Recovered()
         try:
+            self.index.refresh(progress)
             self.recovered = recover(
                 self.journal, self.index, lambda: make_recorder(disk, self.journal, os.environ)
             )
+        except CorruptJournal:
+            pass  # what can be read is shown; `index.damage` says what cannot
         except (OSError, NotRecorded) as error:
             warnings.warn(f"Calls of dead processes could not be closed: {error}", stacklevel=2)
-        self.index.refresh(progress)
 
     def __enter__(self) -> Self:
         return self

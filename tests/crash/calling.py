@@ -17,7 +17,7 @@ from msgspec import Struct
 
 import custody
 
-CALLS_MAX = 40  # of one task in a run: most runs are killed open, some are finished
+CALLS_MAX = 12  # of one task in a run, so that there are runs that are finished before a kill
 HANGING_MAX = 8  # calls that hang, far below what a runtime runs at once
 LARGE_BYTES = 20_000
 """Of a result that is kept as a blob."""

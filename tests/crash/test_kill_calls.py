@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,92 +39,100 @@ HANGING = tuple(tool.name for tool in calling.HANGING)
 
 @dataclass
 class Line:
-    """One call or run as its records tell it, and which program wrote them."""
+    """One call or run as its records tell it, and which programs wrote them."""
 
-    first: CallStarted | CallFinished | RunStarted
+    id: str
     started_by: int
-    last: CallFinished | RunFinished | None = None
+    request: Request | None
+    """None for a run."""
+    outcome: str | None = None
     finished_by: int | None = None
-
-    @property
-    def request(self) -> Request:
-        assert isinstance(self.first, CallStarted | CallFinished) and self.first.request is not None
-        return self.first.request
-
-    @property
-    def run_id(self) -> str | None:
-        return None if self.request.run_id is None else self.request.run_id.hex()
-
-    @property
-    def outcome(self) -> str | None:
-        return None if self.last is None else self.last.outcome
 
     @property
     def left_open(self) -> bool:
         """Whether the program that began it did not end it."""
         return self.finished_by != self.started_by
 
+    @property
+    def hangs(self) -> bool:
+        return self.request is not None and self.request.tool in HANGING
 
+    @property
+    def what_came_of_it(self) -> tuple[str | None, str | None, int | None]:
+        """Outcome, run and position of a call."""
+        assert self.request is not None
+        run_id = self.request.run_id
+        return self.outcome, None if run_id is None else run_id.hex(), self.request.position
+
+
+@dataclass
 class Book:
-    """The calls and runs of a journal, folded by the test's own hand as they appear."""
+    """The calls and runs of a journal, folded by the test's own hand as records appear."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.cursor: Any = None
-        self.records: dict[int, tuple[int, bytes, bytes]] = {}
-        self.calls: dict[str, Line] = {}
-        self.runs: dict[str, Line] = {}
-        self.next_position: Counter[bytes] = Counter()
+    journal: Journal
+    cursor: Any = None
+    records: dict[int, tuple[int, bytes, bytes]] = field(default_factory=dict)
+    calls: dict[str, Line] = field(default_factory=dict)
+    runs: dict[str, Line] = field(default_factory=dict)
+    next_position: Counter[bytes] = field(default_factory=Counter)
 
-    def read(self, program: int) -> None:
-        """Take what has been written since, all of it by that program."""
+    def read(self, program: int) -> tuple[list[Line], list[Line]]:
+        """Take what has been written since, all of it by that program: what it began, what it finished."""
         assert len(self.journal.shards()) <= 1
+        self.begun: list[Line] = []
+        self.finished: list[Line] = []
         following = self.journal.follow(self.cursor)
         for stored in following:
-            known = self.records.get(stored.sequence)
             record = (stored.kind, stored.leaf, stored.payload)
-            if known is None:
+            if stored.sequence in self.records:  # written again: a torn frame was behind it
+                assert self.records[stored.sequence] == record
+            else:
                 assert stored.sequence == len(self.records) + 1
                 self.records[stored.sequence] = record
-                self._fold(stored, program)
-            assert known in (None, record), "a record was written again, and is another"
+                self.fold(stored, program)
         self.cursor = following.cursor
+        return self.begun, self.finished
 
-    def _fold(self, stored: Stored, program: int) -> None:
+    def fold(self, stored: Stored, program: int) -> None:
         match decode_leaf(stored.kind, stored.leaf):
-            case RunStarted() as leaf:
-                assert leaf.run_id.hex() not in self.runs
-                self.runs[leaf.run_id.hex()] = Line(leaf, program)
-            case RunFinished() as leaf:
-                self._finish(self.runs[leaf.run_id.hex()], leaf, program)
-            case CallStarted() as leaf:
-                self._begin(leaf, program)
-            case CallFinished() as leaf:
-                if leaf.request is not None:
-                    self._begin(leaf, program)
-                self._finish(self.calls[leaf.call_id.hex()], leaf, program)
-            case Event() as leaf:
-                assert leaf.name.startswith(("journal.", "writer.", "host.")), leaf
+            case RunStarted(run_id=run_id):
+                self.begin(self.runs, Line(run_id.hex(), program, None))
+            case RunFinished(run_id=run_id, outcome=outcome):
+                self.finish(self.runs[run_id.hex()], outcome, program)
+            case CallStarted(call_id=call_id, request=Request() as request):
+                self.number(request, program)
+                self.begin(self.calls, Line(call_id.hex(), program, request))
+            case CallFinished(call_id=call_id, request=request, outcome=outcome):
+                if request is not None:
+                    assert outcome == "rejected"
+                    self.number(request, program)
+                    self.begin(self.calls, Line(call_id.hex(), program, request))
+                self.finish(self.calls[call_id.hex()], outcome, program)
             case leaf:
-                raise AssertionError(f"nobody writes {leaf}")
+                assert isinstance(leaf, Event) and leaf.name.startswith(("journal.", "writer.", "host."))
 
-    def _begin(self, leaf: CallStarted | CallFinished, program: int) -> None:
-        assert leaf.call_id.hex() not in self.calls
-        line = self.calls[leaf.call_id.hex()] = Line(leaf, program)
-        run_id = line.request.run_id
-        if run_id is None:
-            assert line.request.position is None
+    def number(self, request: Request, program: int) -> None:
+        """Positions of a run follow one another on the record."""
+        if request.run_id is None:
+            assert request.position is None
         else:
-            assert self.runs[run_id.hex()].started_by == program
-            assert line.request.position == self.next_position[run_id]
-            self.next_position[run_id] += 1
+            assert self.runs[request.run_id.hex()].started_by == program
+            assert request.position == self.next_position[request.run_id]
+            self.next_position[request.run_id] += 1
 
-    def _finish(self, line: Line, leaf: CallFinished | RunFinished, program: int) -> None:
-        assert line.last is None, "a second terminal record"
-        line.last, line.finished_by = leaf, program
+    def begin(self, lines: dict[str, Line], line: Line) -> None:
+        assert line.id not in lines, "it begins twice"
+        lines[line.id] = line
+        self.begun.append(line)
 
-    def open(self) -> list[Line]:
-        return [line for line in (*self.calls.values(), *self.runs.values()) if line.last is None]
+    def finish(self, line: Line, outcome: str, program: int) -> None:
+        assert line.outcome is None, "it has a second terminal record"
+        line.outcome, line.finished_by = outcome, program
+        self.finished.append(line)
+
+    def open(self) -> set[str]:
+        """Ids of the calls and runs that have no terminal record."""
+        return {line.id for line in (*self.calls.values(), *self.runs.values()) if line.outcome is None}
 
 
 @dataclass
@@ -134,56 +142,52 @@ class CallLane:
     kills: int = 0
     returned: dict[str, Told] = field(default_factory=dict)
     """The receipts, by call."""
-    runs_told: int = 0
     unchecked: set[str] = field(default_factory=set)
     """Calls the index has not been asked for."""
     totals: Counter[str] = field(default_factory=Counter)
 
     def run(self, kills: int) -> None:
-        journal = Journal(RealDisk(self.store))
-        self.book = Book(journal)
+        self.book = Book(Journal(RealDisk(self.store)))
         while self.kills < kills:
             self.kill_one()
             if self.chance.random() < 0.8 or self.kills == kills:
                 self.reopen()
             # Else the next program closes what this one left open, and may be killed while it does.
-        journal.close()
+        self.book.journal.close()
         self.judge_in_the_end()
 
     # -- one kill -------------------------------------------------------------------------------------
 
     def kill_one(self) -> None:
+        """Start a program, kill it, and judge its records before anybody else writes any."""
         program, self.kills = self.kills, self.kills + 1
-        told = list(self.start_and_kill(program))
-        open_before = self.book.open()
-        self.book.read(program)
+        told = self.start_and_kill(program)
+        begun, finished = self.book.read(program)
+        for line in finished:
+            self.judge_outcome(line)
+        for line in begun:
+            if line.request is not None:
+                self.unchecked.add(line.id)
+                if line.left_open:
+                    self.totals["hanging" if line.hangs else f"in flight, {line.request.effect}"] += 1
         self.judge_told(program, told)
-        for line in open_before:
-            if line.last is not None:
-                judge_closed(line)
-        of_this = [line for line in self.book.calls.values() if line.started_by == program]
-        for line in of_this:
-            if line.left_open:
-                assert line.last is None
-                hangs = line.request.tool in HANGING
-                self.totals["hanging" if hangs else f"in flight, {line.request.effect}"] += 1
-            else:
-                assert line.outcome != "unknown"
-        self.unchecked |= {line.first.call_id.hex() for line in of_this}
 
-    def start_and_kill(self, program: int) -> Iterator[Told]:
-        """What it told until it was killed: when it opens the store, or after some messages."""
-        environment = {**os.environ, "PYTHONPATH": f"{SOURCE}"}
-        arguments = [sys.executable, calling.__file__, str(self.store), f"{program}"]
+    def start_and_kill(self, program: int) -> list[Told]:
+        """What it told until it was killed: while it opened the store, or after so many messages."""
         while_opening = self.chance.random() < 0.15
         messages = 1 if while_opening else self.chance.randrange(2, MESSAGES_MAX)
         spin = self.chance.randrange(OPENING_SPIN_MAX if while_opening else SPIN_MAX)
+        self.totals["killed while opening"] += while_opening
         with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, env=environment, cwd=self.store.parent, bufsize=0
+            [sys.executable, calling.__file__, str(self.store), f"{program}"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": f"{SOURCE}"},
+            cwd=self.store.parent,
+            bufsize=0,
         ) as process:
             assert process.stdout is not None
+            stream = b""
             try:
-                stream = b""
                 while stream.count(b"\n") < messages:
                     more = process.stdout.read(65536)
                     assert more, f"the program ended by itself with {process.wait()}"
@@ -194,41 +198,38 @@ class CallLane:
                 process.kill()
             while more := process.stdout.read(65536):
                 stream += more
-        self.totals["killed while opening"] += while_opening
         assert stream.endswith(b"\n")
-        return map(msgspec.json.Decoder(Told).decode, stream.splitlines())
+        return [msgspec.json.decode(line, type=Told) for line in stream.splitlines()]
 
     def judge_told(self, program: int, told: list[Told]) -> None:
-        """All it was told is on the record, in its own records."""
-        calls, runs = self.book.calls, self.book.runs
+        """Whatever it was told of is on the record, in records of its own."""
+        lines = self.book.calls | self.book.runs
+        assert {said.id for said in told if said.id} - lines.keys() == set(), "lost"
         for said in told:
+            if said.what == "opening":
+                continue
+            line = lines[said.id]
+            assert line.started_by == program
             match said.what:
-                case "opening":
-                    pass
-                case "run_started":
-                    assert runs[said.id].started_by == program
-                case "run_finished":
-                    line = runs[said.id]
-                    assert (line.finished_by, line.outcome) == (program, said.outcome)
                 case "begun":
-                    line = calls[said.id]
-                    assert (line.started_by, line.request.tool, line.run_id) == (
-                        program,
-                        said.tool,
-                        said.run_id,
-                    )
-                    assert said.tool not in HANGING or line.last is None
+                    assert line.request is not None and line.request.tool == said.tool
+                    assert line.outcome is None or not line.hangs
+                case "run_finished":
+                    assert (line.outcome, line.finished_by) == (said.outcome, program)
                 case "returned":
-                    line = calls[said.id]
-                    assert (line.started_by, line.finished_by) == (program, program)
-                    assert as_told(line) == (said.outcome, said.run_id, said.position)
                     assert said.id not in self.returned
+                    assert line.finished_by == program
+                    assert line.what_came_of_it == (said.outcome, said.run_id, said.position)
                     self.returned[said.id] = said
                     self.totals[f"receipts, {said.effect}"] += 1
-        begun = {said.id for said in told if said.what == "begun"}
-        assert {key for key in begun - self.returned.keys() if not calls[key].left_open} == {
-            key for key in begun - self.returned.keys() if calls[key].finished_by == program
-        }
+
+    def judge_outcome(self, line: Line) -> None:
+        """Unknown and incomplete are what another program closed, and nothing else."""
+        if line.left_open:
+            assert line.outcome == ("incomplete" if line.request is None else "unknown")
+            assert line.id not in self.returned
+        else:
+            assert line.outcome not in ("incomplete", "unknown")
 
     # -- the store opened again -----------------------------------------------------------------------
 
@@ -236,26 +237,22 @@ class CallLane:
         """A runtime closes what was left open, and nothing else; its index says the same."""
         left_open = self.book.open()
         with custody.open(self.store, cwd=str(self.store.parent)) as runtime:
-            self.book.read(NOBODY)
-            assert self.book.open() == []
-            lines = (*self.book.calls.values(), *self.book.runs.values())
-            closed = [line for line in lines if line.finished_by == NOBODY]
-            assert all(line.started_by != NOBODY for line in lines)
-            assert {id(line) for line in left_open} <= {id(line) for line in closed}
-            for line in left_open:
-                judge_closed(line)
-            for key in self.unchecked:
-                self.judge_call(runtime.index.call(key))
+            begun, finished = self.book.read(NOBODY)
+            assert begun == []
+            assert {line.id for line in finished} == left_open
+            for line in finished:
+                self.judge_outcome(line)
+            for call_id in self.unchecked:
+                self.judge_call(runtime.index.call(call_id))
         self.unchecked.clear()
 
     def judge_call(self, call: custody.Call) -> None:
-        """What the index says of it is what the journal says, and what its caller was told."""
+        """What the index says of a call is what the journal says, and what its caller was told."""
         line = self.book.calls[call.id]
-        assert (call.outcome, call.run_id, call.position) == as_told(line)
+        assert (call.outcome, call.run_id, call.position) == line.what_came_of_it
         assert (call.outcome == "unknown") == line.left_open
-        if call.id in self.returned:
-            assert not line.left_open
-            assert self.returned[call.id].result == calling.digest(call.result)
+        if (said := self.returned.get(call.id)) is not None:
+            assert calling.digest(call.result) == said.result
 
     # -- in the end -----------------------------------------------------------------------------------
 
@@ -268,10 +265,8 @@ class CallLane:
         for call in answers["calls"]:
             self.judge_call(call)
         assert {call.id for call in answers["calls"]} == self.book.calls.keys() >= self.returned.keys()
-        unknown = {call.id for call in answers["calls"] if call.outcome == "unknown"}
-        assert unknown == {key for key, line in self.book.calls.items() if line.left_open}
         assert {run.id: run.outcome for run in answers["runs"]} == {
-            key: "incomplete" if line.left_open else "succeeded" for key, line in self.book.runs.items()
+            line.id: line.outcome for line in self.book.runs.values()
         }
         for file in self.store.glob("index.db*"):
             file.unlink()
@@ -300,22 +295,12 @@ class CallLane:
 
     def summary(self) -> str:
         runs = self.book.runs.values()
-        parts = ", ".join(f"{count} {what}" for what, count in sorted(self.totals.items()))
+        parts = ", ".join(f"{what}: {count}" for what, count in sorted(self.totals.items()))
         return (
-            f"\n{self.kills} kills, {len(self.returned)} receipts, {self.in_flight} calls in flight, 0 lost; "
-            f"{len(self.book.calls)} calls and {len(self.book.records)} records in all; {len(runs)} runs, "
-            f"{sum(line.left_open for line in runs)} incomplete ({parts})\n"
+            f"\n{self.kills} kills, {len(self.returned)} receipts, {self.in_flight} calls in flight, 0 lost\n"
+            f"({parts}; calls: {len(self.book.calls)}, records: {len(self.book.records)}, "
+            f"runs: {len(runs)}, incomplete: {sum(line.left_open for line in runs)})\n"
         )
-
-
-def as_told(line: Line) -> tuple[str | None, str | None, int | None]:
-    return line.outcome, line.run_id, line.request.position
-
-
-def judge_closed(line: Line) -> None:
-    """Closed by another than the program that began it."""
-    assert line.left_open
-    assert line.outcome == ("incomplete" if isinstance(line.last, RunFinished) else "unknown")
 
 
 def pages(ask: Callable[[str | None], Any]) -> list[Any]:

@@ -270,9 +270,9 @@ def test_what_comes_before_damage_in_the_journal_is_answered(tmp_path):
         file.seek(bad.offset + 40)
         file.write(b"\xaa" * 8)
     index = Index(store.path, Journal(RealDisk(str(tmp_path / "store"))))
-    with pytest.raises(CorruptJournal):
-        index.calls()
-    assert [int(call.id[:4], 16) for call in index.calls(refresh=False).items] == [4, 3, 2, 1]
+    assert [int(call.id[:4], 16) for call in index.calls().items] == [4, 3, 2, 1]
+    assert index.damage is not None
+    assert index.damage.details["sequence"] == 9
     with pytest.raises(CorruptJournal):
         index.refresh()
     index.close()

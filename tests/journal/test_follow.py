@@ -133,6 +133,29 @@ def test_records_that_were_durable_and_are_gone_are_missed(tmp_path: Path, open_
     assert caught.value.details == {"shard": 1, "segment": 1, "offset": third.offset, "sequence": 3}
 
 
+def test_damage_in_one_shard_keeps_nobody_from_reading_the_others(
+    tmp_path: Path, open_journal: OpenJournal
+) -> None:
+    first, second = open_journal(RealDisk(tmp_path)), open_journal(RealDisk(tmp_path))
+    for number in range(3):
+        put(first, number)
+        put(second, number)
+    bad = list(first.follow())[0]
+    first.close()
+    second.close()
+    path = tmp_path / "journal/0001/00000001.seg"
+    data = bytearray(path.read_bytes())
+    data[bad.offset + 40] ^= 0xFF
+    path.write_bytes(data)
+    found: list[Stored] = []
+    following = open_journal(RealDisk(tmp_path)).follow()
+    with pytest.raises(CorruptJournal) as caught:
+        found.extend(following)
+    assert caught.value.details["shard"] == 1
+    assert sequences(found) == [(2, 1), (2, 2), (2, 3)]
+    assert following.cursor.places[2][2] == 4
+
+
 def test_a_missing_segment_is_missed(tmp_path: Path, open_journal: OpenJournal) -> None:
     journal = open_journal(RealDisk(tmp_path))
     for number in range(60):

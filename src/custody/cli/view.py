@@ -34,6 +34,8 @@ def opened(settings: "Settings") -> Generator["View"]:
             what = "a call" if unknown == 1 else f"{unknown} calls"
             message(f"{what} of a process that died is now recorded as unknown.")
         yield view
+        if view.index.damage is not None:
+            raise view.index.damage  # after what could be shown, so that nobody takes it for all there is
 
 
 class Progress:

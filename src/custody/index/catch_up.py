@@ -50,11 +50,8 @@ class CatchUp:
         self._damage: CorruptJournal | None = None
         self._marks_seen: dict[int, Place] = {}
 
-    def run(self, progress: Progress | None = None) -> None:
-        """Up to what the journal held when this began, or more.
-
-        Raises CorruptJournal once everything before the damage is folded.
-        """
+    def run(self, progress: Progress | None = None) -> CorruptJournal | None:
+        """Up to what the journal held when this began, or more; returns what of it is damaged."""
         for _ in range(RESTARTS_MAX):
             self._damage = None
             try:
@@ -62,9 +59,7 @@ class CatchUp:
             except _SteppedBack:
                 self.start_again()
             else:
-                if self._damage is not None:
-                    raise self._damage
-                return
+                return self._damage
         raise StoreError("The journal is being repaired again and again.", hint="Its disk may be failing.")
 
     def holds(self) -> bool:

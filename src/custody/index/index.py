@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
-from custody.errors import StoreError
+from custody.errors import CorruptJournal, StoreError
 from custody.index.asking import (
     call_conditions,
     event_conditions,
@@ -79,6 +79,8 @@ class Index:
         self._catch_up: CatchUp | None = None
         self._process = os.getpid()
         self._left_behind: list[Database] = []
+        self.damage: CorruptJournal | None = None
+        """What the last catching up found damaged in the journal: answers lack what lies behind it."""
         self.kept = path is not None
         """False where the file cannot be written: each process then fills an index of its own in memory."""
 
@@ -90,8 +92,11 @@ class Index:
             self._database = None
 
     def refresh(self, progress: Progress | None = None) -> None:
-        """Catch up with the journal. Raises CorruptJournal once all before the damage is folded."""
+        """Catch up with the journal. Raises CorruptJournal once all that can be read is folded; questions do
+        not, they are answered from that."""
         self._answer(lambda _: None, refresh=True, progress=progress)
+        if self.damage is not None:
+            raise self.damage
 
     def rebuild(self, progress: Progress | None = None) -> None:
         """Forget everything and fold the whole journal again."""
@@ -264,7 +269,7 @@ class Index:
                 try:
                     database, catch_up = self._opened()
                     if refresh:
-                        catch_up.run(progress)
+                        self.damage = catch_up.run(progress)
                     with database.reading() as made:
                         if made and (not refresh or catch_up.holds()):
                             return ask(database)

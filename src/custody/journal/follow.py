@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
+from custody.errors import CorruptJournal
 from custody.journal.frames import SEGMENT_HEADER_BYTES, Stored
 from custody.journal.lease import read_lease
 from custody.journal.segments import (
@@ -54,8 +55,9 @@ class Cursor(Struct, frozen=True):
 class Following:
     """The records a journal holds behind a cursor, shard by shard in sequence. Iterate once.
 
-    `cursor` is the place behind the last record that was yielded. Iterating raises CorruptJournal at the
-    first frame that is damaged though it was durable.
+    `cursor` is the place behind the last record that was yielded. A shard ends at the first frame that is
+    damaged though it was durable; iterating raises CorruptJournal for the first such shard once the others
+    have been read.
     """
 
     def __init__(self, cache: SegmentCache, cursor: Cursor | None, only_shard: int | None = None) -> None:
@@ -71,20 +73,31 @@ class Following:
 
     def __iter__(self) -> Iterator[Stored]:
         every = shard_numbers(self._cache.disk) if self._only_shard is None else [self._only_shard]
+        damage: CorruptJournal | None = None
         for shard in every:
-            lease = read_lease(self._cache.disk, shard)
-            walk = _Walk(self._cache, shard, self._places.get(shard, START))
-            for stored in walk.records():
-                self._last = stored
-                yield stored
-            self._last = None
-            if walk.place != START:
-                self._places[shard] = walk.place
-            if lease is not None and walk.place[2] <= lease.durable:
-                raise _lost(shard, walk.place)
+            try:
+                yield from self._records(shard)
+            except CorruptJournal as error:
+                self._places = dict(self.cursor.places)
+                self._last = None
+                damage = damage or error
+        if damage is not None:
+            raise damage
+
+    def _records(self, shard: int) -> Iterator[Stored]:
+        lease = read_lease(self._cache.disk, shard)
+        walk = _Walk(self._cache, shard, self._places.get(shard, START))
+        for stored in walk.records():
+            self._last = stored
+            yield stored
+        self._last = None
+        if walk.place != START:
+            self._places[shard] = walk.place
+        if lease is not None and walk.place[2] <= lease.durable:
+            raise _lost(shard, walk.place)
 
 
-def _lost(shard: int, place: Place) -> Exception:
+def _lost(shard: int, place: Place) -> CorruptJournal:
     return corrupt("records that were durable are missing", shard, *place)
 
 

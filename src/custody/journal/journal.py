@@ -33,6 +33,9 @@ from custody.journal.settings import JournalSettings
 from custody.journal.shard import Shard
 from custody.records import Kind, Redacted
 
+RECORD_READ_BYTES = 4096
+"""Holds most records; one that is larger is read again as a whole."""
+
 
 class ShardState(Struct, frozen=True):
     """What is known of a shard without reading its records."""
@@ -190,17 +193,17 @@ class Journal:
 
     def read(self, shard: int, segment: int, offset: int) -> Stored:
         """One record by its place. Raises CorruptJournal when there is none to be believed."""
-        for found in self._cache.segments(shard, segment)[:1]:
-            if found.index != segment:
-                break
+        found = self._cache.segment(shard, segment)
+        if found is not None:
             file = self._disk.open(segment_path(shard, segment), write=False)
             try:
-                data = file.read(FRAME_BYTES_MAX, offset)
+                decoder = Decoder(found.header)
+                for count in (RECORD_READ_BYTES, FRAME_BYTES_MAX):
+                    stored = decoder.decode(file.read(count, offset), 0, offset)
+                    if stored is not None:
+                        return stored
             finally:
                 file.close()
-            stored = Decoder(found.header).decode(data, 0, offset)
-            if stored is not None:
-                return stored
         raise corrupt("there is no frame", shard, segment, offset, None)
 
     def shards(self) -> list[ShardState]:

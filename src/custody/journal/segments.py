@@ -165,7 +165,7 @@ class SegmentCache:
     def segments(self, shard: int, start_index: int = 0) -> list[Segment]:
         """The shard's segments from an index on, with their limits. Raises CorruptJournal."""
         indexes = (index for index in segment_indexes(self.disk, shard) if index >= start_index)
-        found = [found for index in indexes if (found := self._segment(shard, index)) is not None]
+        found = [found for index in indexes if (found := self.segment(shard, index)) is not None]
         if start_index == 0:
             _check_chain(found)
         limit = ENDLESS
@@ -175,7 +175,8 @@ class SegmentCache:
                 limit = min(limit, segment.first.sequence)
         return found
 
-    def _segment(self, shard: int, index: int) -> Segment | None:
+    def segment(self, shard: int, index: int) -> Segment | None:
+        """One segment, its limit not known; None when it is not there or not finished."""
         known = self._in_use.get((shard, index))
         if known is not None:
             return Segment(*known)
