@@ -140,7 +140,7 @@ def test_damage_in_one_shard_keeps_nobody_from_reading_the_others(
     for number in range(3):
         put(first, number)
         put(second, number)
-    bad = list(first.follow())[0]
+    bad = next(iter(first.follow()))
     first.close()
     second.close()
     path = tmp_path / "journal/0001/00000001.seg"
