@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from custody.calls.run import RunHandle, current_run
+from custody.calls.run import RunHandle, RunOptions, current_run
 from custody.calls.runtime import Runtime
 from custody.records import Call, RunOutcome
 
@@ -124,17 +124,21 @@ class BlockingRuntime:
         """Make a call; options as in `Runtime.call`."""
         return self._loop.wait(self._runtime.call(tool, arguments, **options))
 
-    def run(self, intent: str | None = None, *, agent: str | None = None, **facts: Any) -> BlockingRun:
-        """A new run for `with`; facts as in `Runtime.run`."""
-        return BlockingRun(self._loop, self._runtime.run(intent, agent=agent, **facts))
+    def run(
+        self, intent: str | None = None, *, shared: bool = False, **options: Unpack[RunOptions]
+    ) -> BlockingRun:
+        """A new run for `with`; see `Runtime.run`."""
+        return BlockingRun(self._loop, self._runtime.run(intent, shared=shared, **options))
 
     def join(self, run_id: str) -> BlockingRun:
         """Take part in a shared run; see `Runtime.join`."""
         return BlockingRun(self._loop, self._loop.wait(self._runtime.join(run_id)))
 
-    def named_run(self, name: str, intent: str | None = None, **facts: Any) -> BlockingRun:
+    def named_run(
+        self, name: str, /, intent: str | None = None, **options: Unpack[RunOptions]
+    ) -> BlockingRun:
         """Join or start the shared run of this name; see `Runtime.named_run`."""
-        return BlockingRun(self._loop, self._loop.wait(self._runtime.named_run(name, intent, **facts)))
+        return BlockingRun(self._loop, self._loop.wait(self._runtime.named_run(name, intent, **options)))
 
     def cancel(self, target: str) -> list[str]:
         """Ask a call or a run's calls to end; see `Runtime.cancel`."""

@@ -21,9 +21,20 @@ from tests.crash.calling import Told
 
 import custody
 from custody.index import CallFilter, EventFilter, Index, RunFilter
+from custody.index.query import LIMIT_MAX
 from custody.journal import Journal, Stored
 from custody.journal.disk import RealDisk
-from custody.records import CallFinished, CallStarted, Event, Request, RunFinished, RunStarted, decode_leaf
+from custody.records import (
+    OUTCOMES,
+    RUN_OUTCOMES,
+    CallFinished,
+    CallStarted,
+    Event,
+    Request,
+    RunFinished,
+    RunStarted,
+    decode_leaf,
+)
 
 SOURCE = Path(custody.__path__[0]).parent
 MESSAGES_MAX = 350
@@ -244,6 +255,9 @@ class CallLane:
                 self.judge_outcome(line)
             for call_id in self.unchecked:
                 self.judge_call(runtime.index.call(call_id))
+            assert runtime.index.stats().by_outcome == Counter(
+                line.outcome for line in self.book.calls.values()
+            )
         self.unchecked.clear()
 
     def judge_call(self, call: custody.Call) -> None:
@@ -265,8 +279,17 @@ class CallLane:
         for call in answers["calls"]:
             self.judge_call(call)
         assert {call.id for call in answers["calls"]} == self.book.calls.keys() >= self.returned.keys()
-        assert {run.id: run.outcome for run in answers["runs"]} == {
-            line.id: line.outcome for line in self.book.runs.values()
+        of_each = (("calls", self.book.calls, OUTCOMES), ("runs", self.book.runs, RUN_OUTCOMES))
+        for of, lines, outcomes in of_each:
+            assert {one.id: one.outcome for one in answers[of]} == {
+                line.id: line.outcome for line in lines.values()
+            }
+            assert answers[f"{of} by outcome"] == {
+                outcome: {line.id for line in lines.values() if line.outcome == outcome}
+                for outcome in outcomes
+            }
+        assert answers["positions taken"] == {
+            run_id: self.book.next_position[bytes.fromhex(run_id)] for run_id in self.book.runs
         }
         for file in self.store.glob("index.db*"):
             file.unlink()
@@ -274,14 +297,24 @@ class CallLane:
         again.journal.close()
 
     def ask(self, journal: Journal) -> dict[str, Any]:
+        """All an index has to say, asked in several ways."""
         index = Index(os.fspath(self.store / "index.db"), journal)
+        runs = everything(index.runs, RunFilter(order="oldest"))
         answers = {
-            "calls": pages(lambda cursor: index.calls(CallFilter(order="oldest"), 1000, cursor)),
-            "runs": pages(lambda cursor: index.runs(RunFilter(order="oldest"), 1000, cursor)),
-            "events": pages(lambda cursor: index.events(EventFilter(order="oldest"), 1000, cursor)),
-            "sessions": pages(lambda cursor: index.sessions(1000, cursor)),
+            "calls": everything(index.calls, CallFilter(order="oldest")),
+            "runs": runs,
+            "events": everything(index.events, EventFilter(order="oldest")),
             "stats": index.stats(),
             "open": (index.open_calls(), index.open_runs()),
+            "calls by outcome": {
+                outcome: {call.id for call in everything(index.calls, CallFilter(outcome=outcome))}
+                for outcome in OUTCOMES
+            },
+            "runs by outcome": {
+                outcome: {run.id for run in everything(index.runs, RunFilter(outcome=outcome))}
+                for outcome in RUN_OUTCOMES
+            },
+            "positions taken": {run.id: index.max_position(bytes.fromhex(run.id)) + 1 for run in runs},
         }
         assert index.kept
         index.close()
@@ -303,15 +336,14 @@ class CallLane:
         )
 
 
-def pages(ask: Callable[[str | None], Any]) -> list[Any]:
-    items: list[Any] = []
-    cursor: str | None = None
-    while True:
-        page = ask(cursor)
+def everything(ask: Callable[[Any, int, str | None], Any], condition: Any) -> list[Any]:
+    """All items of all pages of an answer."""
+    page = ask(condition, LIMIT_MAX, None)
+    items: list[Any] = [*page.items]
+    while page.next is not None:
+        page = ask(condition, LIMIT_MAX, page.next)
         items += page.items
-        cursor = page.next
-        if cursor is None:
-            return items
+    return items
 
 
 def test_eight_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown(tmp_path: Path) -> None:

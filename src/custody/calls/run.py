@@ -7,53 +7,59 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict
 
 from msgspec import Struct
 
+from custody.calls.execute import Who
 from custody.calls.ledger import Ledger, Numbering
 from custody.errors import RunClosed
 from custody.journal import Journal
+from custody.recorder import Draft, Recorder
 from custody.records import Call, RunFinished, RunOutcome, RunStarted, now_us
 
 current_run: ContextVar["RunHandle | None"] = ContextVar("custody_current_run", default=None)
 """The run in which this code works; tasks and threads started here inherit it."""
 
 
-class RunFacts(Struct, frozen=True, kw_only=True):
-    """What a run's first record says of it."""
+class RunOptions(TypedDict, total=False):
+    """What may be said of a run when it is started; what is left out is the runtime's."""
 
-    intent: str | None = None
-    outcome_description: str | None = None
-    inputs: Any = None
-    labels: Mapping[str, str] | None = None
-    agent: str | None = None
-    caller: str | None = None
-    session_id: str | None = None
-    parent_run_id: bytes | None = None
-    name: str | None = None
-    client: str | None = None
-    channel: str | None = None
-    user: str | None = None
-    host: str | None = None
-    workspace: str | None = None
-    door: str = "python"
-    shared: bool = False
-    external_id: str | None = None
-    owner_pid: int = 0
-    owner_start_ticks: int | None = None
-
-
-_PAYLOAD_FIELDS = ("intent", "outcome_description", "inputs", "labels")
+    agent: str | None
+    caller: str | None
+    session: str | None
+    """Id shared by runs that belong together."""
+    parent: str | None
+    """Id of the run it was started from; by default the surrounding one."""
+    name: str | None
+    client: str | None
+    channel: str | None
+    user: str | None
+    host: str | None
+    workspace: str | None
+    external_id: str | None
+    outcome_description: str | None
+    """What would count as success, in words."""
+    inputs: Any
+    labels: Mapping[str, str] | None
+    owner_pid: int
+    """The process a shared run lives and dies with; by default this one."""
 
 
-def started_record(facts: RunFacts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The payload and the leaf fields of a run's first record."""
-    payload = {name: getattr(facts, name) for name in _PAYLOAD_FIELDS if getattr(facts, name) is not None}
-    fields = {
-        name: getattr(facts, name) for name in RunFacts.__struct_fields__ if name not in _PAYLOAD_FIELDS
-    }
-    return payload, fields
+class Beginning(Struct, frozen=True):
+    """A run's first record before it is drafted."""
+
+    payload: dict[str, Any]
+    """Intent, outcome description, inputs and labels, as far as they were given."""
+    fields: dict[str, Any]
+    """The leaf's, but for the run's id and the time."""
+
+    @property
+    def shared(self) -> bool:
+        return self.fields["shared"]
+
+    def draft(self, recorder: Recorder, run_id: bytes) -> Draft:
+        return recorder.draft(RunStarted, self.payload, run_id=run_id, at_us=now_us(), **self.fields)
 
 
 class Home(Protocol):
@@ -77,11 +83,12 @@ class Home(Protocol):
 class RunHandle:
     """An open run. `async with` starts it and finishes it; calls made inside belong to it."""
 
-    def __init__(self, runtime: Home, run_id: bytes, facts: RunFacts, *, joined: bool = False) -> None:
+    def __init__(self, runtime: Home, run_id: bytes, beginning: Beginning, *, joined: bool = False) -> None:
         self._runtime = runtime
         self.run_id = run_id
-        self.facts = facts
-        self.numbering = Numbering(run_id, shared=facts.shared)
+        self._beginning = beginning
+        self.who = Who(**{name: beginning.fields[name] for name in Who.__struct_fields__})
+        self.numbering = Numbering(run_id, shared=beginning.shared)
         self.outcome: RunOutcome | None = None
         self.calls = 0
         self._joined = joined
@@ -126,12 +133,9 @@ class RunHandle:
 
     async def start(self) -> None:
         """Put the run on the record. Raises NotRecorded."""
-        payload, fields = started_record(self.facts)
-        draft = self._runtime.ledger.recorder.draft(
-            RunStarted, payload, run_id=self.run_id, at_us=now_us(), **fields
-        )
+        draft = self._beginning.draft(self._runtime.ledger.recorder, self.run_id)
         await self._runtime.ledger.append(draft)
-        if self.facts.shared:
+        if self._beginning.shared:
             await asyncio.to_thread(self._runtime.journal.create_shared, self.run_id)
 
     async def call(
@@ -179,6 +183,6 @@ class RunHandle:
             outcome=self.outcome,
             reason=reason,
             passed=passed,
-            calls=None if self.facts.shared else self.calls,
+            calls=None if self._beginning.shared else self.calls,
         )
         await asyncio.shield(self._runtime.ledger.append(draft, closes=True))

@@ -12,21 +12,21 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from msgspec import Struct
 
 from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of
 from custody.calls.ledger import Ledger
-from custody.calls.run import RunFacts, RunHandle, current_run, started_record
+from custody.calls.run import Beginning, RunHandle, RunOptions, current_run
 from custody.calls.samples import Samples
 from custody.errors import NotFound, NotRecorded, RunNotShared, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
 from custody.policy import Policy
 from custody.recorder import Recorder
-from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run, RunStarted, now_us
+from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
 from custody.redaction import secret_name
 from custody.sandbox import Launchers, build_environment, start_ticks
 from custody.tools import Context, ProcessIO, Registry, Scope, Tool
@@ -189,7 +189,7 @@ class Runtime:
 
     def _who(self, stated: Who, run: RunHandle | None) -> Who:
         """What is stated of a call, the rest taken from its run or from this runtime's settings."""
-        around = self.settings if run is None else run.facts
+        around = self.settings if run is None else run.who
         return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
 
     def _tool(self, tool: str | Callable[..., Any]) -> Tool | None:
@@ -243,11 +243,12 @@ class Runtime:
 
     # -- runs ---------------------------------------------------------------------------------------
 
-    def run(self, intent: str | None = None, *, shared: bool = False, **facts: Any) -> RunHandle:
-        """A new run, started by `async with`. `facts` are the fields of `RunFacts`; `session` and
-        `parent` (a run id) may be given for `session_id` and `parent_run_id`."""
+    def run(
+        self, intent: str | None = None, *, shared: bool = False, **options: Unpack[RunOptions]
+    ) -> RunHandle:
+        """A new run, started by `async with`. Other processes may join a `shared` one by its id."""
         return RunHandle(
-            self, self.ledger.recorder.ids.take(RUN_ID_BYTES), self._facts(intent, shared, **facts)
+            self, self.ledger.recorder.ids.take(RUN_ID_BYTES), self._beginning(intent, shared, options)
         )
 
     async def join(self, run_id: str) -> RunHandle:
@@ -257,25 +258,28 @@ class Runtime:
             raise RunNotShared(
                 f"Run {found.id[:8]} was not started as shared, so no other process may join it."
             )
-        facts = self._facts(
-            found.intent, True, agent=found.agent, caller=found.caller, session=found.session_id
-        )
-        handle = RunHandle(self, bytes.fromhex(found.id), facts, joined=True)
+        options = RunOptions(agent=found.agent, caller=found.caller, session=found.session_id)
+        beginning = self._beginning(found.intent, True, options)
+        handle = RunHandle(self, bytes.fromhex(found.id), beginning, joined=True)
         handle.outcome = found.outcome
         return handle
 
-    async def named_run(self, name: str, intent: str | None = None, **facts: Any) -> RunHandle:
+    async def named_run(
+        self, name: str, /, intent: str | None = None, **options: Unpack[RunOptions]
+    ) -> RunHandle:
         """The shared run of this name: joined, or started when there is none open. Exactly one process
         starts it."""
-        return await asyncio.to_thread(self._named_run, name, self._facts(intent, True, name=name, **facts))
+        options["name"] = name
+        beginning = self._beginning(intent, True, options)
+        run_id = await asyncio.to_thread(self._open_named_run, name, beginning)
+        return RunHandle(self, run_id, beginning, joined=True)
 
-    def _named_run(self, name: str, facts: RunFacts) -> RunHandle:
+    def _open_named_run(self, name: str, beginning: Beginning) -> bytes:
         recorder = self.ledger.recorder
 
         def create() -> bytes:
             run_id = recorder.ids.take(RUN_ID_BYTES)
-            payload, fields = started_record(facts)
-            recorder.append(recorder.draft(RunStarted, payload, run_id=run_id, at_us=now_us(), **fields))
+            recorder.append(beginning.draft(recorder, run_id))
             self.journal.create_shared(run_id)
             return run_id
 
@@ -286,38 +290,33 @@ class Runtime:
                 return False
 
         run_id, _ = self.journal.named_run(name, create, is_open)
-        return RunHandle(self, run_id, facts, joined=True)
+        return run_id
 
-    def _facts(
-        self,
-        intent: str | None,
-        shared: bool,
-        *,
-        session: str | None = None,
-        parent: str | None = None,
-        **facts: Any,
-    ) -> RunFacts:
-        settings = self.settings
+    def _beginning(self, intent: str | None, shared: bool, options: RunOptions) -> Beginning:
+        said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         surrounding = self._surrounding_run()
-        parent_id = bytes.fromhex(parent) if parent else (surrounding.run_id if surrounding else None)
-        known: dict[str, Any] = {
+        parent = said.pop("parent", None) or (surrounding.id if surrounding is not None else None)
+        owner_pid: int = said.pop("owner_pid", None) or os.getpid()
+        payload = {
+            name: said.pop(name) for name in ("outcome_description", "inputs", "labels") if name in said
+        }
+        if intent is not None:
+            payload["intent"] = intent
+        settings = self.settings
+        fields: dict[str, Any] = {
             "agent": settings.agent,
             "caller": settings.caller,
             "workspace": settings.workspace,
+            "session_id": said.pop("session", None) or settings.session_id,
+            "parent_run_id": None if parent is None else bytes.fromhex(parent),
             "door": settings.door,
+            "shared": shared,
             "user": _user(),
             "host": socket.gethostname(),
-            "owner_pid": os.getpid(),
+            "owner_pid": owner_pid,
+            "owner_start_ticks": start_ticks(owner_pid),
         }
-        known.update({name: value for name, value in facts.items() if value is not None})
-        known.setdefault("owner_start_ticks", start_ticks(known["owner_pid"]))
-        return RunFacts(
-            intent=intent,
-            shared=shared,
-            session_id=session or settings.session_id,
-            parent_run_id=parent_id,
-            **known,
-        )
+        return Beginning(payload, fields | said)
 
     def _surrounding_run(self) -> RunHandle | None:
         run = current_run.get()
