@@ -125,18 +125,21 @@ class BlockingRuntime:
         return self._loop.wait(self._runtime.call(tool, arguments, **options))
 
     def run(
-        self, intent: str | None = None, *, shared: bool = False, **options: Unpack[RunOptions]
+        self,
+        intent: str | None = None,
+        *,
+        name: str | None = None,
+        shared: bool = False,
+        **options: Unpack[RunOptions],
     ) -> BlockingRun:
         """A new run for `with`; see `Runtime.run`."""
-        return BlockingRun(self._loop, self._runtime.run(intent, shared=shared, **options))
+        return BlockingRun(self._loop, self._runtime.run(intent, name=name, shared=shared, **options))
 
     def join(self, run_id: str) -> BlockingRun:
         """Take part in a shared run; see `Runtime.join`."""
         return BlockingRun(self._loop, self._loop.wait(self._runtime.join(run_id)))
 
-    def named_run(
-        self, name: str, /, intent: str | None = None, **options: Unpack[RunOptions]
-    ) -> BlockingRun:
+    def named_run(self, name: str, intent: str | None = None, **options: Unpack[RunOptions]) -> BlockingRun:
         """Join or start the shared run of this name; see `Runtime.named_run`."""
         return BlockingRun(self._loop, self._loop.wait(self._runtime.named_run(name, intent, **options)))
 

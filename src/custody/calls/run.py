@@ -31,7 +31,6 @@ class RunOptions(TypedDict, total=False):
     """Id shared by runs that belong together."""
     parent: str | None
     """Id of the run it was started from; by default the surrounding one."""
-    name: str | None
     client: str | None
     channel: str | None
     user: str | None

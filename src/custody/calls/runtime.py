@@ -244,12 +244,16 @@ class Runtime:
     # -- runs ---------------------------------------------------------------------------------------
 
     def run(
-        self, intent: str | None = None, *, shared: bool = False, **options: Unpack[RunOptions]
+        self,
+        intent: str | None = None,
+        *,
+        name: str | None = None,
+        shared: bool = False,
+        **options: Unpack[RunOptions],
     ) -> RunHandle:
         """A new run, started by `async with`. Other processes may join a `shared` one by its id."""
-        return RunHandle(
-            self, self.ledger.recorder.ids.take(RUN_ID_BYTES), self._beginning(intent, shared, options)
-        )
+        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
+        return RunHandle(self, run_id, self._beginning(intent, name, shared, options))
 
     async def join(self, run_id: str) -> RunHandle:
         """Take part in a shared run by its id, a unique prefix of it, or its name. Raises RunNotShared."""
@@ -259,18 +263,17 @@ class Runtime:
                 f"Run {found.id[:8]} was not started as shared, so no other process may join it."
             )
         options = RunOptions(agent=found.agent, caller=found.caller, session=found.session_id)
-        beginning = self._beginning(found.intent, True, options)
+        beginning = self._beginning(found.intent, found.name, True, options)
         handle = RunHandle(self, bytes.fromhex(found.id), beginning, joined=True)
         handle.outcome = found.outcome
         return handle
 
     async def named_run(
-        self, name: str, /, intent: str | None = None, **options: Unpack[RunOptions]
+        self, name: str, intent: str | None = None, **options: Unpack[RunOptions]
     ) -> RunHandle:
         """The shared run of this name: joined, or started when there is none open. Exactly one process
         starts it."""
-        options["name"] = name
-        beginning = self._beginning(intent, True, options)
+        beginning = self._beginning(intent, name, True, options)
         run_id = await asyncio.to_thread(self._open_named_run, name, beginning)
         return RunHandle(self, run_id, beginning, joined=True)
 
@@ -292,7 +295,9 @@ class Runtime:
         run_id, _ = self.journal.named_run(name, create, is_open)
         return run_id
 
-    def _beginning(self, intent: str | None, shared: bool, options: RunOptions) -> Beginning:
+    def _beginning(
+        self, intent: str | None, name: str | None, shared: bool, options: RunOptions
+    ) -> Beginning:
         said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         surrounding = self._surrounding_run()
         parent = said.pop("parent", None) or (surrounding.id if surrounding is not None else None)
@@ -304,6 +309,7 @@ class Runtime:
             payload["intent"] = intent
         settings = self.settings
         fields: dict[str, Any] = {
+            "name": name,
             "agent": settings.agent,
             "caller": settings.caller,
             "workspace": settings.workspace,
