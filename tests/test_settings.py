@@ -95,6 +95,7 @@ def test_the_store_is_named_by_argument_then_environment_then_xdg(tmp_path):
     assert load_settings(store="/s").store == "/s"
     assert default_store({"CUSTODY_STORE": "/e", "XDG_DATA_HOME": "/x"}) == "/e"
     assert default_store({"XDG_DATA_HOME": "/x"}) == "/x/custody"
+    assert load_settings(store="~/mine").store == os.path.join(os.path.expanduser("~"), "mine")
 
 
 def test_a_store_that_is_a_file_is_a_sentence_with_what_to_do(tmp_path):

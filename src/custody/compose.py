@@ -150,7 +150,7 @@ def load_settings(
         for root in (folder, tempfile.gettempdir(), *file.calls.roots, *roots)
     )
     return Settings(
-        store=store or default_store(environ),
+        store=_store_path(store or default_store(environ)),
         cwd=folder,
         workspace=workspace,
         roots=tuple(allowed),
@@ -158,6 +158,10 @@ def load_settings(
         rules=tuple(rules),
         files_read=tuple(read),
     )
+
+
+def _store_path(store: str) -> str:
+    return store if store == MEMORY else os.path.abspath(os.path.expanduser(store))
 
 
 def _workspace_rules(path: str, read: list[str]) -> tuple[Rule, ...]:
@@ -205,7 +209,7 @@ def open_disk(store: str, *, create: bool = True) -> Disk:
     """The store's folder, or memory. Raises StoreError; warns about a network file system."""
     if store == MEMORY:
         return MemoryDisk()
-    disk = RealDisk(os.path.abspath(os.path.expanduser(store)), create=create)
+    disk = RealDisk(store, create=create)
     network = disk.network_filesystem()
     if network is not None:
         warnings.warn(
@@ -220,7 +224,7 @@ def open_index(store: str, journal: Journal) -> "Index":
     """The index of a store. Loaded here, not with this module: most commands only make calls."""
     from custody.index import Index
 
-    return Index(None if store == MEMORY else os.path.join(os.path.abspath(store), "index.db"), journal)
+    return Index(None if store == MEMORY else os.path.join(store, "index.db"), journal)
 
 
 def redaction_key(disk: Disk) -> bytes:

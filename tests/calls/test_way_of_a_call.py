@@ -337,3 +337,8 @@ def test_each_writer_says_once_who_it_is(tmp_path):
     assert len(events) == 2
     assert events[0].data["custody"] == custody.__version__
     assert set(events[0].data) == {"pid", "host", "boot_id", "platform", "kernel", "python", "custody"}
+
+
+@pytest.mark.parametrize("timeout", [1e7, 1e300, math.inf, 0])
+def test_a_deadline_may_be_as_far_away_as_one_likes(runtime, timeout):
+    assert runtime.call("exec", {"argv": ["true"]}, timeout=timeout).outcome == "succeeded"

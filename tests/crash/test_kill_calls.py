@@ -41,8 +41,8 @@ MESSAGES_MAX = 350
 """A program is killed after fewer messages than this; two make a call that returned."""
 SPIN_MAX = 20_000
 """Loops between that message and the kill, so that it does not always follow one at the same distance."""
-OPENING_SPIN_MAX = 5_000_000
-"""Loops within which a program that is killed while it opens the store is about done with that."""
+OPENING_SPIN_MAX = 10_000_000
+"""Loops in which a program has opened a store, closed what was left open in it and made its first calls."""
 NOBODY = -1
 """Stands for the number of a program where the test itself opened the store."""
 HANGING = tuple(tool.name for tool in calling.HANGING)
@@ -161,7 +161,7 @@ class CallLane:
         self.book = Book(Journal(RealDisk(self.store)))
         while self.kills < kills:
             self.kill_one()
-            if self.chance.random() < 0.8 or self.kills == kills:
+            if self.chance.random() < 0.7 or self.kills == kills:
                 self.reopen()
             # Else the next program closes what this one left open, and may be killed while it does.
         self.book.journal.close()
@@ -172,10 +172,13 @@ class CallLane:
     def kill_one(self) -> None:
         """Start a program, kill it, and judge its records before anybody else writes any."""
         program, self.kills = self.kills, self.kills + 1
+        left_open = self.book.open()
         told = self.start_and_kill(program)
         begun, finished = self.book.read(program)
         for line in finished:
             self.judge_outcome(line)
+        closed = {line.id for line in finished if line.left_open}
+        self.totals["killed while closing"] += 0 < len(closed) < len(left_open)
         for line in begun:
             if line.request is not None:
                 self.unchecked.add(line.id)
@@ -185,7 +188,7 @@ class CallLane:
 
     def start_and_kill(self, program: int) -> list[Told]:
         """What it told until it was killed: while it opened the store, or after so many messages."""
-        while_opening = self.chance.random() < 0.15
+        while_opening = self.chance.random() < (0.4 if self.book.open() else 0.05)
         messages = 1 if while_opening else self.chance.randrange(2, MESSAGES_MAX)
         spin = self.chance.randrange(OPENING_SPIN_MAX if while_opening else SPIN_MAX)
         self.totals["killed while opening"] += while_opening

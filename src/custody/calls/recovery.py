@@ -91,9 +91,11 @@ def _close(calls: list[OpenCall], runs: list[OpenRun], recorder: Recorder) -> Re
             closes=True,
         )
     for run in runs:
+        # A shared run lives with the process it names, which may well have ended in good order.
+        reason = "its owner ended" if run.shared else "killed"
         recorder.append(
             recorder.draft(
-                RunFinished, {}, run_id=run.run_id, at_us=now_us(), outcome="incomplete", reason="killed"
+                RunFinished, {}, run_id=run.run_id, at_us=now_us(), outcome="incomplete", reason=reason
             ),
             closes=True,
         )

@@ -7,6 +7,7 @@ the blocking face use it.
 
 import asyncio
 import getpass
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -203,7 +204,7 @@ class Runtime:
         if timeout is not None:
             if not timeout >= 0:
                 raise UsageError(f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.")
-            return timeout or None
+            return None if timeout in (0, math.inf) else timeout
         if tool is not None and tool.timeout_seconds is not None:
             return tool.timeout_seconds
         return self.settings.timeout_seconds

@@ -35,6 +35,7 @@ pipeline may be about to write its output."""
 ORPHANED_GRACE_SECONDS = 0.2  # from SIGTERM to SIGKILL when nobody waits for the result any more
 SWEEP_SECONDS = 0.01  # between two sweeps of SIGKILL: forks race with a sweep, the next one gets those
 KILL_SECONDS = 5.0  # then what is left is in uninterruptible sleep, or another user's, and is reported
+POLL_SECONDS_MAX = 86_400.0  # poll(2) takes 24 days at most; a later deadline is looked at again
 TERM_SWEEPS_MAX = 5  # each finds what was forked during the one before
 
 MEMORY_MARGIN_BYTES = 1024 * 1024
@@ -258,7 +259,9 @@ class Launcher:
 
     def _wait(self, call: Call | None, until: float | None) -> None:
         """Until something happens or the time has come; take what messages there are."""
-        timeout = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 0.5
+        timeout = None
+        if until is not None:
+            timeout = min(max(0.0, until - time.monotonic()), POLL_SECONDS_MAX) * 1000 + 0.5
         for descriptor, _ in self._poll.poll(timeout):
             if descriptor == self._wakeup:
                 self._drain_wakeup()
