@@ -19,7 +19,8 @@ SETTINGS_TEXT = """\
 timeout_seconds = 30             # deadline of a call that names none; 0 is none
 # parallel = 64                  # calls at once; others wait
 # roots = ["~/src"]              # folders commands may run in, beside the working and the temporary folder
-# environment = "allow_list"     # what commands get of the environment; "all_but_secret" hands on the rest
+# environment = "allow_list"     # give commands only well-known variables, or "all_but_secret"; unset: the
+                                 # command line hands on all but secrets, Python only well-known ones
 # limits = {{ nofile = 1024 }}     # resource limits of every command, as setrlimit(2) has them
 
 [breaker]                        # calls are refused while the machine stands worse than this
