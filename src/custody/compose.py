@@ -5,12 +5,10 @@ other module but the command line reads either. A workspace's own `custody.toml`
 rules: it comes with the code an agent works on, and must not loosen anything.
 """
 
+import io
 import os
-import tempfile
-import tomllib
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -147,7 +145,7 @@ def load_settings(
     file = user or SettingsFile()
     allowed = dict.fromkeys(
         os.path.realpath(os.path.expanduser(root))
-        for root in (folder, tempfile.gettempdir(), *file.calls.roots, *roots)
+        for root in (folder, _temporary_folder(environ), *file.calls.roots, *roots)
     )
     return Settings(
         store=_store_path(store or default_store(environ)),
@@ -157,6 +155,14 @@ def load_settings(
         file=file,
         rules=tuple(rules),
         files_read=tuple(read),
+    )
+
+
+def _temporary_folder(environ: Mapping[str, str]) -> str:
+    """As the tempfile module chooses, which takes longer to load than this whole file to run."""
+    named = (environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return next(
+        (folder for folder in (*named, "/tmp", "/var/tmp") if folder and os.path.isdir(folder)), "/tmp"
     )
 
 
@@ -195,10 +201,17 @@ def _convert(raw: dict[str, Any], path: str) -> SettingsFile:
 
 def _read_toml(path: str) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with io.open(path, "rb") as file:  # noqa: UP020 - `open` is this module's own
+            data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InvalidSetting(f"{path} cannot be read: {error.strerror}.") from error
+    import tomllib  # most machines have no settings file
+
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidSetting(f"{path} cannot be read: {error}.") from error
 
 

@@ -41,8 +41,8 @@ MESSAGES_MAX = 350
 """A program is killed after fewer messages than this; two make a call that returned."""
 SPIN_MAX = 20_000
 """Loops between that message and the kill, so that it does not always follow one at the same distance."""
-OPENING_SPIN_MAX = 10_000_000
-"""Loops in which a program has opened a store, closed what was left open in it and made its first calls."""
+OPENING_SPIN_MAX = 3_000_000
+"""The same for a kill while a program opens the store: about as long as that takes."""
 NOBODY = -1
 """Stands for the number of a program where the test itself opened the store."""
 HANGING = tuple(tool.name for tool in calling.HANGING)
@@ -104,6 +104,10 @@ class Book:
         self.cursor = following.cursor
         return self.begun, self.finished
 
+    def has_more(self, records: int) -> bool:
+        """Whether so many have been written since."""
+        return sum(1 for _ in self.journal.follow(self.cursor)) >= records
+
     def fold(self, stored: Stored, program: int) -> None:
         match decode_leaf(stored.kind, stored.leaf):
             case RunStarted(run_id=run_id):
@@ -149,7 +153,7 @@ class Book:
 @dataclass
 class CallLane:
     store: Path
-    chance: random.Random
+    seed: int
     kills: int = 0
     returned: dict[str, Told] = field(default_factory=dict)
     """The receipts, by call."""
@@ -160,8 +164,9 @@ class CallLane:
     def run(self, kills: int) -> None:
         self.book = Book(Journal(RealDisk(self.store)))
         while self.kills < kills:
-            self.kill_one()
-            if self.chance.random() < 0.7 or self.kills == kills:
+            chance = random.Random(f"{self.seed} {self.kills}")
+            self.kill_one(chance)
+            if chance.random() < 0.7 or self.kills == kills:
                 self.reopen()
             # Else the next program closes what this one left open, and may be killed while it does.
         self.book.journal.close()
@@ -169,11 +174,11 @@ class CallLane:
 
     # -- one kill -------------------------------------------------------------------------------------
 
-    def kill_one(self) -> None:
+    def kill_one(self, chance: random.Random) -> None:
         """Start a program, kill it, and judge its records before anybody else writes any."""
         program, self.kills = self.kills, self.kills + 1
         left_open = self.book.open()
-        told = self.start_and_kill(program)
+        told = self.start_and_kill(program, chance)
         begun, finished = self.book.read(program)
         for line in finished:
             self.judge_outcome(line)
@@ -186,11 +191,14 @@ class CallLane:
                     self.totals["hanging" if line.hangs else f"in flight, {line.request.effect}"] += 1
         self.judge_told(program, told)
 
-    def start_and_kill(self, program: int) -> list[Told]:
-        """What it told until it was killed: while it opened the store, or after so many messages."""
-        while_opening = self.chance.random() < (0.4 if self.book.open() else 0.05)
-        messages = 1 if while_opening else self.chance.randrange(2, MESSAGES_MAX)
-        spin = self.chance.randrange(OPENING_SPIN_MAX if while_opening else SPIN_MAX)
+    def start_and_kill(self, program: int, chance: random.Random) -> list[Told]:
+        """What it told until it was killed: after so many messages, or after so many records while it closed
+        what others had left open."""
+        left_open = len(self.book.open())
+        while_opening = chance.random() < (0.4 if left_open else 0.05)
+        messages = 1 if while_opening else chance.randrange(2, MESSAGES_MAX)
+        records = chance.randrange(left_open + 1) if while_opening else 0
+        spin = chance.randrange(OPENING_SPIN_MAX if while_opening and not records else SPIN_MAX)
         self.totals["killed while opening"] += while_opening
         with subprocess.Popen(
             [sys.executable, calling.__file__, str(self.store), f"{program}"],
@@ -206,6 +214,8 @@ class CallLane:
                     more = process.stdout.read(65536)
                     assert more, f"the program ended by itself with {process.wait()}"
                     stream += more
+                while not self.book.has_more(records):
+                    assert process.poll() is None
                 for _ in range(spin):
                     pass
             finally:
@@ -350,7 +360,7 @@ def everything(ask: Callable[[Any, int, str | None], Any], condition: Any) -> li
 
 
 def test_eight_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown(tmp_path: Path) -> None:
-    lane = CallLane(tmp_path / "store", random.Random(1))
+    lane = CallLane(tmp_path / "store", seed=5)
     lane.run(kills=8)
     sys.stdout.write(lane.summary())
     assert lane.returned and lane.in_flight
@@ -361,7 +371,7 @@ def test_eight_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown
 def test_two_hundred_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown(
     tmp_path: Path,
 ) -> None:
-    lane = CallLane(tmp_path / "store", random.Random(2))
+    lane = CallLane(tmp_path / "store", seed=2)
     lane.run(kills=200)
     sys.stdout.write(lane.summary())
     assert len(lane.returned) >= 10_000

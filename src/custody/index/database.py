@@ -13,7 +13,6 @@ import random
 import re
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -72,7 +71,8 @@ check_library(apsw.sqlite_lib_version())
 
 def _script(name: str) -> str:
     # importlib.resources alone takes longer to load than everything else here.
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+    with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
+        return file.read()
 
 
 def _statements() -> dict[str, str]:

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from custody.errors import LauncherLost, SandboxError
 from custody.sandbox.cgroup import Cgroup, make_cgroup, parent_folder, remove_abandoned
@@ -34,7 +33,7 @@ LAUNCHER_SLACK_SECONDS = 10.0
 LAUNCHER_KILL_SECONDS = 6.0  # a little more than its own bound for ending a tree, at most
 LAUNCHER_EXIT_SECONDS = 5.0  # an idle one ends at once when its socket closes
 
-_PROGRAM = Path(__file__).parent / "launcher" / "program.py"
+_PROGRAM = os.path.join(os.path.dirname(__file__), "launcher", "program.py")
 _LAST_WORDS_BYTES = 2000
 _CGROUP_REMOVALS_MAX = 50  # what was killed in it takes a moment to be gone
 _CGROUP_REMOVAL_SECONDS = 0.02
@@ -67,7 +66,7 @@ class _Launcher:
         arguments = (theirs.fileno(), os.getpid(), int(no_new_privs), cgroup.path if cgroup else "")
         try:
             self.process = subprocess.Popen(
-                [python, "-I", "-S", str(_PROGRAM), *map(str, arguments)],
+                [python, "-I", "-S", _PROGRAM, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
