@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from custody.compose import CallsSection, SettingsFile, ToolsSection
+from custody.host import BreakerThresholds
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)[^)]*\)")
@@ -42,3 +45,14 @@ def test_the_benchmark_table_is_made_from_the_measurements():
     command = [sys.executable, str(ROOT / "benchmarks" / "table.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_setting_is_explained() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([a-z_]+)`", text)) | {"policy"}
+    sections = SettingsFile.__struct_fields__
+    assert set(sections) <= set(re.findall(r"## `\[+([a-z]+)", text)) | {"policy"}
+    for keys in (CallsSection, ToolsSection):
+        assert set(keys.__struct_fields__) <= explained
+    for key in BreakerThresholds.__struct_fields__:
+        assert key in explained or key.endswith("_resume"), key

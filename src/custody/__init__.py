@@ -10,19 +10,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from custody.calls import Runtime
     from custody.compose import open
-    from custody.errors import CustodyError, NotRecorded
+    from custody.errors import CustodyError, NotRecorded, OutcomeUnknown, UsageError
     from custody.records import Call, Run
     from custody.tools import Context, tool
 
 __version__ = "0.1.0"
 
-__all__ = ["Call", "Context", "CustodyError", "NotRecorded", "Run", "Runtime", "__version__", "open", "tool"]
+__all__ = [
+    "Call",
+    "Context",
+    "CustodyError",
+    "NotRecorded",
+    "OutcomeUnknown",
+    "Run",
+    "Runtime",
+    "UsageError",
+    "__version__",
+    "open",
+    "tool",
+]
 
 _HOMES: dict[str, str] = {
     "Call": "custody.records",
     "Context": "custody.tools",
     "CustodyError": "custody.errors",
     "NotRecorded": "custody.errors",
+    "OutcomeUnknown": "custody.errors",
+    "UsageError": "custody.errors",
     "Run": "custody.records",
     "Runtime": "custody.calls",
     "open": "custody.compose",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from custody.calls.run import RunHandle, RunOptions, current_run
 from custody.calls.runtime import Runtime
+from custody.errors import StoreClosed
 from custody.records import Call, RunOutcome
 
 if TYPE_CHECKING:
@@ -32,13 +33,20 @@ class _Loop:
         self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for it; an interrupt of the wait cancels it."""
+        """Run a coroutine there and wait for it; an interrupt of the wait cancels it. Raises StoreClosed."""
+        if self._loop.is_closed():
+            work.close()
+            raise StoreClosed
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -148,6 +156,8 @@ class BlockingRuntime:
         return self._loop.wait(self._runtime.cancel(target))
 
     def close(self) -> None:
-        """End what still runs and seal the store."""
+        """End what still runs and seal the store. A second close does nothing."""
+        if self._loop.closed:
+            return
         self._loop.wait(self._runtime.close())
         self._loop.close()

@@ -70,6 +70,12 @@ class StoreUnusable(StoreError):
     """The store's folder cannot be opened."""
 
 
+class StoreReadOnly(StoreUnusable):
+    """The store can be read and not written, so nothing can be recorded and nothing is run."""
+
+    exit_code = 5
+
+
 class StoreTooNew(StoreError):
     """The store was written by a newer Custody."""
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from custody import __version__
 from custody.journal import Journal, Receipt, boot_id, sha256_in_pieces
 from custody.records import (
+    EVENT_NAMES,
     KINDS,
     SALT_BYTES,
     CallAnswered,
@@ -145,6 +146,7 @@ class Recorder:
 
     def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> bytes:
         """Record an event; returns its id. `leaf_data` keeps the data for ever."""
+        assert name in EVENT_NAMES, f"{name} is not in the closed list of records.EVENT_NAMES"
         event_id = self.ids.take(8)
         payload = {} if leaf_data else {"data": data}
         self.append(

@@ -9,7 +9,7 @@ import pytest
 from tests.settings_for_tests import NEVER_SHORT
 
 import custody
-from custody.errors import RunClosed, UsageError
+from custody.errors import RunClosed, StoreClosed, UsageError
 from custody.index import CallFilter, EventFilter
 from custody.tools import ProcessIO
 
@@ -342,3 +342,27 @@ def test_each_writer_says_once_who_it_is(tmp_path):
 @pytest.mark.parametrize("timeout", [1e7, 1e300, math.inf, 0])
 def test_a_deadline_may_be_as_far_away_as_one_likes(runtime, timeout):
     assert runtime.call("exec", {"argv": ["true"]}, timeout=timeout).outcome == "succeeded"
+
+
+def test_a_plain_function_may_be_called_again_and_redefined(runtime):
+    def make(plus: int):
+        def twice(n: int) -> int:
+            return 2 * n + plus
+
+        return twice
+
+    first, second = make(0), make(1)
+
+    assert [runtime.call(first, {"n": n}).result for n in (1, 2)] == [2, 4]
+    assert runtime.call(second, {"n": 1}).result == 3
+    with pytest.raises(UsageError, match="exec"):
+        runtime.call(custody.tool(name="exec")(lambda: None), {})
+
+
+def test_a_closed_runtime_says_so(store):
+    with custody.open(store) as runtime:
+        pass
+
+    with pytest.raises(StoreClosed):
+        runtime.call(add, {"a": 1})
+    runtime.close()

@@ -350,3 +350,33 @@ def test_when_the_store_cannot_be_written_nothing_runs(custody):
     ran = custody("exec", "--json", "--", "touch", str(marker))
     assert ran.code == 2
     assert json.loads(ran.out)["error"]["type"] == "StoreUnusable"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_with_closed_descriptors_nothing_of_custodys_is_taken_for_them(custody, closed):
+    marker = custody.work / "where"
+    script = f"readlink /proc/self/fd/0 > {marker}; echo x; exit 5"
+    command = f"{sys.executable} -m custody exec -- sh -c '{script}' {closed}"
+    ended = subprocess.run(
+        ["sh", "-c", command], env=custody.environment, cwd=custody.work, capture_output=True
+    )
+    assert ended.returncode == 5
+    assert b"Traceback" not in ended.stderr
+    if "<" in closed:
+        assert marker.read_text().strip() == "/dev/null"
+
+
+def test_output_that_cannot_be_written_is_said_and_is_no_success(custody):
+    command = f"{sys.executable} -m custody exec -- echo x > /dev/full"
+    ended = subprocess.run(
+        ["sh", "-c", command], env=custody.environment, cwd=custody.work, capture_output=True, text=True
+    )
+    assert ended.returncode == 125
+    assert "No space left on device" in ended.stderr
+    listed = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m custody calls > /dev/full"],
+        env=custody.environment, cwd=custody.work, capture_output=True, text=True,
+    )  # fmt: skip
+    assert listed.returncode == 1
+    assert "The output cannot be written" in listed.stderr
+    assert "bug" not in listed.stderr

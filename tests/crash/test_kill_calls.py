@@ -188,7 +188,7 @@ class CallLane:
             if line.request is not None:
                 self.unchecked.add(line.id)
                 if line.left_open:
-                    self.totals["hanging" if line.hangs else f"in flight, {line.request.effect}"] += 1
+                    self.totals["hanging" if line.hangs else f"{line.request.effect}s in flight"] += 1
         self.judge_told(program, told)
 
     def start_and_kill(self, program: int, chance: random.Random) -> list[Told]:
@@ -245,7 +245,7 @@ class CallLane:
                     assert line.finished_by == program
                     assert line.what_came_of_it == (said.outcome, said.run_id, said.position)
                     self.returned[said.id] = said
-                    self.totals[f"receipts, {said.effect}"] += 1
+                    self.totals[f"receipts of {said.effect}s"] += 1
 
     def judge_outcome(self, line: Line) -> None:
         """Unknown and incomplete are what another program closed, and nothing else."""

@@ -278,6 +278,24 @@ def test_what_comes_before_damage_in_the_journal_is_answered(tmp_path):
     index.close()
 
 
+def test_what_was_folded_is_not_folded_again_by_the_next_who_opens_it(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    for number in range(1, 9):
+        store.call(number, number)
+    folded: list[int] = []
+    for _ in range(2):
+        index = Index(store.path, store.writer)
+        index.refresh(folded.append)
+        index.close()
+    assert len(folded) == 1
+    store.call(9, 9)
+    index = Index(store.path, store.writer)
+    index.refresh(folded.append)
+    assert folded[-1] == 2
+    assert len(index.calls().items) == 9
+    index.close()
+
+
 # -- several at once ------------------------------------------------------------------------------------
 
 READER = """

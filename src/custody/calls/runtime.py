@@ -194,15 +194,16 @@ class Runtime:
         return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
 
     def _tool(self, tool: str | Callable[..., Any]) -> Tool | None:
-        """The tool named, or given: a tool object becomes known to the runtime when it is first called."""
-        if isinstance(tool, str):
-            return self.tools.get(tool)
-        known = self.tools.get(getattr(tool, "name", getattr(tool, "__name__", "")))
-        return known if known is tool else self.tools.add(tool)
+        """The tool named, or given: one that is given becomes known to the runtime by its name."""
+        return self.tools.get(tool) if isinstance(tool, str) else self.tools.know(tool)
 
     def _limit_seconds(self, timeout: float | None, tool: Tool | None) -> float | None:
         if timeout is not None:
-            if not timeout >= 0:
+            try:
+                makes_sense = timeout >= 0
+            except TypeError:
+                makes_sense = False
+            if not makes_sense:
                 raise UsageError(f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.")
             return None if timeout in (0, math.inf) else timeout
         if tool is not None and tool.timeout_seconds is not None:

@@ -100,6 +100,8 @@ async def _call(
             run=run,
             timeout=asked.timeout,
             dry_run=asked.dry_run,
+            agent=asked.agent,
+            caller=asked.caller,
             cwd=asked.cwd,
             io=io,
             as_recorded=as_recorded,

@@ -146,14 +146,16 @@ def cancel_command(identifier: str, store: str | None, as_json: bool) -> int:
         for call_id in cancelled:
             print(f"Asked {call_id} to end.")
     else:
-        message(f"Nothing is running under {identifier}.")
+        message(f"Nothing is running under {identifier!r}.")
     return 0 if cancelled else 1
 
 
 async def _cancel(identifier: str, store: str | None) -> list[str]:
-    from custody.compose import open_runtime
+    from custody.compose import open_disk, open_runtime
 
-    runtime = await open_runtime(load(store), door="cli")
+    settings = load(store)
+    open_disk(settings.store, create=False)  # there is nothing to end in a store that is not there
+    runtime = await open_runtime(settings, door="cli")
     try:
         return await runtime.cancel(identifier)
     finally:

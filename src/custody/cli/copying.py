@@ -34,6 +34,8 @@ class Copier:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self.lost: OSError | None = None
+        """Why some of the command's output did not reach ours, unless its reader has left."""
         self._closed: set[int] = set()
         self._writing: int | None = None
         self._signals = 0
@@ -60,8 +62,11 @@ class Copier:
         except BrokenPipeError:
             self._closed.add(descriptor)
             self._end_gradually()
-        except (_Stalled, OSError):
+        except _Stalled:
             self._closed.add(descriptor)
+        except OSError as error:
+            self._closed.add(descriptor)
+            self.lost = error
         finally:
             self._writing = None
 

@@ -50,17 +50,26 @@ def exec_command(
     import asyncio
 
     asked = Asked(**options)
-    call = asyncio.run(_exec(asked, argv, dict(variables), live=not as_json))
+    call, lost = asyncio.run(_exec(asked, argv, dict(variables), live=not as_json))
     if as_json:
         from custody.cli.document import print_document
 
         print_document(call)
         return exit_code(call)
     say(call, argv)
-    return transparent_exit_code(call)
+    code = transparent_exit_code(call)
+    if lost is not None:
+        message(
+            f"some of the output could not be written: {lost.strerror}. It is on the record: {call.id[:8]}"
+        )
+        return code or REFUSED
+    return code
 
 
-async def _exec(asked: Asked, argv: Sequence[str], variables: dict[str, str], *, live: bool) -> Call:
+async def _exec(
+    asked: Asked, argv: Sequence[str], variables: dict[str, str], *, live: bool
+) -> tuple[Call, OSError | None]:
+    """The call, and why some of its output could not be passed on."""
     from custody.cli.copying import Copier
     from custody.sandbox import Control
     from custody.tools.tool import ProcessIO
@@ -72,11 +81,13 @@ async def _exec(asked: Asked, argv: Sequence[str], variables: dict[str, str], *,
 
         async with Terminal(control) as terminal:
             io = ProcessIO(on_output=terminal.show, terminal=terminal_size(1), control=control)
-            return await act(asked, "exec", arguments, own_run=True, io=io, variables=variables)
+            call = await act(asked, "exec", arguments, own_run=True, io=io, variables=variables)
+            return call, None
     copier = Copier(control)
     copier.listen()
     io = ProcessIO(on_output=copier.write if live else None, stdin_fd=_standard_input(), control=control)
-    return await act(asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live)
+    call = await act(asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live)
+    return call, copier.lost
 
 
 def at_terminal() -> bool:

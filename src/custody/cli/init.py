@@ -12,8 +12,9 @@ from custody.cli.options import json_option, load, store_option
 from custody.errors import StoreUnusable
 
 SETTINGS_TEXT = """\
-# Settings of Custody, for this user. Every line that is commented out shows the default.
+# Settings of Custody, for this user. Lines that are commented out show a default or an example.
 # A workspace may add its own rules in a custody.toml at its git root; it cannot loosen these.
+# docs/settings.md explains every one.
 
 [calls]
 timeout_seconds = 30             # deadline of a call that names none; 0 is none
@@ -43,12 +44,12 @@ def init_command(store: str | None, as_json: bool) -> int:
 
     from custody.compose import user_settings_path
 
-    settings_path = user_settings_path()
-    settings_made = write_settings(settings_path)
     settings = load(store)
-    store_path = os.path.abspath(settings.store)
+    store_path = settings.store
     store_made = not os.path.exists(store_path)
     asyncio.run(_make_store(settings))
+    settings_path = user_settings_path()
+    settings_made = write_settings(settings_path)
     shell = os.path.basename(os.environ.get("SHELL", "bash"))
     if as_json:
         from custody.cli.document import print_document

@@ -123,17 +123,23 @@ def page_options(decorated: Decorated) -> Decorated:
 def act_options(decorated: Decorated) -> Decorated:
     """What `exec` and `call` may be told."""
     options = [
-        click.option("--run", "run_name", metavar="NAME|ID", help="Join this run, or start one so named."),
+        click.option(
+            "--run", "run_name", metavar="NAME|ID",
+            help="Join this run, or start one so named; it ends with the shell or script that started it.",
+        ),
         click.option("--session", metavar="NAME", help="The session the run belongs to; opened when new."),
         click.option("--agent", metavar="NAME", help="Which agent acts."),
         click.option("--caller", metavar="NAME", help="On whose behalf."),
-        click.option("--intent", metavar="TEXT", help="What the run is for."),
+        click.option("--intent", metavar="TEXT", help="What the run is for; `call` makes one by it."),
         click.option(
             "--timeout", type=Duration(), metavar="TIME",
-            help="Deadline: seconds, 500ms, 2m; 0 for none [default: 30 s].",
+            help="Deadline: seconds, 500ms, 2m; 0 for none [default: as the settings say, else 30 s].",
         ),
         click.option("--cwd", metavar="FOLDER", help="Where it runs [default: here]."),
-        click.option("--root", "roots", multiple=True, metavar="FOLDER", help="A folder it may be in."),
+        click.option(
+            "--root", "roots", multiple=True, metavar="FOLDER",
+            help="Also allow this working directory, and below (repeatable).",
+        ),
         click.option("--dry-run", is_flag=True, help="Check and record, but run nothing."),
         store_option,
         json_option,
@@ -164,6 +170,10 @@ def load(store: str | None, *, roots: tuple[str, ...] = ()) -> "Settings":
     from custody.compose import load_settings
     from custody.errors import UsageError
 
+    if store == ":memory:":
+        raise UsageError(
+            "A store in memory is gone when the command ends.", hint="Name a folder with --store."
+        )
     try:
         return load_settings(store=store, cwd=os.getcwd(), roots=roots)
     except FileNotFoundError:

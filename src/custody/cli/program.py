@@ -5,11 +5,13 @@ promise that with `--json` standard output holds one document and nothing else. 
 command does. Used by `custody.cli.main` and by tests.
 """
 
+import errno
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
@@ -46,6 +48,7 @@ HOMES = {name: home for commands in SECTIONS.values() for name, home in commands
 COMPLETE_VARIABLE = "_CUSTODY_COMPLETE"
 SIGNALLED_EXIT_CODE = 128  # plus the signal's number, as shells have it
 REFUSED_EXIT_CODE = 125  # timeout(1): the wrapper itself failed
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # where our output goes, not in Custody
 
 
 class Program(click.Group):
@@ -121,6 +124,8 @@ def run(arguments: Sequence[str]) -> int:
     except CustodyError as error:
         return _fail(invocation, type(error).__name__, error.message, error.hint, error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS and error.filename is None:
+            return _output_lost(error)
         return _bug(invocation, error)
 
 
@@ -170,15 +175,27 @@ def _bug(invocation: Invocation, error: Exception) -> int:
     return _fail(invocation, type(error).__name__, text, "CUSTODY_DEBUG=1 shows where it happened.", 1)
 
 
+def _output_lost(error: OSError) -> int:
+    """Say that standard output takes nothing, and let nothing more be flushed into it."""
+    _turn_away(sys.stdout)
+    message(f"The output cannot be written: {error.strerror}.")
+    return 1
+
+
+def _turn_away(stream: TextIO) -> None:
+    """What is still in the stream's buffer, and all that comes, goes nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
 def _pipe_closed() -> int:
     """Whoever read our output has gone: end quietly, and let nothing be flushed into the closed pipe."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BrokenPipeError:
-            os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+            _turn_away(stream)
     return 0
 
 

@@ -147,12 +147,12 @@ class CatchUp:
         """
         with self._database.reading() as made:
             checks = self._database.rows("watermark_checks") if made else []
-        for shard, segment, offset, sequence, check in checks:
+        for shard, segment, offset, next_sequence, check in checks:
             try:
                 stored = self._journal.read(shard, segment, offset)
             except (StoreError, OSError, LookupError):
                 return False
-            if (stored.sequence, _check(stored)) != (sequence, check):
+            if (stored.sequence + 1, _check(stored)) != (next_sequence, check):
                 return False
         return True
 

@@ -100,10 +100,12 @@ class Index:
 
     def rebuild(self, progress: Progress | None = None) -> None:
         """Forget everything and fold the whole journal again."""
-
         with self._mutex:
             self._answer(lambda _: None)
-            self._opened()[1].start_again()
+            try:
+                self._opened()[1].start_again()
+            except apsw.Error as error:
+                self._overcome(error, 0)
             self.refresh(progress)
 
     # -- lists ----------------------------------------------------------------------------------------

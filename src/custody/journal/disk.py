@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable
 from typing import Protocol
 
-from custody.errors import StoreUnusable
+from custody.errors import StoreReadOnly, StoreUnusable
 from custody.journal.disk_lock import RealLock, held, locked_elsewhere, try_lock
 
 
@@ -260,7 +260,9 @@ class RealDisk:
             raise _unusable(self._root, "cannot be read by this user", _ASK_OWNER)
         self.writable = os.access(self._root, os.W_OK)
         if create and not self.writable:
-            raise _unusable(self._root, "cannot be written by this user", _ASK_OWNER)
+            raise StoreReadOnly(
+                f"The store {self._root} cannot be written by this user.", hint=_ASK_OWNER, path=self._root
+            )
 
     def network_filesystem(self) -> str | None:
         """The type of the network file system the store is on; None for a local one or an unknown one."""

@@ -56,9 +56,6 @@ SEQUENCE = struct.Struct("<Q")
 FRAME_BYTES_MAX = 128 * 1024
 """A frame fits any segment and any read-ahead; larger payloads are blobs, whose limit is half of this."""
 
-UNSYNCED_MAX = 2**32 - 1
-"""A writer waits for a sync long before so many frames are unsynced; more is only ever said by damage."""
-
 GIL_KEPT_BYTES_MAX = 2047
 """hashlib gives up the GIL above this, and winning it back beside one busy thread costs 5 ms."""
 

@@ -52,6 +52,21 @@ class Registry:
         self._tools[tool.name] = tool
         return tool
 
+    def know(self, candidate: Any) -> Tool:
+        """The tool a program gave: a function, made a tool when it is first seen, or a tool object.
+
+        One given later under the same name takes its place; that of a built-in tool is never given away.
+        """
+        name = getattr(candidate, "name", None) or getattr(candidate, "__name__", "")
+        known = self._tools.get(name)
+        if known is not None and known is candidate:
+            return known
+        if isinstance(known, FunctionTool):
+            if known.function is candidate:
+                return known
+            del self._tools[name]
+        return self.add(candidate)
+
     def keep(self, tool: Tool) -> Keep:
         """What the record holds of this tool's arguments and results."""
         return self._keep.get(tool.name, tool.keep)
