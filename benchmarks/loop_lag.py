@@ -9,7 +9,8 @@ import time
 
 import custody
 from custody.compose import load_settings, open_runtime
-from custody.journal import Fault, FaultyDisk, RealDisk
+from custody.journal import RealDisk
+from custody.journal.disk_faulty import Fault, FaultyDisk
 from harness import Measurement, Timing, arguments, never_refused, report, scratch, settle
 
 CALLERS = 64

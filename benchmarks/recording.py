@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from custody.calls.guards import ALLOWED
 from custody.journal import Journal
 from custody.journal.disk import RealDisk
 from custody.recorder import Recorder
 from custody.records import (
     CallFinished,
     CallStarted,
-    Decision,
     IdSource,
     Request,
     Usage,
@@ -67,7 +67,7 @@ class Store:
             tool="exec",
             effect="unknown",
             level="process",
-            decision=Decision("allow", "rule", "no rule is against it"),
+            decision=ALLOWED,
             asked_at_us=now_us(),
             pid=4711,
             thread_id=4711,

@@ -8,7 +8,7 @@ one another directly.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from custody.calls import Runtime
+    from custody.calls.runtime import Runtime
     from custody.compose import open
     from custody.errors import CustodyError, NotRecorded, OutcomeUnknown, UsageError
     from custody.records import Call, Run
@@ -38,7 +38,7 @@ _HOMES: dict[str, str] = {
     "OutcomeUnknown": "custody.errors",
     "UsageError": "custody.errors",
     "Run": "custody.records",
-    "Runtime": "custody.calls",
+    "Runtime": "custody.calls.runtime",
     "open": "custody.compose",
     "tool": "custody.tools",
 }

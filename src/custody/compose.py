@@ -15,20 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Struct
 
-from custody.blocking import BlockingRuntime
-from custody.calls.runtime import CallSettings, Runtime
 from custody.errors import CorruptJournal, InvalidSetting, NotRecorded, UsageError
-from custody.host import Breaker, BreakerThresholds, Sampler
+from custody.host import BreakerThresholds
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
-from custody.policy import Policy, Rule, parse_rules
+from custody.policy import Rule, parse_rules
 from custody.recorder import Recorder
 from custody.records import Effect, IdSource
 from custody.redaction import Redactor, secrets_of
-from custody.sandbox import Launchers
-from custody.tools import Registry, installed_tools
 
 if TYPE_CHECKING:
+    from custody.blocking import BlockingRuntime
     from custody.calls.recovery import Recovered
+    from custody.calls.runtime import CallSettings, Runtime
     from custody.index import Index, Progress
 
 SETTINGS_FILE = "custody.toml"
@@ -303,30 +301,28 @@ async def open_runtime(
     session: str | None = None,
     environment_added: Mapping[str, str] | None = None,
     disk: Disk | None = None,
-) -> Runtime:
+) -> "Runtime":
     """Open a store for calls: take a shard, close what dead processes left open, find the tools.
 
     `disk` stands in for the one that `settings.store` names.
     """
+    # Here, not with this module: commands that only look never make a call.
     import asyncio
 
+    from custody.calls.runtime import Runtime
+    from custody.host import Breaker, Sampler
+    from custody.policy import Policy
+    from custody.sandbox import Launchers
+    from custody.tools import Registry, installed_tools
+
     at_terminal = door == "cli"
-    calls = settings.file.calls
-    call_settings = CallSettings(
-        roots=settings.roots,
-        cwd=settings.cwd,
-        timeout_seconds=calls.timeout_seconds or None,
-        parallel_calls=calls.parallel,
-        durable_before=calls.durable_before,
-        environment=calls.environment or ("all_but_secret" if at_terminal else "allow_list"),
-        environment_added=environment_added or {},
-        no_new_privs=not at_terminal,
-        limits=calls.limits,
+    call_settings = msgspec.structs.replace(
+        _call_settings(settings, at_terminal=at_terminal),
         door=door,
         agent=agent,
         caller=caller,
-        workspace=settings.workspace,
         session_id=session,
+        environment_added=environment_added or {},
     )
     launchers = Launchers()
     if at_terminal:
@@ -363,6 +359,24 @@ async def open_runtime(
     )
 
 
+def _call_settings(settings: Settings, *, at_terminal: bool) -> "CallSettings":
+    """What the settings say of calls; a person at a terminal gets more of the machine than an agent."""
+    from custody.calls.runtime import CallSettings
+
+    calls = settings.file.calls
+    return CallSettings(
+        roots=settings.roots,
+        cwd=settings.cwd,
+        timeout_seconds=calls.timeout_seconds or None,
+        parallel_calls=calls.parallel,
+        durable_before=calls.durable_before,
+        environment=calls.environment or ("all_but_secret" if at_terminal else "allow_list"),
+        no_new_privs=not at_terminal,
+        limits=calls.limits,
+        workspace=settings.workspace,
+    )
+
+
 def recover_from_crashes(
     store: str, journal: Journal, recorder: Callable[[], Recorder]
 ) -> "Recovered | None":
@@ -381,12 +395,14 @@ def recover_from_crashes(
 class Opening:
     """What `custody.open` gives: `with` it for the blocking face, `async with` it for the other."""
 
-    def __init__(self, make_runtime: Callable[[], Coroutine[Any, Any, Runtime]]) -> None:
+    def __init__(self, make_runtime: Callable[[], Coroutine[Any, Any, "Runtime"]]) -> None:
         self._make_runtime = make_runtime
         self._blocking: BlockingRuntime | None = None
         self._runtime: Runtime | None = None
 
-    def __enter__(self) -> BlockingRuntime:
+    def __enter__(self) -> "BlockingRuntime":
+        from custody.blocking import BlockingRuntime
+
         self._blocking = BlockingRuntime(self._make_runtime)
         return self._blocking
 
@@ -396,7 +412,7 @@ class Opening:
         assert self._blocking is not None, "left before it was entered"
         self._blocking.close()
 
-    async def __aenter__(self) -> Runtime:
+    async def __aenter__(self) -> "Runtime":
         runtime = self._runtime = await self._make_runtime()
         return runtime
 
@@ -429,7 +445,7 @@ def open(  # noqa: A001 - the public name is custody.open
             f"{store} is a URL; this version opens folders.", hint='Give a folder or ":memory:".'
         )
 
-    async def make_runtime() -> Runtime:
+    async def make_runtime() -> "Runtime":
         settings = load_settings(store=store, cwd=cwd, roots=roots)
         return await open_runtime(settings, tools=tools, agent=agent, caller=caller, session=session)
 

@@ -9,7 +9,8 @@ import pytest
 import custody
 from custody.compose import load_settings, open_runtime
 from custody.errors import NotRecorded, OutcomeUnknown
-from custody.journal import Fault, FaultyDisk, MemoryDisk
+from custody.journal import MemoryDisk
+from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import Call
 
 FULL = errno.ENOSPC

@@ -29,7 +29,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
 
 Guard = Callable[[Proposal], Decision | None]
 
-ALLOWED = Decision("allow", "rule", "no guard objects")
+ALLOWED = Decision("allow", "rule", "")
+"""No guard objects; nothing more is said, as it would be said of almost every call."""
 
 
 def decide(proposal: Proposal, guards: Sequence[Guard]) -> Decision:

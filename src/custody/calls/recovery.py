@@ -14,7 +14,6 @@ from custody.index import Index, OpenCall, OpenRun
 from custody.journal import Journal, ShardState
 from custody.recorder import Recorder
 from custody.records import CallFinished, RunFinished, now_us
-from custody.sandbox import end_survivors, start_ticks
 
 
 class Recovered(Struct, frozen=True):
@@ -110,6 +109,8 @@ def _close(calls: list[OpenCall], runs: list[OpenRun], recorder: Recorder) -> Re
 
 def _end_survivors(call: OpenCall, recorder: Recorder, ended: list[int], reported: list[int]) -> None:
     """End what provably belongs to the call; say what only may."""
+    from custody.sandbox import end_survivors
+
     gone, left = end_survivors(call.call_id.hex())
     for name, found in (("recovery.reaped", gone), ("recovery.reported", left)):
         if found:
@@ -121,4 +122,8 @@ def _end_survivors(call: OpenCall, recorder: Recorder, ended: list[int], reporte
 
 def _alive(pid: int | None, ticks: int | None) -> bool:
     """Whether the very process (not a later one of the same number) still runs."""
-    return bool(pid) and ticks is not None and start_ticks(pid) == ticks
+    if not pid or ticks is None:
+        return False
+    from custody.sandbox import start_ticks  # seldom asked, and looking loads nothing else of it
+
+    return start_ticks(pid) == ticks

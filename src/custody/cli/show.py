@@ -152,7 +152,7 @@ def print_call(call: Call) -> None:
             ("signal", _compact(call.signal)),
             ("limit hit", call.limit_hit),
             ("dry run", "yes, nothing was run" if call.dry_run else None),
-            ("decision", f"{call.decision.verdict} by {call.decision.by}: {call.decision.reason}"),
+            ("decision", _decision(call)),
             ("rule", call.decision.rule),
             ("run", call.run_id and f"{call.run_id}, position {call.position}"),
             ("session", call.session_id),
@@ -180,6 +180,13 @@ def print_call(call: Call) -> None:
     _print_host(call)
     _print_withheld(call)
     _print_content(call)
+
+
+def _decision(call: Call) -> str:
+    decision = call.decision
+    if not decision.reason:
+        return f"{decision.verdict}: nothing is against it"
+    return f"{decision.verdict} by {decision.by}: {decision.reason}"
 
 
 def _processes(call: Call) -> str:

@@ -5,7 +5,6 @@ The names other packages use; each module says what it owns. `Journal` is the fa
 
 from custody.journal.commit import Receipt
 from custody.journal.disk import Disk, RealDisk
-from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.journal.disk_memory import MemoryDisk
 from custody.journal.follow import Cursor, Following, Place
 from custody.journal.frames import Stored, sha256_in_pieces
@@ -16,8 +15,6 @@ from custody.journal.settings import JournalSettings
 __all__ = [
     "Cursor",
     "Disk",
-    "Fault",
-    "FaultyDisk",
     "Following",
     "Journal",
     "JournalSettings",

@@ -5,13 +5,17 @@ sync in flight is the window; there is no timer. Knows nothing of segments: `syn
 written durable and says up to which sequence. Used by `shard`; callers see it through `Receipt`.
 """
 
-import asyncio
-import concurrent.futures
+from __future__ import annotations  # who only reads loads no asyncio
+
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from custody.errors import NotRecorded
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
 
 EXECUTOR_THREADS = 4
 """One batch per event loop is on its way at a time; more loops than this in one process share."""
@@ -149,6 +153,8 @@ class GroupCommit:
             return
         if self._lost:
             raise _lost()
+        import asyncio
+
         loop = asyncio.get_running_loop()
         batch = self._batches.get(loop)
         if batch is None:
@@ -201,11 +207,13 @@ class GroupCommit:
             batch.running = False
             self._batches.pop(loop, None)
 
-    def _submit(self, work: Callable[[], None]) -> "concurrent.futures.Future[None]":
+    def _submit(self, work: Callable[[], None]) -> concurrent.futures.Future[None]:
         with self._mutex:
             if self._closed.is_set():
                 raise NotRecorded("The store was closed before the record was durable.")
             if self._executor is None:
+                import concurrent.futures
+
                 self._executor = concurrent.futures.ThreadPoolExecutor(EXECUTOR_THREADS, "custody-commit")
             return self._executor.submit(work)
 
