@@ -117,7 +117,7 @@ def test_everything_about_a_call_is_shown(recorded):
         "sh -c 'exit 3'",
         "failed",
         "exit code 3",
-        "allow by",
+        "allow: nothing is against it",
         "Used",
         f"shard {made['bad']['shard']}",
     ):

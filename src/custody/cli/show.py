@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 HOST_READINGS = (
     ("processor", "cpu_percent", " %"),
-    ("waiting for it", "pressure_cpu_some_percent", " %"),
+    ("CPU pressure", "pressure_cpu_some_percent", " %"),
     ("load", "load_1m", ""),
     ("memory", "memory_used_percent", " %"),
     ("swap", "swap_used_bytes", "bytes"),
-    ("waiting for I/O", "pressure_io_some_percent", " %"),
+    ("I/O pressure", "pressure_io_some_percent", " %"),
     ("disk free", "disk_free_bytes", "bytes"),
 )
 """Title, field of a sample, unit."""
