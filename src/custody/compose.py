@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
     from custody.calls.runtime import CallSettings, Runtime
     from custody.index import Index, Progress
+    from custody.sandbox import Launchers
 
 SETTINGS_FILE = "custody.toml"
 MEMORY = ":memory:"
@@ -301,10 +302,12 @@ async def open_runtime(
     session: str | None = None,
     environment_added: Mapping[str, str] | None = None,
     disk: Disk | None = None,
+    launchers: "Launchers | None" = None,
 ) -> "Runtime":
     """Open a store for calls: take a shard, close what dead processes left open, find the tools.
 
-    `disk` stands in for the one that `settings.store` names.
+    `disk` stands in for the one that `settings.store` names; `launchers` may have been started already, and
+    become the runtime's.
     """
     # Here, not with this module: commands that only look never make a call.
     import asyncio
@@ -324,9 +327,7 @@ async def open_runtime(
         session_id=session,
         environment_added=environment_added or {},
     )
-    launchers = Launchers()
-    if at_terminal:
-        launchers.prepare(no_new_privs=call_settings.no_new_privs)  # it starts while the store is opened
+    launchers = launchers or Launchers()
     registry = Registry(
         tools,
         installed=lambda: installed_tools(settings.file.tools.modules),

@@ -66,17 +66,25 @@ async def act(
 
     Raises NotRecorded, OutcomeUnknown, UsageError.
     """
-    from custody.compose import open_runtime
+    from custody.sandbox import Launchers
 
-    settings = load(asked.store, roots=asked.roots)
-    runtime = await open_runtime(
-        settings,
-        door="cli",
-        agent=asked.agent,
-        caller=asked.caller,
-        session=session_of(asked.session),
-        environment_added=variables,
-    )
+    launchers = Launchers()
+    launchers.prepare()  # it starts while the rest is loaded and the store is opened
+    try:
+        from custody.compose import open_runtime
+
+        runtime = await open_runtime(
+            load(asked.store, roots=asked.roots),
+            door="cli",
+            agent=asked.agent,
+            caller=asked.caller,
+            session=session_of(asked.session),
+            environment_added=variables,
+            launchers=launchers,
+        )
+    except BaseException:
+        await launchers.close()
+        raise
     try:
         return await _call(runtime, asked, tool, arguments, own_run=own_run, io=io, as_recorded=as_recorded)
     finally:
