@@ -347,6 +347,9 @@ class Run(Struct, frozen=True, kw_only=True):
     shard: int
     sequence: int
 
+    def __repr__(self) -> str:
+        return f"<Run {self.id[:8]} {self.outcome or 'running'}>"
+
 
 class Call(Struct, frozen=True, kw_only=True):
     """A call as every door shows it: folded from its records."""
@@ -403,6 +406,9 @@ class Call(Struct, frozen=True, kw_only=True):
     child_start_ticks: int | None
     shard: int
     sequence: int
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id[:8]} {self.tool} {self.outcome or 'running'}>"
 
 
 def document(value: Any) -> Any:

@@ -210,7 +210,7 @@ def test_a_run_is_joined_by_the_beginning_of_its_id(custody):
     assert ran.json["error"]["type"] == "RunNotShared"
 
 
-@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2"])
 def test_signals_go_on_to_the_command(custody, name):
     script = (
         "import os, signal\n"

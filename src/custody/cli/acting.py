@@ -156,11 +156,12 @@ def exit_code(call: Call) -> int:
 def explanation(call: Call) -> str | None:
     """Why the call did not succeed, and what to do; None when it did."""
     if call.outcome == "rejected":
-        return f"refused by {call.decision.by}: {call.decision.reason}"
+        by = call.decision.by if call.decision.rule is None else f"{call.decision.by} {call.decision.rule!r}"
+        return f"refused by {by}: {call.decision.reason}"
     if call.outcome == "timed_out":
         return f"{call.reason}; what it had started was ended. --timeout sets another limit, 0 none."
     if call.outcome == "unknown":
-        return "the outcome is unknown: it started, and its end could not be recorded."
+        return f"the outcome is unknown: {call.reason}."
     if call.outcome == "failed" and call.error is not None:
         return str(call.error.get("message") or call.reason)
     return call.reason

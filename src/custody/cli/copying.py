@@ -14,7 +14,15 @@ from custody.sandbox import Control
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""What a shell or a supervisor sends to a command; without it the last three would end Custody itself."""
 
 CLOSED_PIPE: tuple[tuple[float, int], ...] = (
     (0, signal.SIGPIPE),
