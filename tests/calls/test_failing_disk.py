@@ -126,10 +126,13 @@ def test_a_disk_that_fills_up_while_the_tool_runs_leaves_room_for_its_end():
             )
             return "x" * 100_000
 
-        return await runtime.call(act, {}), runtime.index.calls
+        call = await runtime.call(act, {}, as_recorded=True)
+        return call, runtime.index.call(call.id)
 
-    (call, _), _ = in_runtime(scenario)
+    (call, recorded), _ = in_runtime(scenario)
+    assert recorded == call
     assert call.outcome == "succeeded"
+    assert call.result == {"$omitted": True, "bytes": 100_005}, "what found no room is counted"
 
 
 def test_a_stalled_sync_does_not_stop_the_event_loop():

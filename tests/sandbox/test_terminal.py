@@ -15,7 +15,7 @@ from tests.sandbox.commands import WAIT_SECONDS, command, run_one, run_with, she
 
 from custody.errors import CommandNotFound, UsageError
 from custody.sandbox import Control, Launchers, TerminalSize
-from custody.sandbox.terminal import Terminal, is_terminal, terminal_size
+from custody.sandbox.terminal import Terminal, terminal_size
 
 
 def test_the_command_has_a_controlling_terminal_of_the_given_size() -> None:
@@ -164,7 +164,7 @@ def test_our_terminal_is_raw_for_the_time_and_restored(pair: tuple[int, int]) ->
 
     async def body(pool: Launchers) -> None:
         control = Control()
-        assert is_terminal(ours)
+        assert os.isatty(ours)
         async with Terminal(control, input_descriptor=ours, output_descriptor=ours) as terminal:
             seen.append(termios.tcgetattr(ours))
             os.write(person, b"hello\r")

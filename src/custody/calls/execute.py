@@ -284,9 +284,8 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
             host_after=progress.host_after.event_id,
         )
 
-    finished = draft(progress.asked.keep)
     try:
-        await ledger.append_terminal(finished, lambda: draft("none"))
+        finished = await ledger.append_terminal(draft(progress.asked.keep), lambda: draft("none"))
     except NotRecorded as error:
         machinery.unrecorded.add(progress.asked.call_id)
         raise OutcomeUnknown(

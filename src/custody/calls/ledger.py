@@ -64,14 +64,19 @@ class Ledger:
                 numbering.lock.release()
         return await self._in_thread(self._append_numbered, numbering, draft_at, opens)
 
-    async def append_terminal(self, draft: Draft, without_payload: Callable[[], Draft]) -> Receipt:
-        """Append a call's terminal record; where its payload finds no room, the record alone."""
+    async def append_terminal(self, draft: Draft, without_payload: Callable[[], Draft]) -> Draft:
+        """Append a call's terminal record; where its payload finds no room, the record alone.
+
+        Returns the one that is on the record. Raises NotRecorded.
+        """
         try:
-            return await self.append(draft, closes=True)
+            await self.append(draft, closes=True)
         except NotRecorded:
             if not draft.blobs:
                 raise
-            return await self.append(without_payload(), closes=True)
+            draft = without_payload()
+            await self.append(draft, closes=True)
+        return draft
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)

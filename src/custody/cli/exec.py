@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from custody import errors
 from custody.cli.acting import Asked, act, exit_code, explanation
 from custody.cli.invocation import Invocation, message
 from custody.cli.options import Variable, act_options
@@ -18,8 +19,6 @@ from custody.records import Call
 
 TIMED_OUT = 124
 REFUSED = 125
-NOT_EXECUTABLE = 126
-NOT_FOUND = 127
 SIGNALLED = 128  # plus the signal's number
 
 
@@ -124,8 +123,8 @@ def transparent_exit_code(call: Call) -> int:
         return SIGNALLED + call.signal
     if call.outcome == "succeeded":
         return 0
-    kind = None if call.error is None else call.error.get("type")
-    return {"CommandNotFound": NOT_FOUND, "CommandNotExecutable": NOT_EXECUTABLE}.get(str(kind), REFUSED)
+    kind = getattr(errors, str(call.error and call.error.get("type")), None)
+    return getattr(kind, "shell_exit_code", REFUSED)
 
 
 def say(call: Call, argv: Sequence[str]) -> None:

@@ -74,10 +74,10 @@ class Cell:
 Row = Sequence["Cell | str | None"]
 
 
-def console(*, to_stderr: bool = False) -> "Console":
+def console() -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False, emoji=False, markup=False, stderr=to_stderr)
+    return Console(highlight=False, emoji=False, markup=False)
 
 
 def table(titles: Sequence[Column | str], rows: Iterable[Row]) -> None:

@@ -27,12 +27,6 @@ _END_OF_FILE = b"\x04"  # what a terminal takes for the end of its input
 Handler = Any  # what signal.getsignal returns: a callable, a constant or None
 
 
-def is_terminal(descriptor: int) -> bool:
-    with contextlib.suppress(OSError):
-        return os.isatty(descriptor)
-    return False
-
-
 def terminal_size(descriptor: int) -> TerminalSize:
     """As the terminal says; 24 by 80 when it does not."""
     with contextlib.suppress(termios.error, OSError):
