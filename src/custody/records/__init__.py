@@ -1,0 +1,100 @@
+"""The record types: what is kept of runs, calls, steps and events.
+
+Owns the eight kinds of record, their leaf and payload parts, ids and times, and the two read models
+(`Run`, `Call`) every door shows. Knows nothing of files, of redaction or of how a call is executed.
+Used by every other module.
+
+A record has two parts. The *leaf* is kept for ever and hashed into the journal's tree: ids, decisions,
+outcomes, times, measurements and the salted digest of the payload. The *payload* holds what was said:
+arguments, results, texts; it can be purged without touching the leaf.
+"""
+
+from custody.records.ids import (
+    CALL_ID_BYTES,
+    RUN_ID_BYTES,
+    IdSource,
+    now_us,
+    rfc3339,
+)
+from custody.records.leaves import (
+    EFFECTS,
+    EVENT_NAMES,
+    KINDS,
+    LEAF_TYPES,
+    OUTCOMES,
+    RUN_OUTCOMES,
+    SALT_BYTES,
+    By,
+    CallAnswered,
+    CallAsked,
+    CallFinished,
+    CallStarted,
+    Decision,
+    Effect,
+    Event,
+    Kind,
+    Leaf,
+    Level,
+    Outcome,
+    Redacted,
+    Redaction,
+    Request,
+    RunFinished,
+    RunOutcome,
+    RunStarted,
+    Source,
+    Step,
+    Usage,
+    Verdict,
+    decode_leaf,
+    decode_payload,
+    encode_leaf,
+)
+from custody.records.models import (
+    Call,
+    Run,
+    document,
+)
+
+__all__ = [
+    "By",
+    "CALL_ID_BYTES",
+    "Call",
+    "CallAnswered",
+    "CallAsked",
+    "CallFinished",
+    "CallStarted",
+    "Decision",
+    "EFFECTS",
+    "EVENT_NAMES",
+    "Effect",
+    "Event",
+    "IdSource",
+    "KINDS",
+    "Kind",
+    "LEAF_TYPES",
+    "Leaf",
+    "Level",
+    "OUTCOMES",
+    "Outcome",
+    "RUN_ID_BYTES",
+    "RUN_OUTCOMES",
+    "Redacted",
+    "Redaction",
+    "Request",
+    "Run",
+    "RunFinished",
+    "RunOutcome",
+    "RunStarted",
+    "SALT_BYTES",
+    "Source",
+    "Step",
+    "Usage",
+    "Verdict",
+    "decode_leaf",
+    "decode_payload",
+    "document",
+    "encode_leaf",
+    "now_us",
+    "rfc3339",
+]

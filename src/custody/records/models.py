@@ -1,0 +1,120 @@
+"""The two read models every door shows, `Run` and `Call`, and how they become plain data."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from custody.records.leaves import Decision, Effect, Level, Outcome, Redaction, RunOutcome, Source, Usage
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """A run as every door shows it: folded from its records."""
+
+    id: str
+    name: str | None
+    session_id: str | None
+    parent_run_id: str | None
+    agent: str | None
+    caller: str | None
+    client: str | None
+    channel: str | None
+    user: str | None
+    host: str | None
+    workspace: str | None
+    door: str
+    shared: bool
+    external_id: str | None
+    intent: str | None
+    outcome_description: str | None
+    inputs: Any
+    labels: dict[str, str] | None
+    outcome: RunOutcome | None
+    """None while it is running."""
+    reason: str | None
+    passed: bool | None
+    output: Any
+    started_at: str
+    finished_at: str | None
+    duration_us: int | None
+    calls: int
+    calls_by_outcome: dict[str, int]
+    owner_pid: int | None
+    shard: int
+    sequence: int
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id[:8]} {self.outcome or 'running'}>"
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """A call as every door shows it: folded from its records."""
+
+    id: str
+    run_id: str | None
+    session_id: str | None
+    position: int | None
+    parent_id: str | None
+    step_id: str | None
+    external_id: str | None
+    agent: str | None
+    caller: str | None
+    tool: str
+    effect: Effect
+    level: Level
+    arguments: Any
+    dry_run: bool
+    source: Source
+    decision: Decision
+    outcome: Outcome | None
+    """None while it is running."""
+    reason: str | None
+    passed: bool | None
+    result: Any
+    error: dict[str, Any] | None
+    """`type` and `message`."""
+    exit_code: int | None
+    signal: int | None
+    limit_hit: str | None
+    started_at: str | None
+    """None for a call that never ran."""
+    finished_at: str | None
+    asked_at: str
+    monotonic_start_ns: int | None
+    monotonic_end_ns: int | None
+    latency_us: int | None
+    queue_us: int | None
+    decide_us: int | None
+    record_us: int | None
+    usage: Usage | None
+    host_before: dict[str, Any] | None
+    host_after: dict[str, Any] | None
+    changes: int | None
+    redactions: tuple[Redaction, ...]
+    cwd: str | None
+    """Where its process ran."""
+    environment_withheld: tuple[str, ...] | None
+    door: str
+    workspace: str | None
+    pid: int
+    thread_id: int
+    child_pid: int | None
+    child_start_ticks: int | None
+    shard: int
+    sequence: int
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id[:8]} {self.tool} {self.outcome or 'running'}>"
+
+
+def document(value: Any) -> Any:
+    """A read model as the plain data every door shows: mappings with named fields, lists, scalars.
+
+    Leaves are stored as arrays, so their parts (decision, usage, redactions) are given their names here.
+    """
+    if isinstance(value, Struct):
+        return {name: document(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, (list, tuple)):
+        return [document(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        return {str(name): document(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
