@@ -47,6 +47,15 @@ FINISHED_RESERVE_BYTES = INLINE_BYTES_MAX + 2 * 1024
 need a blob on a full disk gives up its payload, not itself."""
 
 
+class Said(Struct, frozen=True):
+    """A payload as it goes on the record: redacted, salted and digested."""
+
+    data: Redacted
+    digest: bytes
+    blobs: tuple[Redacted, ...]
+    redactions: tuple[Redaction, ...]
+
+
 class Draft(Struct, frozen=True):
     """A record ready to be appended: redacted, split and digested. Making one does no I/O."""
 
@@ -84,13 +93,8 @@ class Recorder:
         self.ids = ids
         self._writer_pid = 0
 
-    def draft(
-        self, leaf_type: type[Leaf], payload: Mapping[str, Any], *, keep: Keep = "full", **fields: Any
-    ) -> Draft:
-        """Redact `payload` (name -> any value) and build the leaf around its digest.
-
-        `fields` are the leaf's own fields except `payload_digest` and `redactions`.
-        """
+    def redact(self, payload: Mapping[str, Any], keep: Keep = "full") -> Said:
+        """What `payload` (name -> any value) says, secrets replaced. From here on it cannot change."""
         salt = self.ids.take(SALT_BYTES)
         blobs: tuple[Redacted, ...] = ()
         if keep != "full":
@@ -104,10 +108,20 @@ class Recorder:
             payload, blobs, redactions = self._detach(payload)
             kept = self._redactor.keep(payload, "")
         data = salted(salt, kept)
-        if "redactions" in leaf_type.__struct_fields__:
-            fields["redactions"] = redactions
-        leaf = leaf_type(payload_digest=sha256_in_pieces(data), **fields)
-        return Draft(KINDS[leaf_type], self._encode(leaf), data, blobs, redactions)
+        return Said(data, sha256_in_pieces(data), blobs, redactions)
+
+    def draft_of(self, said: Said, leaf_type: type[Leaf], **fields: Any) -> Draft:
+        """The leaf around what is said. `fields` are its own, except `payload_digest` and `redactions`."""
+        if leaf_type is not CallAnswered:
+            fields["redactions"] = said.redactions
+        leaf = leaf_type(payload_digest=said.digest, **fields)
+        return Draft(KINDS[leaf_type], self._encode(leaf), said.data, said.blobs, said.redactions)
+
+    def draft(
+        self, leaf_type: type[Leaf], payload: Mapping[str, Any], *, keep: Keep = "full", **fields: Any
+    ) -> Draft:
+        """Both at once."""
+        return self.draft_of(self.redact(payload, keep), leaf_type, **fields)
 
     def may_wait(self, draft: Draft) -> bool:
         """Whether appending this draft may wait for a disk: then it has no place on an event loop."""

@@ -170,12 +170,12 @@ async def _reject(progress: _Progress, ledger: Ledger) -> Call:
     """One record says that it was asked and never ran."""
     progress.state = advance(progress.state, Kind.CALL_FINISHED)
     finished_at_us = now_us()
+    said = ledger.recorder.redact({"arguments": progress.asked.arguments}, progress.asked.keep)
 
     def draft_at(position: int | None) -> Draft:
-        return ledger.recorder.draft(
+        return ledger.recorder.draft_of(
+            said,
             CallFinished,
-            {"arguments": progress.asked.arguments},
-            keep=progress.asked.keep,
             call_id=progress.asked.call_id,
             at_us=finished_at_us,
             outcome="rejected",
@@ -209,13 +209,13 @@ async def _record_start(progress: _Progress, context: Context, machinery: Machin
     began_ns = time.monotonic_ns()
     progress.started_at_us, progress.started_ns = now_us(), began_ns
     drafts: list[Draft] = []
+    said = ledger.recorder.redact(payload, progress.asked.keep)
 
     def draft_at(position: int | None) -> Draft:
         drafts.append(
-            ledger.recorder.draft(
+            ledger.recorder.draft_of(
+                said,
                 CallStarted,
-                payload,
-                keep=progress.asked.keep,
                 call_id=asked.call_id,
                 at_us=progress.started_at_us,
                 monotonic_ns=began_ns,

@@ -103,6 +103,50 @@ class Usage(Struct, frozen=True, array_like=True):
     stderr_dropped_bytes: int | None = None
 
 
+class Tokens(Struct, frozen=True, array_like=True):
+    """What one model turn used, as its provider counted. None is unknown, never zero.
+
+    As in the GenAI conventions of OpenTelemetry, `input` includes what was read from and written to a
+    cache, `output` includes reasoning.
+    """
+
+    input: int | None = None
+    output: int | None = None
+    reasoning: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+
+
+class Totals(Struct, frozen=True, array_like=True):
+    """What a run has done so far, its children not included. Tokens and cost are the sums of what is known:
+    0 before the first step, None when no step said."""
+
+    steps: int = 0
+    calls: int = 0
+    """Started or rejected."""
+    calls_by_outcome: dict[str, int] = {}
+    """Those that ended."""
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    reasoning_tokens: int | None = 0
+    cache_read_tokens: int | None = 0
+    cache_write_tokens: int | None = 0
+    cost_nano_usd: int | None = 0
+    """Billionths of a US dollar: whole numbers add up."""
+    steps_without_tokens: int = 0
+    """Steps that said nothing of input or of output tokens."""
+    steps_without_cost: int = 0
+    """Steps whose model or tokens the price table could not price."""
+    refused: int = 0
+    """Calls, steps and events offered after the run had finished."""
+    dropped: int = 0
+    """Records of the run that could not be kept."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        return None if self.cost_nano_usd is None else self.cost_nano_usd / 1e9
+
+
 class Request(Struct, frozen=True, array_like=True):
     """What was asked: part of the first record of a call, whichever kind that is."""
 
@@ -170,6 +214,8 @@ class RunFinished(Struct, frozen=True, array_like=True):
     passed: bool | None = None
     calls: int | None = None
     redactions: tuple[Redaction, ...] = ()
+    totals: Totals | None = None
+    """As the finishing process counted; None where several processes shared the run."""
 
 
 class CallAsked(Struct, frozen=True, array_like=True):
@@ -231,14 +277,47 @@ class CallFinished(Struct, frozen=True, array_like=True):
 
 
 class Step(Struct, frozen=True, array_like=True):
+    """One model turn. Its payload has `text`, `calls` (what the model asked for) and `data`."""
+
     step_id: bytes
     run_id: bytes
     at_us: int
     payload_digest: bytes
     position: int | None = None
     iteration: int | None = None
+    """1-based, among the steps of its run."""
     model: str | None = None
+    """The one that answered, as it names itself."""
     redactions: tuple[Redaction, ...] = ()
+    requested_model: str | None = None
+    external_id: str | None = None
+    """The provider's id of the response."""
+    agent: str | None = None
+    """None: the run's."""
+    parent_id: bytes | None = None
+    """The call in which the turn was made."""
+    responded: bool = True
+    """False: the model was asked and nothing came."""
+    finish_reason: str | None = None
+    since_previous_us: int | None = None
+    """From the step before, or the run's start, to the end of this one: tools included."""
+    model_us: int | None = None
+    """The model alone, where the caller measured it."""
+    text_bytes: int | None = None
+    """Of the whole text in UTF-8, whatever of it is kept."""
+    text_cut_bytes: int = 0
+    """How many of them the payload does not have."""
+    text_withheld: bool = False
+    """The text is not kept because the step asks for a tool that handles secrets."""
+    requested: tuple[str, ...] = ()
+    """Names of the tools the model asked for, in its order."""
+    tokens: Tokens | None = None
+    cost_nano_usd: int | None = None
+    """None: the model or its tokens are unknown to the price table."""
+    prices: str | None = None
+    """Version of the price table the cost was worked out with."""
+    unusable: tuple[str, ...] = ()
+    """Names of what was offered with a value that cannot be one: a negative count, text for a number."""
 
 
 class Event(Struct, frozen=True, array_like=True):

@@ -4,7 +4,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from custody.records.leaves import Decision, Effect, Level, Outcome, Redaction, RunOutcome, Source, Usage
+from custody.records.leaves import (
+    Decision,
+    Effect,
+    Level,
+    Outcome,
+    Redaction,
+    RunOutcome,
+    Source,
+    Totals,
+    Usage,
+)
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -38,6 +48,11 @@ class Run(Struct, frozen=True, kw_only=True):
     duration_us: int | None
     calls: int
     calls_by_outcome: dict[str, int]
+    steps: int
+    totals: Totals
+    """As the run's own process counted when it finished, else added up from what is recorded."""
+    stated_totals: Any
+    """What the caller said of tokens and cost when it finished the run."""
     owner_pid: int | None
     shard: int
     sequence: int
@@ -112,9 +127,16 @@ def document(value: Any) -> Any:
     Leaves are stored as arrays, so their parts (decision, usage, redactions) are given their names here.
     """
     if isinstance(value, Struct):
-        return {name: document(getattr(value, name)) for name in value.__struct_fields__}
+        return dict(_shown(name, getattr(value, name)) for name in value.__struct_fields__)
     if isinstance(value, (list, tuple)):
         return [document(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, dict):
         return {str(name): document(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return value
+
+
+def _shown(name: str, field: Any) -> tuple[str, Any]:
+    """Money is kept in whole billionths, so that it adds up, and shown in dollars."""
+    if name == "cost_nano_usd":
+        return "cost_usd", None if field is None else field / 1e9
+    return name, document(field)
