@@ -8,7 +8,8 @@ import asyncio
 import time
 
 import custody
-from custody.compose import load_settings, open_runtime
+from custody.compose import open_runtime
+from custody.settings import load_settings
 from custody.journal import RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from harness import Measurement, Timing, arguments, never_refused, report, scratch, settle

@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "custody"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("journal", "redaction", "policy", "host", "sandbox"),
+    ("journal", "redaction", "policy", "prices", "host", "sandbox"),
     ("index", "recorder"),
     ("retention", "changes"),
     ("tools",),
@@ -30,6 +30,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("rpc",),
     ("client",),
     ("doors", "adapters"),
+    ("settings",),
     ("compose",),
     ("cli",),
     ("__main__",),
@@ -50,6 +51,7 @@ STORE_CALLS_IN_JOURNAL = {
 } | {"open", "shutil.rmtree", "shutil.move", "ctypes.PyDLL", "ctypes.CDLL"}
 PATH_METHODS = {"write_bytes", "write_text", "read_bytes", "read_text", "touch", "iterdir"}
 STORE_FILES = {
+    "calls/numbering.py": "counts in memory that forked processes share; no file of the store",
     "cli/cursor.py": "keeps the cursor file the user named, which lies outside the store",
 }
 

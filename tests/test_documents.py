@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from custody.compose import CallsSection, SettingsFile, ToolsSection
+from custody.settings import CallsSection, SettingsFile, ToolsSection
 from custody.host import BreakerThresholds
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ import pytest
 from tests.settings_for_tests import NEVER_SHORT
 
 import custody
-from custody.compose import default_store, load_settings, workspace_of
 from custody.errors import InvalidSetting, StoreUnusable, UsageError
+from custody.settings import default_store, load_settings, workspace_of
 
 
 @pytest.fixture

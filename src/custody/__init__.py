@@ -8,9 +8,11 @@ one another directly.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from custody.calls.disabled import disabled
+    from custody.calls.observed import observed
     from custody.calls.runtime import Runtime
     from custody.compose import open
-    from custody.errors import CustodyError, NotRecorded, OutcomeUnknown, UsageError
+    from custody.errors import CustodyError, Denied, NotRecorded, OutcomeUnknown, UsageError
     from custody.records import Call, Run
     from custody.tools import Context, tool
 
@@ -20,12 +22,15 @@ __all__ = [
     "Call",
     "Context",
     "CustodyError",
+    "Denied",
     "NotRecorded",
     "OutcomeUnknown",
     "Run",
     "Runtime",
     "UsageError",
     "__version__",
+    "disabled",
+    "observed",
     "open",
     "tool",
 ]
@@ -34,11 +39,14 @@ _HOMES: dict[str, str] = {
     "Call": "custody.records",
     "Context": "custody.tools",
     "CustodyError": "custody.errors",
+    "Denied": "custody.errors",
     "NotRecorded": "custody.errors",
     "OutcomeUnknown": "custody.errors",
     "UsageError": "custody.errors",
     "Run": "custody.records",
     "Runtime": "custody.calls.runtime",
+    "disabled": "custody.calls.disabled",
+    "observed": "custody.calls.observed",
     "open": "custody.compose",
     "tool": "custody.tools",
 }

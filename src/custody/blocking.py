@@ -5,15 +5,17 @@ context variables cross with each call, so nested calls find their run and their
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from custody.calls.run import RunHandle, RunOptions, current_run
+from custody.calls.beginning import NewRun, RunOptions
+from custody.calls.run import FINISH_SECONDS, RunRecord, current_run
 from custody.calls.runtime import Runtime
-from custody.errors import StoreClosed
+from custody.errors import StoreClosed, UsageError
 from custody.records import Call, RunOutcome
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class _Loop:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="custody-loop", daemon=True)
         self._thread.start()
@@ -37,6 +40,12 @@ class _Loop:
         if self._loop.is_closed():
             work.close()
             raise StoreClosed
+        if self._pid != os.getpid():
+            work.close()
+            raise UsageError(
+                "A forked child cannot make guarded calls through its parent's runtime.",
+                hint="Open the store again in the child; observed calls, steps and events work as they are.",
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -46,7 +55,8 @@ class _Loop:
 
     @property
     def closed(self) -> bool:
-        return self._loop.is_closed()
+        """Also in a forked child, which has no part in it."""
+        return self._loop.is_closed() or self._pid != os.getpid()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -54,29 +64,34 @@ class _Loop:
         self._loop.close()
 
 
-class BlockingRun:
-    """A run for `with`; see `RunHandle`."""
+class BlockingRun(RunRecord):
+    """A run for `with`; see `RunHandle`. Only its guarded calls need the event loop."""
 
-    def __init__(self, loop: _Loop, handle: RunHandle) -> None:
+    def __init__(self, loop: _Loop, runtime: Runtime, new: NewRun) -> None:
+        super().__init__(runtime, new)
         self._loop = loop
-        self._handle = handle
-        self._tokens: list[Token[RunHandle | None]] = []
-
-    @property
-    def id(self) -> str:
-        """32 hexadecimal digits."""
-        return self._handle.id
+        self._home = runtime
+        self._tokens: list[Token[RunRecord | None]] = []
 
     def __enter__(self) -> Self:
-        self._loop.wait(self._handle.begin())
-        self._tokens.append(current_run.set(self._handle))
+        if not self._joined:
+            self._start()
+        self._tokens.append(current_run.set(self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         current_run.reset(self._tokens.pop())
-        self._loop.wait(self._handle.leave(error))
+        if not self._joined and self.outcome is None:
+            outcome, reason = self._left_with(error)
+            self.finish(outcome, reason=reason)
+
+    def child(
+        self, intent: str | None = None, *, name: str | None = None, **options: Unpack[RunOptions]
+    ) -> "BlockingRun":
+        """A run below this one; see `RunHandle.child`."""
+        return BlockingRun(self._loop, self._home, self._child(intent, name, options))
 
     def call(
         self,
@@ -89,7 +104,9 @@ class BlockingRun:
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
         return self._loop.wait(
-            self._handle.call(tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id)
+            self._home.call(
+                tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id, run=self
+            )
         )
 
     def finish(
@@ -99,9 +116,11 @@ class BlockingRun:
         output: Any = None,
         reason: str | None = None,
         passed: bool | None = None,
+        totals: Any = None,
     ) -> None:
         """End the run; see `RunHandle.finish`."""
-        self._loop.wait(self._handle.finish(outcome, output=output, reason=reason, passed=passed))
+        stored = self._finish(outcome, output, reason, passed, totals)
+        self.recording.backlog.wait(stored, FINISH_SECONDS)
 
 
 class BlockingRuntime:
@@ -141,15 +160,17 @@ class BlockingRuntime:
         **options: Unpack[RunOptions],
     ) -> BlockingRun:
         """A new run for `with`; see `Runtime.run`."""
-        return BlockingRun(self._loop, self._runtime.run(intent, name=name, shared=shared, **options))
+        new = self._runtime.new_run(intent, name, shared, options)
+        return BlockingRun(self._loop, self._runtime, new)
 
     def join(self, run_id: str) -> BlockingRun:
         """Take part in a shared run; see `Runtime.join`."""
-        return BlockingRun(self._loop, self._loop.wait(self._runtime.join(run_id)))
+        return BlockingRun(self._loop, self._runtime, self._loop.wait(self._runtime.joined_run(run_id)))
 
     def named_run(self, name: str, intent: str | None = None, **options: Unpack[RunOptions]) -> BlockingRun:
         """Join or start the shared run of this name; see `Runtime.named_run`."""
-        return BlockingRun(self._loop, self._loop.wait(self._runtime.named_run(name, intent, **options)))
+        new = self._loop.wait(self._runtime.run_of_name(name, intent, options))
+        return BlockingRun(self._loop, self._runtime, new)
 
     def cancel(self, target: str) -> list[str]:
         """Ask a call or a run's calls to end; see `Runtime.cancel`."""
@@ -158,6 +179,7 @@ class BlockingRuntime:
     def close(self) -> None:
         """End what still runs and seal the store. A second close does nothing."""
         if self._loop.closed:
+            self._runtime.recording.backlog.drain()  # of a forked child, whose own records these are
             return
         self._loop.wait(self._runtime.close())
         self._loop.close()

@@ -1,220 +1,35 @@
-"""The composition root: settings are read here, and the parts joined.
+"""The composition root: the parts are joined here, by what the settings say.
 
-Owns where the store lies, the settings files and the environment variables, and the public `open`. No
-other module but the command line reads either. A workspace's own `custody.toml` may only add policy
-rules: it comes with the code an agent works on, and must not loosen anything.
+Owns the public `open`, and what opening a store for calls or for questions takes. Used by applications and
+the command line.
 """
 
-import io
+import functools
 import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
-from msgspec import Struct
 
-from custody.errors import CorruptJournal, InvalidSetting, NotRecorded, UsageError
-from custody.host import BreakerThresholds
+from custody.errors import CorruptJournal, NotRecorded, UsageError
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
-from custody.policy import Rule, parse_rules
-from custody.recorder import Recorder
-from custody.records import Effect, IdSource
-from custody.redaction import Redactor, secrets_of
+from custody.recorder import Draft, Recorder
+from custody.records import IdSource
+from custody.redaction import Redactor, SecretTools, secrets_of
+from custody.settings import MEMORY, Settings, load_settings
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
+    from custody.calls.recording import ObserveSettings
     from custody.calls.recovery import Recovered
     from custody.calls.runtime import CallSettings, Runtime
     from custody.index import Index, Progress
     from custody.sandbox import Launchers
 
-SETTINGS_FILE = "custody.toml"
-MEMORY = ":memory:"
-PARALLEL_CALLS_MAX = 4096  # each may be a process tree; beyond this the machine, not Custody, decides
 REDACTION_KEY = "keys/redaction.key"
 REDACTION_KEY_BYTES = 32
-
-
-class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[calls]`"""
-
-    timeout_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
-    """Deadline of a call that names none; 0 is none."""
-    parallel: Annotated[int, msgspec.Meta(ge=1, le=PARALLEL_CALLS_MAX)] = 64
-    durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
-    """Effects whose *started* record must survive power loss before the tool runs."""
-    environment: Literal["all_but_secret", "allow_list"] | None = None
-    """What a command gets of our environment: all but secret-looking names, or a stated list. Unset: the
-    first at the command line, the second elsewhere."""
-    roots: tuple[str, ...] = ()
-    """Folders allowed beside the working directory and the temporary folder."""
-    limits: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
-    """Resource limits of every command, as setrlimit(2) has them: `nofile`, `fsize`, `as`, `cpu` …"""
-
-    def __post_init__(self) -> None:
-        if self.limits:
-            import resource  # only Unix has it
-
-            for name in self.limits:
-                if not hasattr(resource, f"RLIMIT_{name.upper()}"):
-                    raise InvalidSetting(f"calls.limits.{name} is no resource limit of setrlimit(2).")
-
-
-class ToolsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tools]`"""
-
-    modules: tuple[str, ...] = ()
-    keep: dict[str, Literal["full", "digest", "none"]] = {}
-    """What the record holds of a tool's arguments and results, by tool name."""
-
-
-class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[policy]`"""
-
-    rules: tuple[dict[str, Any], ...] = ()
-
-
-class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `custody.toml`."""
-
-    calls: CallsSection = CallsSection()
-    tools: ToolsSection = ToolsSection()
-    policy: PolicySection = PolicySection()
-    breaker: BreakerThresholds = BreakerThresholds()
-
-
-class Settings(Struct, frozen=True, kw_only=True):
-    """Everything a runtime needs to know, from files, environment and arguments."""
-
-    store: str
-    cwd: str
-    workspace: str | None
-    roots: tuple[str, ...]
-    file: SettingsFile
-    rules: tuple[Rule, ...]
-    files_read: tuple[str, ...]
-
-
-def default_store(environ: Mapping[str, str] = os.environ) -> str:
-    """`CUSTODY_STORE`, else `custody` in the XDG data directory."""
-    named = environ.get("CUSTODY_STORE")
-    if named:
-        return named
-    data = environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return os.path.join(data, "custody")
-
-
-def user_settings_path(environ: Mapping[str, str] = os.environ) -> str:
-    """`CUSTODY_CONFIG`, else `custody/custody.toml` in the XDG configuration directory."""
-    config = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    return environ.get("CUSTODY_CONFIG") or os.path.join(config, "custody", SETTINGS_FILE)
-
-
-def workspace_of(folder: str) -> str | None:
-    """The root of the git working tree a folder is in, without asking git."""
-    folder = os.path.realpath(folder)
-    while True:
-        if os.path.exists(os.path.join(folder, ".git")):
-            return folder
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            return None
-        folder = parent
-
-
-def load_settings(
-    *,
-    store: str | None = None,
-    cwd: str | None = None,
-    roots: Iterable[str] = (),
-    environ: Mapping[str, str] = os.environ,
-) -> Settings:
-    """Join arguments, environment and settings files. Raises InvalidSetting naming file and key."""
-    folder = os.path.abspath(cwd or os.getcwd())
-    workspace = workspace_of(folder)
-    user_path = user_settings_path(environ)
-    user = _read_settings(user_path)
-    rules = [] if user is None else list(parse_rules(user.policy.rules, user_path))
-    read = [] if user is None else [user_path]
-    if workspace is not None:
-        workspace_path = os.path.join(workspace, SETTINGS_FILE)
-        rules.extend(_workspace_rules(workspace_path, read))
-    file = user or SettingsFile()
-    allowed = dict.fromkeys(
-        os.path.realpath(os.path.expanduser(root))
-        for root in (folder, _temporary_folder(environ), *file.calls.roots, *roots)
-    )
-    return Settings(
-        store=_store_path(store or default_store(environ)),
-        cwd=folder,
-        workspace=workspace,
-        roots=tuple(allowed),
-        file=file,
-        rules=tuple(rules),
-        files_read=tuple(read),
-    )
-
-
-def _temporary_folder(environ: Mapping[str, str]) -> str:
-    """As the tempfile module chooses, which takes longer to load than this whole file to run."""
-    named = (environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    return next(
-        (folder for folder in (*named, "/tmp", "/var/tmp") if folder and os.path.isdir(folder)), "/tmp"
-    )
-
-
-def _store_path(store: str) -> str:
-    return store if store == MEMORY else os.path.abspath(os.path.expanduser(store))
-
-
-def _workspace_rules(path: str, read: list[str]) -> tuple[Rule, ...]:
-    """The rules a workspace adds; anything else in its file is refused."""
-    raw = _read_toml(path)
-    if raw is None:
-        return ()
-    others = ", ".join(sorted(set(raw) - {"policy"}))
-    if others:
-        raise InvalidSetting(
-            f"{path}: a workspace's own file may only add [[policy.rules]]; it has {others}.",
-            hint=f"Move the rest to {user_settings_path()}.",
-        )
-    read.append(path)
-    return parse_rules(_convert(raw, path).policy.rules, path)
-
-
-def _read_settings(path: str) -> SettingsFile | None:
-    raw = _read_toml(path)
-    return None if raw is None else _convert(raw, path)
-
-
-def _convert(raw: dict[str, Any], path: str) -> SettingsFile:
-    try:
-        return msgspec.convert(raw, SettingsFile)
-    except InvalidSetting as error:
-        raise InvalidSetting(f"{path}: {error.message}", hint=error.hint) from error
-    except msgspec.ValidationError as error:
-        raise InvalidSetting(f"{path}: {str(error).replace('`$', '`').replace('`.', '`')}.") from error
-
-
-def _read_toml(path: str) -> dict[str, Any] | None:
-    try:
-        with io.open(path, "rb") as file:  # noqa: UP020 - `open` is this module's own
-            data = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InvalidSetting(f"{path} cannot be read: {error.strerror}.") from error
-    import tomllib  # most machines have no settings file
-
-    try:
-        return tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidSetting(f"{path} cannot be read: {error}.") from error
-
-
-# -- joining the parts --------------------------------------------------------------------------------
 
 
 def open_disk(store: str, *, create: bool = True) -> Disk:
@@ -301,20 +116,21 @@ async def open_runtime(
     caller: str | None = None,
     session: str | None = None,
     environment_added: Mapping[str, str] | None = None,
+    on_error: Literal["warn", "raise"] | None = None,
     disk: Disk | None = None,
     launchers: "Launchers | None" = None,
 ) -> "Runtime":
-    """Open a store for calls: take a shard, close what dead processes left open, find the tools.
+    """Open a store for calls: take a shard, close what dead processes left open.
 
     `disk` stands in for the one that `settings.store` names; `launchers` may have been started already, and
     become the runtime's.
     """
-    # Here, not with this module: commands that only look never make a call.
-    import asyncio
+    import asyncio  # here, with what follows: commands that only look never make a call
 
     from custody.calls.runtime import Runtime
     from custody.host import Breaker, Sampler
     from custody.policy import Policy
+    from custody.prices import load_prices
     from custody.sandbox import Launchers
     from custody.tools import Registry, installed_tools
 
@@ -334,12 +150,12 @@ async def open_runtime(
         keep=settings.file.tools.keep,
     )
 
+    prices = functools.cache(lambda: load_prices(settings.file.observe.prices))
+
     def open_store() -> tuple[Journal, Recorder, "Recovered | None"]:
-        on = disk or open_disk(settings.store)
-        journal = Journal(on)
-        recorder = make_recorder(on, journal, {**os.environ, **call_settings.environment_added})
-        journal.lease()
-        return journal, recorder, recover_from_crashes(settings.store, journal, lambda: recorder)
+        if door == "python":
+            prices()  # a program may record steps; not while its event loop waits for the first
+        return _open_store(settings, disk, {**os.environ, **call_settings.environment_added})
 
     try:
         journal, recorder, recovered = await asyncio.to_thread(open_store)
@@ -356,7 +172,43 @@ async def open_runtime(
         breaker=Breaker(settings.file.breaker),
         launchers=launchers,
         settings=call_settings,
+        observing=_observe_settings(settings, on_error),
+        load_prices=prices,
+        unfinished=_unfinished_in(settings.store),
         recovered=recovered,
+    )
+
+
+def _open_store(
+    settings: Settings, disk: Disk | None, environ: Mapping[str, str]
+) -> "tuple[Journal, Recorder, Recovered | None]":
+    """Take a shard of the store, and close what dead processes left open."""
+    disk = disk or open_disk(settings.store)
+    journal = Journal(disk)
+    recorder = make_recorder(disk, journal, environ)
+    journal.lease()
+    return journal, recorder, recover_from_crashes(settings.store, journal, lambda: recorder)
+
+
+_unfinished: "dict[str, list[Draft]]" = {}
+"""Store -> ends of runs that this process could not record; tried again when it opens the store again."""
+
+
+def _unfinished_in(store: str) -> "list[Draft]":
+    return [] if store == MEMORY else _unfinished.setdefault(store, [])
+
+
+def _observe_settings(settings: Settings, on_error: Literal["warn", "raise"] | None) -> "ObserveSettings":
+    from custody.calls.recording import ObserveSettings
+
+    observe = settings.file.observe
+    return ObserveSettings(
+        on_error=on_error or observe.on_error,
+        delay_seconds=observe.delay_ms / 1000,
+        child_depth_max=observe.child_depth_max,
+        keep=settings.file.tools.keep,
+        secret_tools=SecretTools(observe.secret_tools),
+        secret_tools_keep=observe.secret_tools_keep,
     )
 
 
@@ -391,6 +243,30 @@ def recover_from_crashes(
         return recover(journal, index, recorder)
     finally:
         index.close()
+
+
+def _prepared_export(settings: Settings) -> "Callable[[Runtime], Callable[[], None]] | None":
+    """What starts the exporter that `[otel]` asks for, and gives what stops it. Raises UsageError.
+
+    Only for programs that open the store: a single command does not wait for a collector.
+    """
+    section = settings.file.otel
+    if section.endpoint is None:
+        return None
+    from custody.bridges.otel.destination import destination_of, require_packages
+
+    destination = destination_of(section, os.environ)
+    require_packages(destination.protocol)
+
+    def start(runtime: "Runtime") -> Callable[[], None]:
+        from custody.bridges.otel.background import start_export
+
+        index = open_index(settings.store, runtime.journal)
+        return start_export(
+            destination, section, runtime.journal, index, lambda: runtime.ledger.recorder
+        ).stop
+
+    return start
 
 
 class Opening:
@@ -433,12 +309,15 @@ def open(  # noqa: A001 - the public name is custody.open
     agent: str | None = None,
     caller: str | None = None,
     session: str | None = None,
+    on_error: Literal["warn", "raise"] | None = None,
 ) -> Opening:
     """Open a store: `with custody.open() as runtime:` or `async with custody.open() as runtime:`.
 
     `store` is a folder, or `":memory:"`; by default `CUSTODY_STORE`, else the XDG data directory. `tools`
     are functions, `@custody.tool` functions or tool objects; `roots` are folders allowed beside the
-    working directory and the temporary folder. Raises StoreError, InvalidSetting.
+    working directory and the temporary folder. `on_error` says what becomes of an observed record that cannot
+    be kept: `warn` (the default) logs and counts it, `raise` raises NotRecorded. Raises StoreError,
+    InvalidSetting.
     """
     store = None if store is None else os.fspath(store)
     if store is not None and "://" in store:
@@ -448,6 +327,12 @@ def open(  # noqa: A001 - the public name is custody.open
 
     async def make_runtime() -> "Runtime":
         settings = load_settings(store=store, cwd=cwd, roots=roots)
-        return await open_runtime(settings, tools=tools, agent=agent, caller=caller, session=session)
+        prepare = _prepared_export(settings)
+        runtime = await open_runtime(
+            settings, tools=tools, agent=agent, caller=caller, session=session, on_error=on_error
+        )
+        if prepare is not None:
+            runtime.closing.append(prepare(runtime))
+        return runtime
 
     return Opening(make_runtime)

@@ -93,6 +93,26 @@ class CorruptJournal(StoreError):
     exit_code = 1
 
 
+class Denied(CustodyError):
+    """A guard says no; nothing was run.
+
+    `details` has `decision` and `call_id`.
+    """
+
+    exit_code = 3
+
+
+class DelegationRefused(Denied):
+    """An agent hands its task on in a circle, or too deep.
+
+    `details` has `depth` and `agent`.
+    """
+
+
+class ExportFailed(CustodyError):
+    """What is on the record could not be exported; it is still there to be exported later."""
+
+
 class NotRecorded(CustodyError):
     """The record cannot be kept, so nothing was run."""
 

@@ -7,11 +7,12 @@ import time
 import pytest
 
 import custody
-from custody.compose import load_settings, open_runtime
+from custody.compose import open_runtime
 from custody.errors import NotRecorded, OutcomeUnknown
 from custody.journal import MemoryDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import Call
+from custody.settings import load_settings
 
 FULL = errno.ENOSPC
 

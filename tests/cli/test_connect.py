@@ -6,8 +6,8 @@ import tomllib
 import pytest
 
 from custody.cli.init import settings_text
-from custody.compose import load_settings
 from custody.host import BreakerThresholds
+from custody.settings import load_settings
 
 
 def test_init_makes_store_and_settings_and_says_what_next(custody):

@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from custody.calls.guards import ALLOWED, Guard, Proposal, decide
-from custody.calls.ledger import Ledger, Numbering
+from custody.calls.ledger import Ledger
 from custody.calls.lifecycle import Judgement, State, advance, judge
+from custody.calls.numbering import Numbering
 from custody.calls.samples import Sampled, Samples
 from custody.errors import NotRecorded, OutcomeUnknown
 from custody.journal import Receipt

@@ -62,6 +62,12 @@ def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Gua
         assert proposal.tool is not None, "the schema guard has refused unknown tools"
         return proposal.tool.validate(proposal.arguments, proposal.scope)
 
+    return schema, validate, *guards_of_observed(policy, breaker)
+
+
+def guards_of_observed(policy: Policy, breaker: Breaker) -> tuple[Guard, ...]:
+    """The guards of a call that its caller runs: whether its tool is known, and what it takes, is theirs."""
+
     def rules(proposal: Proposal) -> Decision | None:
         return policy.decide(proposal.name, proposal.arguments)
 
@@ -69,4 +75,4 @@ def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Gua
         refusal = None if proposal.host is None else breaker.check(proposal.host)
         return None if refusal is None else Decision("deny", "resources", refusal.message, refusal.reading)
 
-    return schema, validate, rules, resources
+    return rules, resources

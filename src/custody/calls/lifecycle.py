@@ -4,6 +4,7 @@ Owns which record may follow which, and what outcome an end means. Does no I/O; 
 is decided here.
 """
 
+import asyncio
 import signal as signals
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -60,10 +61,10 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
         return Judgement("failed", f"ended by {signal_name(ended.signal)}")
     if ended.exit_code:
         return Judgement("failed", f"exit code {ended.exit_code}")
-    return _judge_result(ended.result)
+    return judge_result(ended.result)
 
 
-def _judge_result(result: Any) -> Judgement:
+def judge_result(result: Any) -> Judgement:
     """A result that says it failed is a failure: `success` is false, or `error` is not null."""
     if not isinstance(result, Mapping):
         return Judgement("succeeded")
@@ -75,6 +76,13 @@ def _judge_result(result: Any) -> Judgement:
     if said.get("success") is False:
         return Judgement("failed", "the result says success is false")
     return Judgement("succeeded")
+
+
+def outcome_of(error: BaseException) -> Literal["failed", "timed_out", "cancelled"]:
+    """What an exception that leaves a call or run, run by their caller, says of it."""
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
+        return "cancelled"
+    return "timed_out" if isinstance(error, TimeoutError) else "failed"
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -17,16 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from msgspec import Struct
 
+from custody.calls.beginning import Beginning, NewRun, RunOptions
 from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
-from custody.calls.guards import guards_of
+from custody.calls.guards import guards_of, guards_of_observed
+from custody.calls.handle import RunHandle
 from custody.calls.ledger import Ledger
-from custody.calls.run import Beginning, RunHandle, RunOptions, current_run
+from custody.calls.recording import ObserveSettings, Recording
+from custody.calls.run import RunRecord, current_run
 from custody.calls.samples import Samples
-from custody.errors import NotFound, NotRecorded, RunNotShared, StoreClosed, UsageError
+from custody.errors import NotFound, NotRecorded, OutcomeUnknown, RunNotShared, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
 from custody.policy import Policy
-from custody.recorder import Recorder
+from custody.prices import Prices
+from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
 from custody.redaction import secret_name
 from custody.sandbox import Launchers, build_environment, start_ticks
@@ -77,6 +81,9 @@ class Runtime:
         breaker: Breaker,
         launchers: Launchers,
         settings: CallSettings,
+        observing: ObserveSettings,
+        load_prices: Callable[[], Prices],
+        unfinished: list[Draft],
         recovered: "Recovered | None" = None,
     ) -> None:
         self.journal = journal
@@ -87,6 +94,8 @@ class Runtime:
         self.settings = settings
         self.recovered = recovered
         """What was closed when the store was opened; None when nothing had been left open."""
+        self.closing: list[Callable[[], None]] = []
+        """What follows the journal beside the calls, to be ended before the store is closed."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
         self._machinery = Machinery(
@@ -97,7 +106,20 @@ class Runtime:
             durable_before=settings.durable_before,
             unrecorded=set(),
         )
-        self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunHandle | None]] = {}
+        self.recording = Recording(
+            recorder,
+            observing,
+            guards=guards_of_observed(policy, breaker),
+            scope=Scope(settings.cwd, settings.roots),
+            sample=self._machinery.samples.now,
+            durable_before=settings.durable_before,
+            door=settings.door,
+            load_prices=load_prices,
+            unfinished=unfinished,
+            unrecorded=self._machinery.unrecorded,
+        )
+        self.recording.retry_unfinished()
+        self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
         self._environment_judged: dict[bytes, bytes] | None = None
@@ -123,7 +145,7 @@ class Runtime:
         *,
         timeout: float | None = None,
         dry_run: bool = False,
-        run: RunHandle | None = None,
+        run: RunRecord | None = None,
         external_id: str | None = None,
         agent: str | None = None,
         caller: str | None = None,
@@ -142,7 +164,8 @@ class Runtime:
             raise StoreClosed()
         run = run or self._surrounding_run()
         if run is not None:
-            run.admit()
+            run.takes("call", tool if isinstance(tool, str) else getattr(tool, "__name__", ""), strict=True)
+            run.tally.call_offered()
         known = self._tool(tool)
         name = known.name if known is not None else str(tool)
         limit = self._limit_seconds(timeout, known)
@@ -172,23 +195,36 @@ class Runtime:
         return await self._finish(task, context, call_id, run)
 
     async def _finish(
-        self, task: asyncio.Task[Call], context: Context, call_id: bytes, run: RunHandle | None
+        self, task: asyncio.Task[Call], context: Context, call_id: bytes, run: RunRecord | None
     ) -> Call:
         """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
         self._running[call_id] = (context, task, run)
         self._look_for_cancellations()
         try:
-            return await asyncio.shield(task)
+            call = await asyncio.shield(task)
+        except OutcomeUnknown:
+            if run is not None:
+                run.tally.call_ended("unknown")
+            raise
+        except NotRecorded:
+            if run is not None:
+                run.tally.call_withdrawn()
+            raise
         except asyncio.CancelledError:
             context.request_cancel()
             while not task.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({task})
+            if run is not None and not task.cancelled() and task.exception() is None:
+                run.tally.call_ended(task.result().outcome or "unknown")
             raise
         finally:
             del self._running[call_id]
+        if run is not None and call.outcome is not None:
+            run.tally.call_ended(call.outcome)
+        return call
 
-    def _who(self, stated: Who, run: RunHandle | None) -> Who:
+    def _who(self, stated: Who, run: RunRecord | None) -> Who:
         """What is stated of a call, the rest taken from its run or from this runtime's settings."""
         around = self.settings if run is None else run.who
         return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
@@ -213,7 +249,7 @@ class Runtime:
     def _context(
         self,
         call_id: bytes,
-        run: RunHandle | None,
+        run: RunRecord | None,
         scope: Scope,
         limit: float | None,
         dry_run: bool,
@@ -254,11 +290,49 @@ class Runtime:
         **options: Unpack[RunOptions],
     ) -> RunHandle:
         """A new run, started by `async with`. Other processes may join a `shared` one by its id."""
-        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
-        return RunHandle(self, run_id, self._beginning(intent, name, shared, options))
+        return RunHandle(self, self.new_run(intent, name, shared, options))
 
     async def join(self, run_id: str) -> RunHandle:
         """Take part in a shared run by its id, a unique prefix of it, or its name. Raises RunNotShared."""
+        return RunHandle(self, await self.joined_run(run_id))
+
+    async def named_run(
+        self, name: str, intent: str | None = None, **options: Unpack[RunOptions]
+    ) -> RunHandle:
+        """The shared run of this name: joined, or started when there is none open. Exactly one process
+        starts it."""
+        return RunHandle(self, await self.run_of_name(name, intent, options))
+
+    def new_run(self, intent: str | None, name: str | None, shared: bool, options: RunOptions) -> NewRun:
+        """For `run` of either face."""
+        surrounding = self._surrounding_run()
+        if surrounding is not None:
+            said = {"parent": surrounding.id, **options}
+            lineage = surrounding.lineage
+        else:
+            said, lineage = {**options}, ()
+        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
+        return NewRun(run_id, self._beginning(intent, name, shared, said), ancestors=lineage)
+
+    def child_of(
+        self, parent: RunRecord, intent: str | None, name: str | None, options: RunOptions
+    ) -> NewRun:
+        """For `child` of either face: it speaks for the same caller in the same channel."""
+        inherited: dict[str, Any] = {
+            "parent": parent.id,
+            "agent": parent.who.agent,
+            "caller": parent.who.caller,
+            "session": parent.who.session_id,
+            "workspace": parent.who.workspace,
+            "channel": parent.channel,
+            "on_error": parent.on_error,
+        }
+        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
+        beginning = self._beginning(intent, name, False, inherited | {**options})
+        return NewRun(run_id, beginning, ancestors=parent.lineage)
+
+    async def joined_run(self, run_id: str) -> NewRun:
+        """For `join` of either face."""
         found: Run = await asyncio.to_thread(self.index.run, run_id)
         if not found.shared:
             raise RunNotShared(
@@ -266,18 +340,13 @@ class Runtime:
             )
         options = RunOptions(agent=found.agent, caller=found.caller, session=found.session_id)
         beginning = self._beginning(found.intent, found.name, True, options)
-        handle = RunHandle(self, bytes.fromhex(found.id), beginning, joined=True)
-        handle.outcome = found.outcome
-        return handle
+        return NewRun(bytes.fromhex(found.id), beginning, joined=True, outcome=found.outcome)
 
-    async def named_run(
-        self, name: str, intent: str | None = None, **options: Unpack[RunOptions]
-    ) -> RunHandle:
-        """The shared run of this name: joined, or started when there is none open. Exactly one process
-        starts it."""
+    async def run_of_name(self, name: str, intent: str | None, options: RunOptions) -> NewRun:
+        """For `named_run` of either face."""
         beginning = self._beginning(intent, name, True, options)
         run_id = await asyncio.to_thread(self._open_named_run, name, beginning)
-        return RunHandle(self, run_id, beginning, joined=True)
+        return NewRun(run_id, beginning, joined=True)
 
     def _open_named_run(self, name: str, beginning: Beginning) -> bytes:
         recorder = self.ledger.recorder
@@ -298,11 +367,10 @@ class Runtime:
         return run_id
 
     def _beginning(
-        self, intent: str | None, name: str | None, shared: bool, options: RunOptions
+        self, intent: str | None, name: str | None, shared: bool, options: Mapping[str, Any]
     ) -> Beginning:
         said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        surrounding = self._surrounding_run()
-        parent = said.pop("parent", None) or (surrounding.id if surrounding is not None else None)
+        parent = said.pop("parent", None)
         owner_pid: int = said.pop("owner_pid", None) or os.getpid()
         payload = {
             name: said.pop(name) for name in ("outcome_description", "inputs", "labels") if name in said
@@ -310,6 +378,7 @@ class Runtime:
         if intent is not None:
             payload["intent"] = intent
         settings = self.settings
+        on_error = said.pop("on_error", None)
         fields: dict[str, Any] = {
             "name": name,
             "agent": settings.agent,
@@ -324,9 +393,9 @@ class Runtime:
             "owner_pid": owner_pid,
             "owner_start_ticks": start_ticks(owner_pid),
         }
-        return Beginning(payload, fields | said)
+        return Beginning(payload, fields | said, on_error)
 
-    def _surrounding_run(self) -> RunHandle | None:
+    def _surrounding_run(self) -> RunRecord | None:
         run = current_run.get()
         return run if run is not None and run.belongs_to(self) else None
 
@@ -392,9 +461,12 @@ class Runtime:
         await asyncio.to_thread(self._close_store)
 
     def _close_store(self) -> None:
+        self.recording.close()
         for call_id in self._machinery.unrecorded:
             with suppress(NotRecorded):  # then the next process that opens the store says so
                 self.ledger.recorder.append(unknown_end(self.ledger.recorder, call_id), closes=True)
+        for end in self.closing:
+            end()
         if "index" in self.__dict__:
             self.index.close()
         self.journal.close()

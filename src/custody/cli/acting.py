@@ -17,7 +17,7 @@ from custody.errors import NotFound
 from custody.records import Call
 
 if TYPE_CHECKING:
-    from custody.calls.run import RunHandle
+    from custody.calls.handle import RunHandle
     from custody.calls.runtime import Runtime
     from custody.tools.tool import ProcessIO
 

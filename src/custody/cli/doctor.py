@@ -18,7 +18,7 @@ from custody.errors import CustodyError
 from custody.records import document
 
 if TYPE_CHECKING:
-    from custody.compose import Settings
+    from custody.settings import Settings
 
 State = Literal["ok", "note", "wrong"]
 

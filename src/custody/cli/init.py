@@ -42,7 +42,7 @@ def init_command(store: str | None, as_json: bool) -> int:
     """Make the store and a settings file to edit."""
     import asyncio
 
-    from custody.compose import user_settings_path
+    from custody.settings import user_settings_path
 
     settings = load(store)
     store_path = settings.store

@@ -15,8 +15,8 @@ from custody.cli.options import Decorated, Moment, json_option, load, page_optio
 from custody.records import Call, Run
 
 if TYPE_CHECKING:
-    from custody.compose import Settings
     from custody.index import CallFilter, Index, Page, RunFilter, Session
+    from custody.settings import Settings
 
 PLACED = ("run", "session", "external_id", "parent", "workspace")
 """Filters that already say where to look: with one of them the workspace is not asked."""

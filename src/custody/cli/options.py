@@ -13,7 +13,7 @@ import click
 from custody.cli.invocation import Invocation
 
 if TYPE_CHECKING:
-    from custody.compose import Settings
+    from custody.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -167,8 +167,8 @@ def load(store: str | None, *, roots: tuple[str, ...] = ()) -> "Settings":
 
     Raises UsageError, InvalidSetting.
     """
-    from custody.compose import load_settings
     from custody.errors import UsageError
+    from custody.settings import load_settings
 
     if store == ":memory:":
         raise UsageError(

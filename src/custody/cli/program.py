@@ -34,7 +34,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "stats": "custody.cli.stats:stats_command",
     },
     "Decide": {},
-    "Prove": {},
+    "Prove": {
+        "export": "custody.cli.export:export_command",
+    },
     "Connect": {
         "init": "custody.cli.init:init_command",
         "doctor": "custody.cli.doctor:doctor_command",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from custody.cli.invocation import message
 
 if TYPE_CHECKING:
-    from custody.compose import Settings, View
+    from custody.compose import View
+from custody.settings import Settings
 
 PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
 PROGRESS_SECONDS = 0.2  # between two lines, so that printing does not slow the work

@@ -14,7 +14,8 @@ or of which tool was called. Used by the recorder, which is the only way on to t
 """
 
 from custody.redaction.keys import secret_name, secrets_of
-from custody.redaction.redactor import RULES, VALUE_BYTES_MAX, Kept, Redactor, salted
+from custody.redaction.redactor import RULES, VALUE_BYTES_MAX, Kept, Redactor
+from custody.redaction.secret_tools import SecretTools
 from custody.redaction.typed import Mark, plain
 
 __all__ = [
@@ -23,8 +24,8 @@ __all__ = [
     "Kept",
     "Mark",
     "Redactor",
+    "SecretTools",
     "plain",
-    "salted",
     "secret_name",
     "secrets_of",
 ]

@@ -1,0 +1,91 @@
+"""A run as a coroutine holds it: what waits is awaited.
+
+Owns nothing but the waiting; everything else is `run`. Made by `Runtime.run`, `join` and `named_run`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from custody.calls.backlog import Offer
+from custody.calls.beginning import NewRun, RunOptions
+from custody.calls.run import FINISH_SECONDS, Home, RunRecord, current_run
+from custody.records import Call, RunOutcome
+
+
+class RunHandle(RunRecord):
+    """An open run. `async with` starts it and finishes it; calls made inside belong to it."""
+
+    def __init__(self, runtime: Home, new: NewRun) -> None:
+        super().__init__(runtime, new)
+        self._tokens: list[Token[RunRecord | None]] = []
+
+    async def __aenter__(self) -> Self:
+        if not self._joined:
+            if self._waits_to_start:
+                await asyncio.to_thread(self._start)
+            else:
+                self._start()
+        self._tokens.append(current_run.set(self))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        current_run.reset(self._tokens.pop())
+        if not self._joined and self.outcome is None:
+            outcome, reason = self._left_with(error)
+            await self.finish(outcome, reason=reason)
+
+    def child(
+        self, intent: str | None = None, *, name: str | None = None, **options: Unpack[RunOptions]
+    ) -> "RunHandle":
+        """A run below this one, with its caller and channel, and its agent unless another is named.
+
+        Raises DelegationRefused where the same task is already being worked on above, or it would be too
+        deep; RunClosed.
+        """
+        return RunHandle(self._runtime, self._child(intent, name, options))
+
+    async def call(
+        self,
+        tool: str | Callable[..., Any],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        dry_run: bool = False,
+        external_id: str | None = None,
+    ) -> Call:
+        """Make a call in this run; returns the finished call for every outcome.
+
+        `timeout` is in seconds. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
+        """
+        return await self._runtime.call(
+            tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id, run=self
+        )
+
+    async def finish(
+        self,
+        outcome: RunOutcome | None = None,
+        *,
+        output: Any = None,
+        reason: str | None = None,
+        passed: bool | None = None,
+        totals: Any = None,
+    ) -> None:
+        """End the run; a second finish changes nothing. Without an outcome it succeeded.
+
+        `totals` is what the caller counted, kept beside the run's own numbers. It ends although the task it
+        is called in has been cancelled. Raises NotRecorded where `on_error` is `raise`.
+        """
+        if self.on_error == "raise":
+            await asyncio.shield(asyncio.to_thread(self._finish, outcome, output, reason, passed, totals))
+            return
+        stored = self._finish(outcome, output, reason, passed, totals)
+        if isinstance(stored, Offer):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_SECONDS):
+                    await self.recording.backlog.settled(stored)

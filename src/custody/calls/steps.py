@@ -1,0 +1,211 @@
+"""A step: one model turn, from what its caller knows of it to what is kept.
+
+Owns which values make sense (a count is a whole number that is not negative), how much of the text is kept,
+and when none of it is: the turn that asks for a tool which handles secrets may repeat them. Used by `run`.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Self, cast
+
+from msgspec import Struct
+
+from custody.calls.backlog import Offer
+from custody.calls.recording import Recording
+from custody.journal import Receipt
+from custody.records import Redaction, Tokens
+from custody.redaction import Mark
+
+TEXT_CHARACTERS_MAX = 2_000
+"""Kept of a turn's text unless the caller says otherwise: enough to see what the model was about."""
+
+SECRET_CHARACTERS_MAX = 16_384
+"""Looked at behind the cut, for a secret that begins before it."""
+
+COUNT_MAX = 10**12
+"""Tokens or microseconds of one turn; more is a mistake, and would spoil every sum it enters."""
+
+CALLS_MAX = 1_000  # asked for in one turn; further ones are counted, not named
+
+NAME_CHARACTERS_MAX = 256  # of a model, a tool, a reason: what is longer is no name
+
+current_step: ContextVar["tuple[bytes, bytes] | None"] = ContextVar("custody_current_step", default=None)
+"""Run and step of the turn whose calls this code makes."""
+
+_type: Any = type
+
+
+class RecordedStep:
+    """A step that was offered. Calls observed after it in the same context belong to it; use it as `with` to
+    end that early."""
+
+    __slots__ = ("_run_id", "_tokens", "position", "step_id", "stored")
+
+    def __init__(self, run_id: bytes, step_id: bytes) -> None:
+        self._run_id = run_id
+        self.step_id = step_id
+        self.position: int | None = None
+        self.stored: Receipt | Offer | None = None
+        self._tokens: list[Token[tuple[bytes, bytes] | None]] = []
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits: also the OpenTelemetry span id. Empty for a step that was not recorded."""
+        return self.step_id.hex()
+
+    def __enter__(self) -> Self:
+        self._tokens.append(current_step.set((self._run_id, self.step_id)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        current_step.reset(self._tokens.pop())
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """A step made ready: what its leaf says beside ids and times, and its payload."""
+
+    fields: dict[str, Any]
+    payload: dict[str, Any]
+    redactions: tuple[Redaction, ...]
+    """Made before the text was cut, so that no half of a secret is left."""
+
+
+def make_turn(
+    recording: Recording,
+    text: str | None,
+    *,
+    model: str | None,
+    requested_model: str | None,
+    tokens: Tokens | Mapping[str, Any] | None,
+    model_us: int | None,
+    finish_reason: str | None,
+    calls: Iterable[Mapping[str, Any]],
+    external_id: str | None,
+    agent: str | None,
+    responded: bool,
+    data: Any,
+    text_characters_max: int | None,
+    whole_text: bool,
+) -> Turn:
+    """Check what was offered: a value that cannot be one is left out, and its name noted."""
+    unusable: list[str] = []
+    named = {
+        "model": model,
+        "requested_model": requested_model,
+        "finish_reason": finish_reason,
+        "external_id": external_id,
+        "agent": agent,
+    }
+    fields: dict[str, Any] = {name: _name(name, value, unusable) for name, value in named.items()}
+    counted = tokens_of(tokens, unusable)
+    cost = recording.prices.cost_nano_usd(fields["model"] or fields["requested_model"], counted)
+    asked_for = _calls(recording, calls, unusable)
+    requested = tuple(call["name"] for call in asked_for)
+    withheld = any(map(recording.settings.secret_tools.matches, requested))
+    payload: dict[str, Any] = {"calls": asked_for} if asked_for else {}
+    redactions: tuple[Redaction, ...] = ()
+    if text is not None and type(text) is not str:
+        text = str(text)
+    if text is not None:
+        fields["text_bytes"] = _bytes(text)
+        fields["text_withheld"] = withheld
+        if not withheld:
+            cut, redactions = _cut(recording, text, text_characters_max)
+            payload["text"] = cut
+            if cut is not text and whole_text:
+                payload["whole_text"] = text
+            elif cut is not text:
+                fields["text_cut_bytes"] = max(1, fields["text_bytes"] - _bytes(cut))
+    if data is not None:
+        payload["data"] = data
+    fields |= {
+        "responded": responded,
+        "requested": requested,
+        "tokens": counted,
+        "model_us": _count("model_us", model_us, unusable),
+        "cost_nano_usd": cost,
+        "prices": None if cost is None else recording.prices.version,
+        "unusable": tuple(unusable),
+    }
+    return Turn(fields=fields, payload=payload, redactions=redactions)
+
+
+def tokens_of(tokens: Tokens | Mapping[str, Any] | None, unusable: list[str]) -> Tokens | None:
+    """Counts as they may be summed; None when none of them is known."""
+    if tokens is None:
+        return None
+    if isinstance(tokens, Tokens):
+        said: Mapping[Any, Any] = {name: getattr(tokens, name) for name in Tokens.__struct_fields__}
+    elif isinstance(tokens, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may err
+        said = tokens
+    else:
+        unusable.append("tokens")
+        return None
+    unusable += [
+        f"tokens.{name}"[:NAME_CHARACTERS_MAX] for name in said if name not in Tokens.__struct_fields__
+    ]
+    counts = [_count(f"tokens.{name}", said.get(name), unusable) for name in Tokens.__struct_fields__]
+    return None if all(count is None for count in counts) else Tokens(*counts)
+
+
+def _count(name: str, value: Any, unusable: list[str]) -> int | None:
+    """A whole number that is not negative; a float that is one is taken for it."""
+    if value is None:
+        return None
+    if _type(value) is float and value.is_integer():
+        value = int(value)
+    if _type(value) is int and 0 <= value <= COUNT_MAX:
+        return value
+    unusable.append(name)
+    return None
+
+
+def _name(name: str, value: Any, unusable: list[str]) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX:
+        return str.__str__(value)
+    unusable.append(name)
+    return None
+
+
+def _calls(
+    recording: Recording, calls: Iterable[Mapping[str, Any]], unusable: list[str]
+) -> list[dict[str, Any]]:
+    """What the model asked for: `id`, `name` and `arguments` of each."""
+    asked_for: list[dict[str, Any]] = []
+    if not isinstance(calls, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        unusable.append("calls")
+        return asked_for
+    for call in calls:
+        if not isinstance(call, Mapping) or len(asked_for) >= CALLS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance]
+            unusable.append("calls")
+            continue
+        name = _name("calls.name", call.get("name"), unusable)
+        arguments: Any = call.get("arguments")
+        if name is not None and recording.keep(name) != "full":
+            arguments = Mark({"$omitted": True})  # the call's own record has the digest
+        asked_for.append({"id": call.get("id"), "name": name or "", "arguments": arguments})
+    return asked_for
+
+
+def _cut(recording: Recording, text: str, characters_max: int | None) -> tuple[str, tuple[Redaction, ...]]:
+    """The beginning of the text, between characters. Secrets are replaced before, so that none is halved."""
+    if characters_max is None or len(text) <= characters_max:
+        return text, ()
+    clean, redactions = recording.recorder.clean_text(text[: characters_max + SECRET_CHARACTERS_MAX], "text")
+    return clean[:characters_max], redactions
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def step_id_of(step: object) -> bytes | None:
+    """The id of a step given as what `run.step` returned, or as hexadecimal text."""
+    if step is None:
+        return None
+    return step.step_id if isinstance(step, RecordedStep) else bytes.fromhex(cast("str", step))

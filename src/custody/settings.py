@@ -1,0 +1,219 @@
+"""What can be set: the settings files, the environment variables and the arguments, joined.
+
+Owns where the store lies and what a `custody.toml` may say. No other module but the command line reads
+either. A workspace's own file may only add policy rules: it comes with the code an agent works on, and
+must not loosen anything. Used by `compose` and the command line.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from custody.bridges.otel.destination import OtelSection
+from custody.errors import InvalidSetting
+from custody.host import BreakerThresholds
+from custody.policy import Rule, parse_rules
+from custody.records import Effect
+
+SETTINGS_FILE = "custody.toml"
+MEMORY = ":memory:"
+PARALLEL_CALLS_MAX = 4096  # each may be a process tree; beyond this the machine, not Custody, decides
+
+
+class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[calls]`"""
+
+    timeout_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """Deadline of a call that names none; 0 is none."""
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=PARALLEL_CALLS_MAX)] = 64
+    durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
+    """Effects whose *started* record must survive power loss before the tool runs."""
+    environment: Literal["all_but_secret", "allow_list"] | None = None
+    """What a command gets of our environment: all but secret-looking names, or a stated list. Unset: the
+    first at the command line, the second elsewhere."""
+    roots: tuple[str, ...] = ()
+    """Folders allowed beside the working directory and the temporary folder."""
+    limits: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    """Resource limits of every command, as setrlimit(2) has them: `nofile`, `fsize`, `as`, `cpu` …"""
+
+    def __post_init__(self) -> None:
+        if self.limits:
+            import resource  # only Unix has it
+
+            for name in self.limits:
+                if not hasattr(resource, f"RLIMIT_{name.upper()}"):
+                    raise InvalidSetting(f"calls.limits.{name} is no resource limit of setrlimit(2).")
+
+
+class ToolsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[tools]`"""
+
+    modules: tuple[str, ...] = ()
+    keep: dict[str, Literal["full", "digest", "none"]] = {}
+    """What the record holds of a tool's arguments and results, by tool name."""
+
+
+class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[policy]`"""
+
+    rules: tuple[dict[str, Any], ...] = ()
+
+
+class ObserveSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[observe]`"""
+
+    on_error: Literal["warn", "raise"] = "warn"
+    """What becomes of a record that cannot be kept: `warn` logs and counts it, and the agent goes on."""
+    delay_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 100
+    """How long a slow disk may hold up who offers a record."""
+    child_depth_max: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 8
+    """How deep runs may be started from runs."""
+    secret_tools: tuple[str, ...] = ()
+    """Tools that handle secrets, beside the built-in list: a step that asks for one keeps its text back."""
+    secret_tools_keep: Literal["full", "digest", "none"] = "full"
+    """What the record holds of the arguments and results of those tools."""
+    prices: str | None = None
+    """A price table of your own, as TOML."""
+
+
+class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `custody.toml`."""
+
+    calls: CallsSection = CallsSection()
+    tools: ToolsSection = ToolsSection()
+    policy: PolicySection = PolicySection()
+    observe: ObserveSection = ObserveSection()
+    otel: OtelSection = OtelSection()
+    breaker: BreakerThresholds = BreakerThresholds()
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything a runtime needs to know, from files, environment and arguments."""
+
+    store: str
+    cwd: str
+    workspace: str | None
+    roots: tuple[str, ...]
+    file: SettingsFile
+    rules: tuple[Rule, ...]
+    files_read: tuple[str, ...]
+
+
+def default_store(environ: Mapping[str, str] = os.environ) -> str:
+    """`CUSTODY_STORE`, else `custody` in the XDG data directory."""
+    named = environ.get("CUSTODY_STORE")
+    if named:
+        return named
+    data = environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(data, "custody")
+
+
+def user_settings_path(environ: Mapping[str, str] = os.environ) -> str:
+    """`CUSTODY_CONFIG`, else `custody/custody.toml` in the XDG configuration directory."""
+    config = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return environ.get("CUSTODY_CONFIG") or os.path.join(config, "custody", SETTINGS_FILE)
+
+
+def workspace_of(folder: str) -> str | None:
+    """The root of the git working tree a folder is in, without asking git."""
+    folder = os.path.realpath(folder)
+    while True:
+        if os.path.exists(os.path.join(folder, ".git")):
+            return folder
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return None
+        folder = parent
+
+
+def load_settings(
+    *,
+    store: str | None = None,
+    cwd: str | None = None,
+    roots: Iterable[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Join arguments, environment and settings files. Raises InvalidSetting naming file and key."""
+    folder = os.path.abspath(cwd or os.getcwd())
+    workspace = workspace_of(folder)
+    user_path = user_settings_path(environ)
+    user = _read_settings(user_path)
+    rules = [] if user is None else list(parse_rules(user.policy.rules, user_path))
+    read = [] if user is None else [user_path]
+    if workspace is not None:
+        workspace_path = os.path.join(workspace, SETTINGS_FILE)
+        rules.extend(_workspace_rules(workspace_path, read))
+    file = user or SettingsFile()
+    allowed = dict.fromkeys(
+        os.path.realpath(os.path.expanduser(root))
+        for root in (folder, _temporary_folder(environ), *file.calls.roots, *roots)
+    )
+    return Settings(
+        store=_store_path(store or default_store(environ)),
+        cwd=folder,
+        workspace=workspace,
+        roots=tuple(allowed),
+        file=file,
+        rules=tuple(rules),
+        files_read=tuple(read),
+    )
+
+
+def _temporary_folder(environ: Mapping[str, str]) -> str:
+    """As the tempfile module chooses, which takes longer to load than this whole file to run."""
+    named = (environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return next(
+        (folder for folder in (*named, "/tmp", "/var/tmp") if folder and os.path.isdir(folder)), "/tmp"
+    )
+
+
+def _store_path(store: str) -> str:
+    return store if store == MEMORY else os.path.abspath(os.path.expanduser(store))
+
+
+def _workspace_rules(path: str, read: list[str]) -> tuple[Rule, ...]:
+    """The rules a workspace adds; anything else in its file is refused."""
+    raw = _read_toml(path)
+    if raw is None:
+        return ()
+    others = ", ".join(sorted(set(raw) - {"policy"}))
+    if others:
+        raise InvalidSetting(
+            f"{path}: a workspace's own file may only add [[policy.rules]]; it has {others}.",
+            hint=f"Move the rest to {user_settings_path()}.",
+        )
+    read.append(path)
+    return parse_rules(_convert(raw, path).policy.rules, path)
+
+
+def _read_settings(path: str) -> SettingsFile | None:
+    raw = _read_toml(path)
+    return None if raw is None else _convert(raw, path)
+
+
+def _convert(raw: dict[str, Any], path: str) -> SettingsFile:
+    try:
+        return msgspec.convert(raw, SettingsFile)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{path}: {error.message}", hint=error.hint) from error
+    except msgspec.ValidationError as error:
+        raise InvalidSetting(f"{path}: {str(error).replace('`$', '`').replace('`.', '`')}.") from error
+
+
+def _read_toml(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InvalidSetting(f"{path} cannot be read: {error.strerror}.") from error
+    import tomllib  # most machines have no settings file
+
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSetting(f"{path} cannot be read: {error}.") from error
