@@ -67,9 +67,10 @@ class Store:
         return run_id(number)
 
     def finish_run(
-        self, number: int, at: float = 9.0, outcome: Any = "succeeded", output: Any = None
+        self, number: int, at: float = 9.0, outcome: Any = "succeeded", output: Any = None, **fields: Any
     ) -> None:
-        self.put(RunFinished(run_id(number), us(at), b"", outcome), {"output": output})
+        said = {"output": output} | {name: fields.pop(name) for name in ("stated_totals",) if name in fields}
+        self.put(RunFinished(run_id(number), us(at), b"", outcome, **fields), said)
 
     def start_call(
         self,
@@ -109,13 +110,25 @@ class Store:
 
     def call(self, number: int, at: float = 0.0, outcome: Any = "succeeded", **fields: Any) -> bytes:
         """A whole one."""
-        ending = {name: fields.pop(name) for name in ("result", "error", "latency_us") if name in fields}
+        ending = {
+            name: fields.pop(name) for name in ("result", "error", "latency_us", "reason") if name in fields
+        }
         self.start_call(number, at, **fields)
         self.finish_call(number, at + 0.5, outcome, **ending)
         return call_id(number)
 
-    def step(self, number: int, run: int, position: int, at: float = 0.0, text: str = "") -> None:
-        self.put(Step(call_id(number), run_id(run), us(at), b"", position), {"text": text})
+    def step(
+        self,
+        number: int,
+        run: int,
+        position: int | None = None,
+        at: float = 0.0,
+        text: Any = "",
+        **fields: Any,
+    ) -> bytes:
+        said = {"text": text} | {name: fields.pop(name) for name in ("calls", "data") if name in fields}
+        self.put(Step(call_id(number), run_id(run), us(at), b"", position, **fields), said)
+        return call_id(number)
 
     def event(self, number: int, name: str, at: float = 0.0, data: Any = None, **fields: Any) -> bytes:
         self.put(Event(call_id(number), name, us(at), b"", **fields), {"data": data})

@@ -120,9 +120,7 @@ def test_a_runs_calls_come_by_position(store):
     store.step(50, 1, 3, text="thinking")
     index = store.index()
     assert [call.position for call in index.run_calls(run_id(1))] == [0, 1, 2]
-    assert [(step.position, step.payload) for step in index.run_steps(run_id(1))] == [
-        (3, {"text": "thinking"})
-    ]
+    assert [(step.position, step.text) for step in index.run_steps(run_id(1))] == [(3, "thinking")]
     assert (index.max_position(run_id(1)), index.max_position(run_id(2))) == (3, -1)
 
 

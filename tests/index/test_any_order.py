@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.index.conftest import ALLOW, Store, call_id, request, run_id, us
 
-from custody.index import CallFilter, Index, RunFilter, catch_up
+from custody.index import CallFilter, Index, RunFilter, catch_up, database
 from custody.records import (
     CallAnswered,
     CallAsked,
@@ -16,8 +16,11 @@ from custody.records import (
     Event,
     RunFinished,
     RunStarted,
+    Step,
+    Tokens,
 )
 
+VIEWS = ("runs", "calls", "steps", "events")
 WORDS = ("alpha", "beta", "gamma", "delta", "intent", "output", "exec", "one", "two", "reaped")
 ASK = Decision("ask", "rule", "dangerous")
 
@@ -42,6 +45,20 @@ HISTORY = [
     (CallStarted(call_id(4), us(3), 4, b"", request(3, run=7, session_id="s7")), {"arguments": "beta"}),
     (CallFinished(call_id(5), us(3), "unknown", b""), {"result": "gamma"}),
     (RunStarted(run_id(2), us(3), b"", name="two", session_id="s1", parent_run_id=run_id(1)), {}),
+    # Steps: dear, by another agent, with a count that cannot be one, and of a run nobody has told of.
+    (Step(call_id(80), run_id(1), us(1), b"", 2, 1, "big", tokens=Tokens(9, 5), cost_nano_usd=7), {}),
+    (Step(call_id(81), run_id(1), us(2), b"", 3, 2, "small", agent="eve"), {"text": "b"}),
+    (Step(call_id(81), run_id(2), us(3), b"", 9, 1, "other", tokens=Tokens(4)), {"text": "twice"}),
+    (Step(call_id(82), run_id(1), us(3), b"", 4, tokens=Tokens(input=2**63, reasoning=1)), None),
+    (Step(call_id(83), run_id(7), us(3), b"", 1, requested_model="big", responded=False), {"data": [1]}),
+    # Two failures that are alike, one of them asked for by a step.
+    (CallStarted(call_id(6), us(4), 6, b"", request(4, run=1, tool="net", step_id=call_id(80))), {}),
+    (CallFinished(call_id(6), us(5), "failed", b""), {"error": {"type": "E", "message": "no 12 in /a"}}),
+    (CallStarted(call_id(7), us(4), 7, b"", request(4, tool="net")), {"arguments": 1}),
+    (CallFinished(call_id(7), us(6), "timed_out", b"", reason="after 3 s"), {"error": {"message": "no 7"}}),
+    (CallFinished(call_id(7), us(6), "failed", b""), {"error": {"type": "E", "message": "no 9 in /c"}}),
+    (Event(call_id(92), "run.refused", us(9), b"", run_id(1)), None),
+    (Event(call_id(93), "journal.gap", us(9), b"", data={"by_run": {run_id(1).hex(): 3}}), None),
     (Event(call_id(90), "host.sampled", us(4), b"", run_id(1)), {"data": {"load": 1}}),
     (Event(call_id(91), "recovery.reaped", us(4), b"", call_id=call_id(4), data={"pids": [1]}), None),
 ]  # fmt: skip
@@ -56,6 +73,16 @@ def answers(index: Index) -> dict:
         "stats": index.stats(),
         "open": (index.open_calls(), index.open_runs()),
         "runs' calls": [index.run_calls(run_id(number)) for number in (1, 2, 7)],
+        "steps": [index.run_steps(run_id(number)) for number in (1, 2, 7)],
+        "usage": [index.usage(by) for by in ("agent", "tool", "model", "day", "run", "caller", "session")],
+        "failures": index.failure_patterns(count_min=1),
+        "loops": index.loops(repeats_min=2),
+        "slowest": index.slowest(),
+        "runs' own": [ask(run.id) for ask in (index.children, index.ancestors, index.timeline)
+                      for run in index.runs(limit=100).items],
+        "last": (index.last_runs(), index.last_runs("name")),
+        "silent": index.silent_runs(1, now_us=us(1_000)),
+        "sql": [index.sql(f"SELECT * FROM {view} ORDER BY id") for view in VIEWS],
         "text": [
             ([one.id for one in index.calls(CallFilter(text=word)).items],
              [one.id for one in index.runs(RunFilter(text=word)).items])
@@ -93,7 +120,7 @@ def test_the_history_says_what_it_should(new_store):
         store.put(*record)
     told = answers(store.index())
     calls = {int(call.id[:4], 16): call for call in told["calls"]}
-    assert sorted(calls) == [1, 2, 3, 4]
+    assert sorted(calls) == [1, 2, 3, 4, 6, 7]
     assert [calls[number].outcome for number in (1, 2, 3, 4)] == ["succeeded", "failed", "rejected", None]
     assert [calls[number].agent for number in (1, 2, 3, 4)] == ["ada", "eve", "ada", None]
     assert calls[2].decision == ALLOW and calls[4].session_id == "s7"
@@ -122,6 +149,19 @@ def test_batches_interrupted_anywhere_lose_and_double_nothing(new_store, monkeyp
     interrupted = answers(index)
     monkeypatch.undo()
     assert interrupted == answers(store.index())
+
+
+@pytest.mark.parametrize("records", [1, 2, 5])
+def test_an_index_filled_in_many_batches_is_the_same(new_store, monkeypatch, records):
+    """A call begun in one and ended in another is found again."""
+    store = new_store()
+    for record in HISTORY:
+        store.put(*record)
+    expected = answers(store.index())
+    monkeypatch.setattr(catch_up, "FIRST_BATCH_RECORDS", records)
+    # On its own, as an index would get over an error by trying again.
+    assert catch_up.CatchUp(database.Database(None), store.writer).run() is None
+    assert answers(store.index()) == expected
 
 
 def test_the_same_record_put_twice_is_one(new_store):

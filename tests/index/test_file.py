@@ -123,7 +123,7 @@ def test_an_index_damaged_while_it_is_open_is_filled_again(told, kind):
         assert len(one.calls().items) == len(expected["calls"]) + 1
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 1, 99])
 def test_an_index_of_another_version_is_filled_again(told, version):
     store, expected = told
     connection = apsw.Connection(store.path)
@@ -245,12 +245,13 @@ def test_records_written_again_after_a_failed_sync_take_the_place_of_the_first()
 
 def places(index) -> set[tuple[int, int, int]]:
     """Where the index says that records are."""
-    with index._opened()[0].reading():
-        rows = index._opened()[0].query(
+    rows = index._answer(
+        lambda database: database.query(
             "SELECT first_shard, first_segment, first_offset FROM calls UNION ALL "
             "SELECT finished_shard, finished_segment, finished_offset FROM calls UNION ALL "
             "SELECT shard, segment, offset FROM events"
         )
+    )
     return {row for row in rows if row[0] is not None}
 
 

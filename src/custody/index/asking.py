@@ -9,7 +9,7 @@ from typing import Any
 
 from custody.errors import InvalidInput
 from custody.index.database import Database
-from custody.index.fold import Place
+from custody.index.fold import RUNNING, Place
 from custody.index.lookup import Lookup
 from custody.index.query import (
     CallFilter,
@@ -18,22 +18,28 @@ from custody.index.query import (
     Key,
     Order,
     RunFilter,
+    Scope,
     check_effect,
     check_limit,
     check_outcome,
     decode_cursor,
     encode_cursor,
 )
-from custody.index.reading import Inherited, Places, Session
+from custody.index.reading import Inherited, Places, RunSums
 from custody.index.search import Hit, Search
 from custody.index.text import match_expression
-from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, rfc3339
+from custody.index.views import Session
+from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Totals, rfc3339
 
 TIME_US_MAX = 2**62
 """Beyond any clock; SQLite's integers end at twice that."""
 
+GAPS_MAX = 100
+"""Records of gaps looked at for one run: each stands for a time in which the store could not be written."""
+
 CALL_WORDS = ("session", "workspace", "agent", "caller", "tool", "outcome", "effect", "door")
-RUN_WORDS = ("channel", "session", "workspace", "agent", "caller", "outcome")
+SCOPE_WORDS = ("session", "workspace", "agent", "caller")
+RUN_WORDS = ("channel", "reason", "session", "workspace", "agent", "caller", "outcome")
 
 
 def call_conditions(database: Database, filter: CallFilter) -> Conditions:
@@ -84,6 +90,15 @@ def event_conditions(database: Database, filter: EventFilter) -> Conditions:
     return conditions
 
 
+def scope_conditions(database: Database, scope: Scope) -> Conditions:
+    """Of calls, and with the terms `OF_STEPS` of steps."""
+    conditions = Conditions()
+    _add_words(database, conditions, scope, SCOPE_WORDS)
+    _add_times(conditions, scope.since_us, scope.until_us)
+    _add_run(database, conditions, scope.run)
+    return conditions
+
+
 def page_of(
     database: Database,
     of: str,
@@ -121,11 +136,38 @@ def places_of_call(database: Database, row: int) -> tuple[Places, Inherited]:
     return places, Inherited(*found[:4])
 
 
-def places_of_run(database: Database, row: int) -> tuple[Places, dict[str, int]]:
-    """And its calls by outcome."""
+def places_of_run(database: Database, row: int) -> tuple[Places, RunSums]:
+    """And what its calls and steps add up to."""
     found: Any = database.row("run_by_row", row)
-    counts: dict[str, int] = dict(database.rows("call_count_by_outcome", row))
-    return Places(found[:3], finished=optional_place(found[3:6])), counts
+    counts: list[Any] = database.rows("call_count_by_outcome", row)
+    by_outcome: dict[str, int] = {word: count for word, count, _ in counts}
+    sums: Any = step_totals(database.row("step_sums", row))
+    totals = Totals(
+        calls=sum(begun for _, _, begun in counts),
+        calls_by_outcome={word: count for word, count in by_outcome.items() if word != RUNNING},
+        **sums,
+        refused=database.one("count_run_events", row, database.word_id("run.refused")),
+    )
+    gaps: list[Any] = database.rows("events_since", database.word_id("journal.gap"), found[0], GAPS_MAX)
+    return Places(found[1:4], finished=optional_place(found[4:7])), RunSums(by_outcome, totals, gaps)
+
+
+def step_totals(sums: Any) -> dict[str, int | None]:
+    """The fields of `Totals` that are sums over steps. SQLite's sum over nothing known is NULL: that is 0
+    before the first step."""
+    steps: int = sums[0]
+    known = [0 if not steps and value is None else value for value in sums[1:7]]
+    return {
+        "steps": steps,
+        "input_tokens": known[0],
+        "output_tokens": known[1],
+        "reasoning_tokens": known[2],
+        "cache_read_tokens": known[3],
+        "cache_write_tokens": known[4],
+        "cost_nano_usd": known[5],
+        "steps_without_tokens": sums[7] or 0,
+        "steps_without_cost": sums[8] or 0,
+    }
 
 
 def optional_place(found: tuple[Any, ...]) -> Place | None:
@@ -146,7 +188,10 @@ def session_of(database: Database, number: int, name: str, first_us: int, last_u
 
 
 def _add_words(
-    database: Database, conditions: Conditions, filter: CallFilter | RunFilter, fields: tuple[str, ...]
+    database: Database,
+    conditions: Conditions,
+    filter: CallFilter | RunFilter | Scope,
+    fields: tuple[str, ...],
 ) -> None:
     for field in fields:
         word: str | None = getattr(filter, field)

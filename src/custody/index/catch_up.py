@@ -12,7 +12,7 @@ import msgspec
 
 from custody.errors import CorruptJournal, StoreError
 from custody.index.database import Database
-from custody.index.rows import Rows
+from custody.index.rows import Rows, Seen
 from custody.journal import Cursor, Journal, Place, Stored
 
 BATCH_RECORDS = 5_000
@@ -49,6 +49,7 @@ class CatchUp:
         self._checked = False
         self._damage: CorruptJournal | None = None
         self._marks_seen: dict[int, Place] = {}
+        self._seen: Seen | None = None
 
     def run(self, progress: Progress | None = None) -> CorruptJournal | None:
         """Up to what the journal held when this began, or more; returns what of it is damaged."""
@@ -60,6 +61,8 @@ class CatchUp:
                 self.start_again()
             else:
                 return self._damage
+            finally:
+                self._seen = None
         raise StoreError("The journal is being repaired again and again.", hint="Its disk may be failing.")
 
     def holds(self) -> bool:
@@ -80,6 +83,8 @@ class CatchUp:
             raise _SteppedBack
         self._checked = True
         self._marks_seen = dict(marks)
+        # Good for as long as this process alone fills an index that began empty.
+        self._seen = None if marks else Seen()
         records = self._records(marks)
         record = next(records, None)
         folded = 0
@@ -88,6 +93,7 @@ class CatchUp:
                 now = self._marks()
                 if now != marks:
                     # Another process was here first.
+                    self._seen = None
                     marks, records = now, self._records(now)
                     record = next(records, None)
                 indexed = self._database.is_indexed()
@@ -105,7 +111,7 @@ class CatchUp:
         self, record: Stored | None, records: Iterator[Stored], marks: dict[int, Place], limit: int
     ) -> tuple[Stored | None, int]:
         """Fold up to one batch; returns the record that comes after it, and how many there were."""
-        rows = Rows(self._database, self._journal)
+        rows = Rows(self._database, self._journal, self._seen)
         last: dict[int, Stored] = {}
         count = 0
         while record is not None and count < limit and rows.characters < BATCH_CHARACTERS:

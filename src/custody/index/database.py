@@ -20,7 +20,7 @@ import apsw
 from custody.errors import StoreError
 from custody.records import RUN_OUTCOMES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 """Older ones can lose a page when two processes reset the write-ahead log at once."""
@@ -43,6 +43,9 @@ CACHE_BYTES = 64 * 1024 * 1024
 LOG_PAGES = 4_000
 LOG_BYTES_KEPT = 4 * 1024 * 1024
 """The write-ahead log is copied back after so many pages, and cut to so many bytes when that is done."""
+
+WORDS_KEPT_MAX = 50_000
+"""Numbers of words held in memory; looking one up again takes microseconds."""
 
 Value = int | str | bytes | None
 Row = tuple[Any, ...]
@@ -75,12 +78,13 @@ def _script(name: str) -> str:
         return file.read()
 
 
-def _statements() -> dict[str, str]:
-    parts = re.split(r"^-- name: (\w+)\n", _script("queries.sql"), flags=re.MULTILINE)
+def statements(name: str) -> dict[str, str]:
+    """Name -> text, of the named statements in a `.sql` file."""
+    parts = re.split(r"^-- name: (\w+)\n", _script(name), flags=re.MULTILINE)
     return {name: text.strip().rstrip(";") for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-SQL = _statements()
+SQL = statements("queries.sql")
 """Name of a statement in `queries.sql` -> its text."""
 
 
@@ -92,6 +96,9 @@ class Words(dict[str | None, int | None]):
         self._database = database
 
     def __missing__(self, word: str | None) -> int:
+        if len(self) >= WORDS_KEPT_MAX:
+            self.clear()
+            self[None] = None
         number: int | None = self._database.one("word_id", word)
         if number is None:
             number = self._database.one("put_word", word)

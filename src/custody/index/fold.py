@@ -9,6 +9,7 @@ and any division into batches gives the same rows. Does no I/O: what is stored a
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from custody.index.error_pattern import error_pattern
 from custody.records import (
     CallAnswered,
     CallAsked,
@@ -36,8 +37,8 @@ class RunRow:
 
     __slots__ = (
         "agent", "at_us", "caller", "changed", "channel", "finished", "finished_at_us", "first", "id",
-        "name", "new", "outcome", "parent_id", "retold", "row", "session", "text_finished", "text_first",
-        "workspace",
+        "name", "new", "outcome", "parent_id", "passed", "reason", "retold", "row", "session",
+        "text_finished", "text_first", "workspace",
     )  # fmt: skip
 
     def __init__(self, row: int, run_id: bytes, *, new: bool) -> None:
@@ -55,6 +56,8 @@ class RunRow:
         self.workspace: str | None = None
         self.parent_id: bytes | None = None
         self.outcome = RUNNING
+        self.reason: str | None = None
+        self.passed: bool | None = None
         self.at_us: int | None = None
         self.finished_at_us: int | None = None
         self.first: Place | None = None
@@ -67,9 +70,10 @@ class CallRow:
     """A call as far as it is known. `at_us` is None until the record with its request has been seen."""
 
     __slots__ = (
-        "agent", "answered", "at_us", "caller", "changed", "door", "dry_run", "effect", "external_id",
-        "finished", "finished_at_us", "first", "id", "inherits", "latency_us", "new", "outcome", "parent_id",
-        "position", "row", "run", "session", "started", "text_finished", "text_first", "tool", "workspace",
+        "agent", "answered", "at_us", "caller", "changed", "door", "dry_run", "effect", "error",
+        "external_id", "finished", "finished_at_us", "first", "id", "inherits", "latency_us", "new",
+        "outcome", "parent_id", "passed", "position", "row", "run", "session", "started", "step_id",
+        "text_finished", "text_first", "tool", "workspace",
     )  # fmt: skip
 
     def __init__(self, row: int, call_id: bytes, *, new: bool) -> None:
@@ -88,9 +92,12 @@ class CallRow:
         self.workspace: str | None = None
         self.inherits = 0
         self.parent_id: bytes | None = None
+        self.step_id: bytes | None = None
         self.external_id: str | None = None
         self.dry_run: bool | None = None
         self.outcome = RUNNING
+        self.passed: bool | None = None
+        self.error: str | None = None
         self.at_us: int | None = None
         self.finished_at_us: int | None = None
         self.latency_us: int | None = None
@@ -105,13 +112,11 @@ class CallRow:
 class StepRow:
     """One model turn."""
 
-    __slots__ = ("at_us", "id", "place", "position", "run")
+    __slots__ = ("leaf", "place", "run")
 
     def __init__(self, leaf: Step, run: RunRow, place: Place) -> None:
-        self.id = leaf.step_id
+        self.leaf = leaf
         self.run = run
-        self.position = leaf.position
-        self.at_us = leaf.at_us
         self.place = place
 
 
@@ -137,25 +142,33 @@ class Known(Protocol):
     def call(self, call_id: bytes) -> CallRow: ...
 
 
-Text = Callable[[], str]
-"""The searchable text of the record being folded, worked out only if it is wanted."""
+class Said(Protocol):
+    """What the payload of the record being folded says, worked out only if it is wanted."""
+
+    def text(self) -> str:
+        """All that can be searched for."""
+        ...
+
+    def error(self) -> Any:
+        """Type and message of what went wrong."""
+        ...
 
 
-def text_of_first(leaf: Leaf, text: Text) -> str:
+def text_of_first(leaf: Leaf, said: Said) -> str:
     """What can be searched for of the record that opens a run or call."""
     if isinstance(leaf, RunStarted):
-        return f"{leaf.name} {text()}" if leaf.name else text()
+        return f"{leaf.name} {said.text()}" if leaf.name else said.text()
     if isinstance(leaf, CallFinished):
         # Its payload is said by `text_of_finished`.
         return leaf.request.tool if leaf.request else ""
     assert isinstance(leaf, CallAsked | CallStarted) and leaf.request, "only these open a call"
-    return f"{leaf.request.tool} {text()}"
+    return f"{leaf.request.tool} {said.text()}"
 
 
-def text_of_finished(leaf: Leaf, text: Text) -> str:
+def text_of_finished(leaf: Leaf, said: Said) -> str:
     """What can be searched for of the record that ends one."""
     assert isinstance(leaf, RunFinished | CallFinished), "only these end something"
-    return f"{leaf.reason} {text()}" if leaf.reason else text()
+    return f"{leaf.reason} {said.text()}" if leaf.reason else said.text()
 
 
 class Fold:
@@ -167,7 +180,7 @@ class Fold:
         self.calls: dict[bytes, CallRow] = {}
         self.steps: list[StepRow] = []
         self.events: list[EventRow] = []
-        self._apply: dict[type[Any], Callable[[Any, Place, Text], None]] = {
+        self._apply: dict[type[Any], Callable[[Any, Place, Said], None]] = {
             RunStarted: self._run_started,
             RunFinished: self._run_finished,
             CallAsked: self._call_asked,
@@ -178,8 +191,8 @@ class Fold:
             Event: self._event,
         }
 
-    def add(self, leaf: Leaf, place: Place, text: Text) -> None:
-        self._apply[type(leaf)](leaf, place, text)
+    def add(self, leaf: Leaf, place: Place, said: Said) -> None:
+        self._apply[type(leaf)](leaf, place, said)
 
     def run(self, run_id: bytes) -> RunRow:
         found = self.runs.get(run_id)
@@ -193,7 +206,7 @@ class Fold:
             found = self.calls[call_id] = self._known.call(call_id)
         return found
 
-    def _run_started(self, leaf: RunStarted, place: Place, text: Text) -> None:
+    def _run_started(self, leaf: RunStarted, place: Place, said: Said) -> None:
         run = self.run(leaf.run_id)
         if run.first is not None and (run.at_us or 0, run.first) <= (leaf.at_us, place):
             return
@@ -202,43 +215,45 @@ class Fold:
         run.name, run.channel, run.parent_id = leaf.name, leaf.channel, leaf.parent_run_id
         run.agent, run.caller = leaf.agent, leaf.caller
         run.session, run.workspace = leaf.session_id, leaf.workspace
-        run.text_first = text_of_first(leaf, text)
+        run.text_first = text_of_first(leaf, said)
 
-    def _run_finished(self, leaf: RunFinished, place: Place, text: Text) -> None:
+    def _run_finished(self, leaf: RunFinished, place: Place, said: Said) -> None:
         run = self.run(leaf.run_id)
         if run.finished is not None and (run.finished_at_us or 0, run.finished) <= (leaf.at_us, place):
             return
         run.changed = True
         run.finished, run.finished_at_us = place, leaf.at_us
-        run.outcome = leaf.outcome
-        run.text_finished = text_of_finished(leaf, text)
+        run.outcome, run.reason, run.passed = leaf.outcome, leaf.reason, leaf.passed
+        run.text_finished = text_of_finished(leaf, said)
 
-    def _call_asked(self, leaf: CallAsked, place: Place, text: Text) -> None:
-        self._requested(self.call(leaf.call_id), leaf, leaf.request, place, text)
+    def _call_asked(self, leaf: CallAsked, place: Place, said: Said) -> None:
+        self._requested(self.call(leaf.call_id), leaf, leaf.request, place, said)
 
-    def _call_answered(self, leaf: CallAnswered, place: Place, text: Text) -> None:
+    def _call_answered(self, leaf: CallAnswered, place: Place, said: Said) -> None:
         call = self.call(leaf.call_id)
         if call.answered is None or place < call.answered:
             call.answered, call.changed = place, True
 
-    def _call_started(self, leaf: CallStarted, place: Place, text: Text) -> None:
+    def _call_started(self, leaf: CallStarted, place: Place, said: Said) -> None:
         call = self.call(leaf.call_id)
         if call.started is None or place < call.started:
             call.started, call.changed = place, True
         if leaf.request is not None:
-            self._requested(call, leaf, leaf.request, place, text)
+            self._requested(call, leaf, leaf.request, place, said)
 
-    def _call_finished(self, leaf: CallFinished, place: Place, text: Text) -> None:
+    def _call_finished(self, leaf: CallFinished, place: Place, said: Said) -> None:
         call = self.call(leaf.call_id)
         if call.finished is None or (leaf.at_us, place) < (call.finished_at_us or 0, call.finished):
             call.changed = True
             call.finished, call.finished_at_us = place, leaf.at_us
-            call.outcome, call.latency_us = leaf.outcome, leaf.latency_us
-            call.text_finished = text_of_finished(leaf, text)
+            call.outcome, call.latency_us, call.passed = leaf.outcome, leaf.latency_us, leaf.passed
+            went_wrong = leaf.outcome not in ("succeeded", "rejected")
+            call.error = error_pattern(said.error(), leaf.reason) if went_wrong else None
+            call.text_finished = text_of_finished(leaf, said)
         if leaf.request is not None:
-            self._requested(call, leaf, leaf.request, place, text)
+            self._requested(call, leaf, leaf.request, place, said)
 
-    def _requested(self, call: CallRow, leaf: Leaf, request: Request, place: Place, text: Text) -> None:
+    def _requested(self, call: CallRow, leaf: Leaf, request: Request, place: Place, said: Said) -> None:
         if call.first is not None and (call.at_us or 0, call.first) <= (request.asked_at_us, place):
             return
         call.changed = True
@@ -246,7 +261,8 @@ class Fold:
         call.run = None if request.run_id is None else self.run(request.run_id)
         call.position, call.tool, call.effect = request.position, request.tool, request.effect
         call.door, call.dry_run = request.door, request.dry_run
-        call.parent_id, call.external_id = request.parent_id, request.external_id
+        call.parent_id, call.step_id = request.parent_id, request.step_id
+        call.external_id = request.external_id
         call.agent, call.caller = request.agent, request.caller
         call.session, call.workspace = request.session_id, request.workspace
         call.inherits = (
@@ -255,12 +271,12 @@ class Fold:
             | (SESSION if request.session_id is None else 0)
             | (WORKSPACE if request.workspace is None else 0)
         )
-        call.text_first = text_of_first(leaf, text)
+        call.text_first = text_of_first(leaf, said)
 
-    def _step(self, leaf: Step, place: Place, text: Text) -> None:
+    def _step(self, leaf: Step, place: Place, said: Said) -> None:
         self.steps.append(StepRow(leaf, self.run(leaf.run_id), place))
 
-    def _event(self, leaf: Event, place: Place, text: Text) -> None:
+    def _event(self, leaf: Event, place: Place, said: Said) -> None:
         run = None if leaf.run_id is None else self.run(leaf.run_id)
         self.events.append(EventRow(leaf, run, place))
 

@@ -1,21 +1,17 @@
 """How to find it: the answers to every question about the journal.
 
-Owns the index of one store as its users see it: it is brought up to the journal's end before each answer,
-so a reader sees its own writes, and it heals itself: a damaged, outdated or deleted file is filled again,
-and where none can be kept the index is in memory. Knows nothing of why something is asked. Used by `calls`
-(recovery, approvals) and by every door.
+Owns the index of one store as its users see it: a thin face, one method a question. It is brought up to the
+journal's end before each answer, so a reader sees its own writes; `upkeep` sees to that. Knows nothing of
+why something is asked. Used by `calls` (recovery, approvals) and by every door.
 """
 
 import contextlib
-import os
-import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import apsw
 import msgspec
 
-from custody.errors import CorruptJournal, StoreError
+from custody.errors import CorruptJournal
 from custody.index.asking import (
     call_conditions,
     event_conditions,
@@ -27,42 +23,39 @@ from custody.index.asking import (
     session_of,
     text_match,
 )
-from custody.index.catch_up import CatchUp, Progress
-from custody.index.database import DAMAGE, UNWRITABLE, Database
+from custody.index.catch_up import Progress
+from custody.index.database import Database
 from custody.index.lookup import Lookup
 from custody.index.query import (
+    Bounded,
     CallFilter,
     EventFilter,
     Key,
     Page,
     RunFilter,
+    Scope,
     check_limit,
     decode_cursor,
     encode_cursor,
+    narrowed,
 )
-from custody.index.reading import (
-    EventView,
-    Inherited,
-    OpenCall,
-    OpenRun,
-    Places,
-    Reader,
-    Session,
-    StepView,
-)
+from custody.index.reading import Inherited, Places, Reader, RunSums
 from custody.index.search import ROW_MAX
-from custody.index.stats import Stats, gather
+from custody.index.stats import Stats, ToolStats, by_rate, gather, slowest
+from custody.index.upkeep import Upkeep
+from custody.index.views import EventView, OpenCall, OpenRun, Session, StepView
 from custody.journal import Journal, Stored
 from custody.records import Call, Run
+from custody.records import now_us as clock_us
 
-ATTEMPTS_MAX = 100
-"""Times a question is put: again whenever another process has begun to fill the index anew meanwhile."""
+if TYPE_CHECKING:
+    from custody.index.loops import Loops
+    from custody.index.patterns import FailurePattern
+    from custody.index.relatives import SilentRun
+    from custody.index.sql import Parameters, SqlAnswer
+    from custody.index.timeline import TimelineEntry
+    from custody.index.usage import UsageReport
 
-FAULTS_MAX = 4
-"""Errors of SQLite that one question outlives. Damage is healed after the first; while another process
-heals, tables can be missing once more."""
-
-A = TypeVar("A")
 Wanted = tuple[Places, Inherited]
 
 
@@ -71,25 +64,23 @@ class Index:
 
     def __init__(self, path: str | None, journal: Journal) -> None:
         """`path` of index.db; None keeps it in memory, as for a store in memory. Opens nothing yet."""
-        self._path = path
-        self._journal = journal
         self._reader = Reader(journal)
-        self._mutex = threading.RLock()
-        self._database: Database | None = None
-        self._catch_up: CatchUp | None = None
-        self._process = os.getpid()
-        self._left_behind: list[Database] = []
-        self.damage: CorruptJournal | None = None
+        self._upkeep = Upkeep(path, journal)
+        self._answer = self._upkeep.answer
+
+    @property
+    def damage(self) -> CorruptJournal | None:
         """What the last catching up found damaged in the journal: answers lack what lies behind it."""
-        self.kept = path is not None
+        return self._upkeep.damage
+
+    @property
+    def kept(self) -> bool:
         """False where the file cannot be written: each process then fills an index of its own in memory."""
+        return self._upkeep.kept
 
     def close(self) -> None:
         """May be used again afterwards: the next question opens it."""
-        with self._mutex:
-            if self._database is not None and self._process == os.getpid():
-                self._database.close()
-            self._database = None
+        self._upkeep.close()
 
     def refresh(self, progress: Progress | None = None) -> None:
         """Catch up with the journal. Raises CorruptJournal once all that can be read is folded; questions do
@@ -99,14 +90,10 @@ class Index:
             raise self.damage
 
     def rebuild(self, progress: Progress | None = None) -> None:
-        """Forget everything and fold the whole journal again."""
-        with self._mutex:
-            self._answer(lambda _: None)
-            try:
-                self._opened()[1].start_again()
-            except apsw.Error as error:
-                self._overcome(error, 0)
-            self.refresh(progress)
+        """Forget everything and fold the whole journal again. Raises as `refresh`."""
+        self._upkeep.rebuild(progress)
+        if self.damage is not None:
+            raise self.damage
 
     # -- lists ----------------------------------------------------------------------------------------
 
@@ -117,12 +104,17 @@ class Index:
         cursor: str | None = None,
         *,
         refresh: bool = True,
+        **fields: Any,
     ) -> Page[Call]:
-        """Raises InvalidInput, and NotFound or Ambiguous for `run` and `parent`."""
+        """`fields` are more of the filter's: `calls(tool="exec")`.
+
+        Raises InvalidInput, and NotFound or Ambiguous for `run` and `parent`.
+        """
+        given = narrowed(filter, fields)
 
         def ask(database: Database) -> tuple[list[Wanted], str | None]:
-            conditions = call_conditions(database, filter)
-            hits, after = page_of(database, "calls", conditions, filter.order, limit, cursor, filter.text)
+            conditions = call_conditions(database, given)
+            hits, after = page_of(database, "calls", conditions, given.order, limit, cursor, given.text)
             return [places_of_call(database, hit.row) for hit in hits], after
 
         wanted, after = self._answer(ask, refresh=refresh)
@@ -135,12 +127,17 @@ class Index:
         cursor: str | None = None,
         *,
         refresh: bool = True,
+        **fields: Any,
     ) -> Page[Run]:
-        """Raises InvalidInput, and NotFound or Ambiguous for `parent`."""
+        """`fields` are more of the filter's: `runs(caller="ada")`.
 
-        def ask(database: Database) -> tuple[list[tuple[Places, dict[str, int]]], str | None]:
-            conditions = run_conditions(database, filter)
-            hits, after = page_of(database, "runs", conditions, filter.order, limit, cursor, filter.text)
+        Raises InvalidInput, and NotFound or Ambiguous for `parent`.
+        """
+        given = narrowed(filter, fields)
+
+        def ask(database: Database) -> tuple[list[tuple[Places, RunSums]], str | None]:
+            conditions = run_conditions(database, given)
+            hits, after = page_of(database, "runs", conditions, given.order, limit, cursor, given.text)
             return [places_of_run(database, hit.row) for hit in hits], after
 
         wanted, after = self._answer(ask, refresh=refresh)
@@ -153,12 +150,17 @@ class Index:
         cursor: str | None = None,
         *,
         refresh: bool = True,
+        **fields: Any,
     ) -> Page[EventView]:
-        """Raises InvalidInput, and NotFound or Ambiguous for `run` and `call`."""
+        """`fields` are more of the filter's: `events(name="run.error")`.
+
+        Raises InvalidInput, and NotFound or Ambiguous for `run` and `call`.
+        """
+        given = narrowed(filter, fields)
 
         def ask(database: Database) -> tuple[list[Any], str | None]:
-            conditions = event_conditions(database, filter)
-            hits, after = page_of(database, "events", conditions, filter.order, limit, cursor, None)
+            conditions = event_conditions(database, given)
+            hits, after = page_of(database, "events", conditions, given.order, limit, cursor, None)
             return [database.row("event_by_row", hit.row) for hit in hits], after
 
         places, after = self._answer(ask, refresh=refresh)
@@ -182,12 +184,12 @@ class Index:
 
     # -- one ------------------------------------------------------------------------------------------
 
-    def call(self, id_prefix: str, *, refresh: bool = True) -> Call:
-        """With the samples of the machine before and after. Raises NotFound or Ambiguous."""
+    def call(self, id_prefix: str, *, details: bool = True, refresh: bool = True) -> Call:
+        """With the samples of the machine before and after as `details`. Raises NotFound or Ambiguous."""
         wanted = self._answer(
             lambda database: places_of_call(database, Lookup(database).call(id_prefix).row), refresh=refresh
         )
-        return self._detailed(*wanted)
+        return self._detailed(*wanted) if details else self._reader.call(*wanted)
 
     def run(self, text: str, *, refresh: bool = True) -> Run:
         """By id, its beginning, name (the newest of that name) or `latest`. Raises NotFound or Ambiguous."""
@@ -196,10 +198,18 @@ class Index:
         )
         return self._reader.run(*wanted)
 
-    def find(self, text: str, *, refresh: bool = True) -> Run | Call:
+    def step(self, id_prefix: str, *, refresh: bool = True) -> StepView:
+        """Raises NotFound or Ambiguous."""
+        place: Any = self._answer(
+            lambda database: database.row("step_by_row", Lookup(database).step(id_prefix).row),
+            refresh=refresh,
+        )
+        return self._reader.step(place[:3], place[3])
+
+    def find(self, text: str, *, refresh: bool = True) -> Run | Call | StepView:
         """Whatever `text` is the id, its beginning or the name of. Raises NotFound or Ambiguous."""
         found = self._answer(lambda database: Lookup(database).any(text), refresh=refresh)
-        one = self.run if found.of == "runs" else self.call
+        one = {"runs": self.run, "calls": self.call, "steps": self.step}[found.of]
         return one(found.id.hex(), refresh=False)
 
     # -- a run's parts --------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ class Index:
     def run_steps(self, run_id: bytes, *, refresh: bool = True) -> list[StepView]:
         """Every step of a run by position."""
         places: list[Any] = self._answer(lambda database: database.rows("run_steps", run_id), refresh=refresh)
-        return [self._reader.step(place) for place in places]
+        return [self._reader.step(place[:3], place[3]) for place in places]
 
     def max_position(self, run_id: bytes, *, refresh: bool = True) -> int:
         """The last position taken in a run by a call or step; -1 when there is none."""
@@ -244,11 +254,171 @@ class Index:
 
         return self._answer(ask, refresh=refresh)
 
+    # -- questions over many ----------------------------------------------------------------------------
+
+    def tool_rates(
+        self,
+        filter: CallFilter = CallFilter(),  # noqa: B008
+        calls_min: int = 1,
+        *,
+        refresh: bool = True,
+    ) -> list[ToolStats]:
+        """The tools of `stats` with so many calls, those that succeed least first. Raises as `calls`."""
+        return by_rate(self.stats(filter, refresh=refresh).tools, calls_min)
+
+    def usage(
+        self,
+        by: str = "agent",
+        scope: Scope = Scope(),  # noqa: B008
+        limit: int = 100,
+        *,
+        refresh: bool = True,
+    ) -> "UsageReport":
+        """Tokens, cost, steps and calls by `agent tool model day run caller session`, the dearest first.
+
+        A tool has the tokens of the steps that asked for it: a step that asked for two counts for both.
+        Raises InvalidInput, and NotFound or Ambiguous for `run`.
+        """
+        from custody.index.usage import usage
+
+        return self._answer(lambda database: usage(database, by, scope, limit), refresh=refresh)
+
+    def slowest(
+        self,
+        filter: CallFilter = CallFilter(),  # noqa: B008
+        limit: int = 20,
+        *,
+        refresh: bool = True,
+    ) -> list[Call]:
+        """The calls whose execution took longest. Raises as `calls`."""
+
+        def ask(database: Database) -> list[Wanted]:
+            return [places_of_call(database, row) for row in slowest(database, filter, limit)]
+
+        return [self._reader.call(*one) for one in self._answer(ask, refresh=refresh)]
+
+    def failure_patterns(
+        self,
+        filter: CallFilter = CallFilter(),  # noqa: B008
+        count_min: int = 2,
+        limit: int = 20,
+        *,
+        refresh: bool = True,
+    ) -> "Bounded[FailurePattern]":
+        """Failures of one tool that are alike but for numbers, ids, paths and quoted texts, the most frequent
+        first. Raises as `calls`."""
+        from custody.index.patterns import alike, failure_pattern
+
+        found, complete = self._answer(
+            lambda database: alike(database, filter, count_min, limit), refresh=refresh
+        )
+        return Bounded([failure_pattern(self._reader, one) for one in found], complete)
+
+    def loops(
+        self,
+        scope: Scope = Scope(),  # noqa: B008
+        repeats_min: int = 3,
+        limit: int = 100,
+        *,
+        refresh: bool = True,
+    ) -> "Loops":
+        """Where a run called one tool with equal arguments again and again, no other tool's call in between.
+
+        `scope` says in which runs to look: those with such calls in it. Raises as `usage`.
+        """
+        from custody.index.loops import loops, stretches
+
+        found = self._answer(lambda database: stretches(database, scope, repeats_min), refresh=refresh)
+        return loops(self._reader, found, repeats_min, limit)
+
+    # -- runs among themselves --------------------------------------------------------------------------
+
+    def children(self, run: str, *, recursive: bool = False, refresh: bool = True) -> Bounded[Run]:
+        """The runs started from a run, theirs as well if `recursive`. Raises NotFound or Ambiguous."""
+        from custody.index.relatives import children
+
+        return self._runs_of(lambda database: children(database, run, recursive=recursive), refresh)
+
+    def ancestors(self, run: str, *, refresh: bool = True) -> Bounded[Run]:
+        """The run's parent, its parent, and so on. Raises NotFound or Ambiguous."""
+        from custody.index.relatives import ancestors
+
+        return self._runs_of(lambda database: ancestors(database, run), refresh)
+
+    def last_runs(
+        self,
+        by: str = "agent",
+        filter: RunFilter = RunFilter(),  # noqa: B008
+        *,
+        refresh: bool = True,
+    ) -> Bounded[Run]:
+        """The last run of each agent, or `by` each name, the latest first. Raises as `runs`."""
+        from custody.index.relatives import last_runs
+
+        return self._runs_of(lambda database: last_runs(database, by, filter), refresh)
+
+    def silent_runs(
+        self,
+        silent_us: int,
+        filter: RunFilter = RunFilter(),  # noqa: B008
+        *,
+        now_us: int | None = None,
+        refresh: bool = True,
+    ) -> "Bounded[SilentRun]":
+        """Runs that have not ended, and nothing was recorded of them for so long; the longest first.
+        Raises as `runs`."""
+        from custody.index.relatives import quiet_runs, silent_runs
+
+        now_us = clock_us() if now_us is None else now_us
+
+        def ask(database: Database) -> Any:
+            found, complete = quiet_runs(database, now_us, silent_us, filter)
+            return [(quiet, places_of_run(database, quiet.row)) for quiet in found], complete
+
+        found, complete = self._answer(ask, refresh=refresh)
+        return Bounded(silent_runs(self._reader, found, now_us, silent_us), complete)
+
+    def timeline(
+        self, run: str, limit: int = 1_000, cursor: str | None = None, *, refresh: bool = True
+    ) -> "Page[TimelineEntry]":
+        """Every call, step and event of a run: by position, and by time what has none. Raises NotFound,
+        Ambiguous or InvalidInput."""
+        from custody.index.timeline import entry, lines
+
+        found, after = self._answer(lambda database: lines(database, run, limit, cursor), refresh=refresh)
+        return Page([entry(self._reader, line) for line in found], after)
+
+    def sql(
+        self,
+        query: str,
+        parameters: "Parameters" = (),
+        limit: int = 1_000,
+        *,
+        seconds: float = 10.0,
+        refresh: bool = True,
+    ) -> "SqlAnswer":
+        """Run one statement that reads the views `runs calls steps events`, whose columns stand in
+        docs/reference/sql-views.md. Raises InvalidInput, also for one that takes too long."""
+        from custody.index.sql import Views, check_bounds
+
+        check_bounds(limit, seconds)
+        views = self._answer(lambda database: Views(database, self._reader), refresh=refresh)
+        with contextlib.closing(views):
+            return views.answer(query, parameters, limit, seconds)
+
     def describe(self, stored: Stored) -> dict[str, Any]:
         """One record of the journal as JSON can show it."""
         return self._reader.describe(stored)
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _runs_of(self, find: Callable[[Database], tuple[list[int], bool]], refresh: bool) -> Bounded[Run]:
+        def ask(database: Database) -> tuple[list[tuple[Places, RunSums]], bool]:
+            rows, complete = find(database)
+            return [places_of_run(database, row) for row in rows], complete
+
+        wanted, complete = self._answer(ask, refresh=refresh)
+        return Bounded([self._reader.run(*one) for one in wanted], complete)
 
     def _detailed(self, places: Places, inherited: Inherited) -> Call:
         call = self._reader.call(places, inherited)
@@ -260,64 +430,3 @@ class Index:
             return None
         place: Any = self._answer(lambda database: database.row("event_by_id", event_id))
         return None if place is None else self._reader.event(place).data
-
-    def _answer(
-        self, ask: Callable[[Database], A], *, refresh: bool = False, progress: Progress | None = None
-    ) -> A:
-        """Put a question to an index that is up to date, whatever state its file is in."""
-        with self._mutex:
-            faults = 0
-            for _ in range(ATTEMPTS_MAX):
-                try:
-                    database, catch_up = self._opened()
-                    if refresh:
-                        self.damage = catch_up.run(progress)
-                    with database.reading() as made:
-                        if made and (not refresh or catch_up.holds()):
-                            return ask(database)
-                    refresh = True
-                except apsw.BusyError as error:
-                    raise StoreError(
-                        "The index is busy: another process has been filling it for a minute.",
-                        hint="Try again when it is done.",
-                    ) from error
-                except apsw.Error as error:
-                    self._overcome(error, faults)
-                    faults += 1
-            raise StoreError("Other processes make the index anew, again and again.")
-
-    def _overcome(self, error: apsw.Error, faults: int) -> None:
-        """Make the index usable again, or raise the error."""
-        if isinstance(error, DAMAGE) and faults == 0 and self._database is not None:
-            self._heal(self._database)
-        elif isinstance(error, (*DAMAGE, *UNWRITABLE)):
-            self._reopen(in_memory=faults > 0, because=error)
-        elif faults == FAULTS_MAX:
-            # Short of that: tables that another process is making anew.
-            raise error
-
-    def _opened(self) -> tuple[Database, CatchUp]:
-        if self._process != os.getpid():
-            # SQLite must not touch in a forked child what its parent opened, not even to close it.
-            if self._database is not None:
-                self._left_behind.append(self._database)
-            self._process, self._database = os.getpid(), None
-        if self._database is None or self._catch_up is None:
-            self._database = Database(self._path if self.kept else None)
-            self._catch_up = CatchUp(self._database, self._journal)
-        return self._database, self._catch_up
-
-    def _heal(self, database: Database) -> None:
-        try:
-            database.reset()
-        except apsw.Error as error:
-            self._reopen(in_memory=True, because=error)
-
-    def _reopen(self, *, in_memory: bool, because: Exception | None) -> None:
-        if in_memory and not self.kept:
-            raise StoreError(f"The index cannot be kept in memory: {because}.") from because
-        if self._database is not None:
-            with contextlib.suppress(apsw.Error):
-                self._database.close()
-        self._database = None
-        self.kept = self.kept and not in_memory

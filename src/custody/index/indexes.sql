@@ -8,6 +8,8 @@ CREATE INDEX IF NOT EXISTS calls_by_workspace ON calls (workspace, at_us) WHERE 
 CREATE INDEX IF NOT EXISTS calls_by_agent ON calls (agent, at_us) WHERE agent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_parent ON calls (parent_id, at_us) WHERE parent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_external_id ON calls (external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_step ON calls (step_id, tool) WHERE step_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_error ON calls (error, at_us) WHERE error IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (at_us);
 CREATE INDEX IF NOT EXISTS runs_by_outcome ON runs (outcome, at_us);
 CREATE INDEX IF NOT EXISTS runs_by_name ON runs (name) WHERE name IS NOT NULL;
@@ -16,6 +18,7 @@ CREATE INDEX IF NOT EXISTS runs_by_workspace ON runs (workspace, at_us) WHERE wo
 CREATE INDEX IF NOT EXISTS runs_by_agent ON runs (agent, at_us) WHERE agent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent_id, at_us) WHERE parent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS steps_by_run ON steps (run, position);
+CREATE INDEX IF NOT EXISTS steps_by_time ON steps (at_us);
 CREATE INDEX IF NOT EXISTS events_by_name ON events (name, at_us);
 CREATE INDEX IF NOT EXISTS events_by_run ON events (run, at_us) WHERE run IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_call ON events (call_id) WHERE call_id IS NOT NULL;

@@ -1,4 +1,4 @@
-"""Finding the one run or call that a person means by the beginning of its id, or by a name.
+"""Finding the one run, call or step that a person means by the beginning of its id, or by a name.
 
 Owns the rules of prefixes and the sentences for none and for several. Used by `index`.
 """
@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 
 
 class Found(NamedTuple):
-    """A run or a call by its row, good in the present transaction only."""
+    """A run, call or step by its row, good in the present transaction only."""
 
     of: str
     id: bytes
@@ -53,16 +53,23 @@ class Lookup:
         named = self._named(text)
         return named or self._only(self._runs(text), text, "run")
 
+    def step(self, text: str) -> Found:
+        return self._only(self._steps(text), text, "step")
+
     def any(self, text: str) -> Found:
-        """A run or a call. A run's whole name goes before ids that begin with it."""
+        """A run, call or step. A run's whole name goes before ids that begin with it."""
         named = self._named(text)
-        return named or self._only([*self._runs(text), *self._calls(text)], text, "run or call")
+        found = [*self._runs(text), *self._calls(text), *self._steps(text)] if named is None else []
+        return named or self._only(found, text, "run, call or step")
 
     def _calls(self, text: str) -> list[Found]:
         return self._from("calls", text, CALL_ID_BYTES)
 
     def _runs(self, text: str) -> list[Found]:
         return self._from("runs", text, RUN_ID_BYTES)
+
+    def _steps(self, text: str) -> list[Found]:
+        return self._from("steps", text, CALL_ID_BYTES)
 
     def _from(self, of: str, text: str, id_bytes: int) -> list[Found]:
         wanted = id_range(text, id_bytes)

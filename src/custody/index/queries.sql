@@ -34,42 +34,41 @@ INSERT INTO words VALUES (?, ?);
 
 -- name: load_run
 SELECT row, id, name, agent, caller, channel, session, workspace, parent_id, outcome, at_us, elapsed_us,
-  first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
+  reason, passed, first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
 FROM runs WHERE id = ?;
 
 -- name: load_run_by_row
 SELECT row, id, name, agent, caller, channel, session, workspace, parent_id, outcome, at_us, elapsed_us,
-  first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
+  reason, passed, first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
 FROM runs WHERE row = ?;
 
 -- name: load_call
 SELECT row, id, run, position, tool, effect, door, agent, caller, session, workspace, inherits, parent_id,
-  external_id, dry_run, outcome, at_us, elapsed_us, latency_us, first_shard, first_segment, first_offset,
-  answered_shard, answered_segment, answered_offset, started_shard, started_segment, started_offset,
-  finished_shard, finished_segment, finished_offset
+  external_id, dry_run, outcome, at_us, elapsed_us, latency_us, step_id, passed, error,
+  first_shard, first_segment, first_offset, answered_shard, answered_segment, answered_offset,
+  started_shard, started_segment, started_offset, finished_shard, finished_segment, finished_offset
 FROM calls WHERE id = ?;
 
 -- name: insert_run
-INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
+INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
 
 -- name: update_run
 UPDATE runs SET id = ?2, name = ?3, agent = ?4, caller = ?5, channel = ?6, session = ?7, workspace = ?8,
-  parent_id = ?9, outcome = ?10, at_us = ?11, elapsed_us = ?12,
-  first_shard = ?13, first_segment = ?14, first_offset = ?15,
-  finished_shard = ?16, finished_segment = ?17, finished_offset = ?18
+  parent_id = ?9, outcome = ?10, at_us = ?11, elapsed_us = ?12, reason = ?13, passed = ?14, first_shard =
+  ?15, first_segment = ?16, first_offset = ?17, finished_shard = ?18, finished_segment = ?19,
+  finished_offset = ?20
 WHERE row = ?1;
 
 -- name: insert_call
-INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
+INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
 
 -- name: update_call
-UPDATE calls SET id = ?2, run = ?3, position = ?4, tool = ?5, effect = ?6, door = ?7, agent = ?8, caller = ?9,
-  session = ?10, workspace = ?11, inherits = ?12, parent_id = ?13, external_id = ?14, dry_run = ?15,
-  outcome = ?16, at_us = ?17, elapsed_us = ?18, latency_us = ?19,
-  first_shard = ?20, first_segment = ?21, first_offset = ?22,
-  answered_shard = ?23, answered_segment = ?24, answered_offset = ?25,
-  started_shard = ?26, started_segment = ?27, started_offset = ?28,
-  finished_shard = ?29, finished_segment = ?30, finished_offset = ?31
+UPDATE calls SET id = ?2, run = ?3, position = ?4, tool = ?5, effect = ?6, door = ?7, agent = ?8, caller =
+  ?9, session = ?10, workspace = ?11, inherits = ?12, parent_id = ?13, external_id = ?14, dry_run = ?15,
+  outcome = ?16, at_us = ?17, elapsed_us = ?18, latency_us = ?19, step_id = ?20, passed = ?21, error = ?22,
+  first_shard = ?23, first_segment = ?24, first_offset = ?25, answered_shard = ?26, answered_segment = ?27,
+  answered_offset = ?28, started_shard = ?29, started_segment = ?30, started_offset = ?31, finished_shard =
+  ?32, finished_segment = ?33, finished_offset = ?34
 WHERE row = ?1;
 
 -- name: inherit
@@ -81,8 +80,23 @@ UPDATE calls SET
 WHERE run = ?1 AND inherits <> 0;
 
 -- name: put_step
-INSERT INTO steps (id, run, position, at_us, shard, segment, offset) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-ON CONFLICT (id) DO UPDATE SET run = ?2, position = ?3, at_us = ?4, shard = ?5, segment = ?6, offset = ?7
+INSERT INTO steps (
+  id, run, position, iteration, agent, model, requested_model, finish_reason, responded, parent_id,
+  external_id, since_previous_us, model_us, input_tokens, output_tokens, reasoning_tokens,
+  cache_read_tokens, cache_write_tokens, cost_nano_usd, at_us, shard, segment, offset
+) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+ON CONFLICT (id) DO UPDATE SET (
+  run, position, iteration, agent, model, requested_model, finish_reason, responded, parent_id,
+  external_id, since_previous_us, model_us, input_tokens, output_tokens, reasoning_tokens,
+  cache_read_tokens, cache_write_tokens, cost_nano_usd, at_us, shard, segment, offset
+) = (
+  excluded.run, excluded.position, excluded.iteration, excluded.agent, excluded.model,
+  excluded.requested_model, excluded.finish_reason, excluded.responded, excluded.parent_id,
+  excluded.external_id, excluded.since_previous_us, excluded.model_us, excluded.input_tokens,
+  excluded.output_tokens, excluded.reasoning_tokens, excluded.cache_read_tokens,
+  excluded.cache_write_tokens, excluded.cost_nano_usd, excluded.at_us, excluded.shard, excluded.segment,
+  excluded.offset
+)
 WHERE (excluded.shard, excluded.segment, excluded.offset) < (steps.shard, steps.segment, steps.offset);
 
 -- name: put_event
@@ -112,8 +126,20 @@ INSERT INTO run_spans VALUES (?1, ?2, ?3)
 ON CONFLICT DO UPDATE SET low_us = min(low_us, ?2), high_us = max(high_us, ?3);
 
 -- name: call_count_by_outcome
-SELECT w.word, count(*) FROM calls c JOIN words w ON w.id = c.outcome
-WHERE c.run = ? AND c.at_us > 0 GROUP BY c.outcome;
+SELECT w.word, count(*), sum(c.outcome <> 0 OR c.started_shard IS NOT NULL)
+FROM calls c JOIN words w ON w.id = c.outcome WHERE c.run = ? AND c.at_us > 0 GROUP BY c.outcome;
+
+-- name: step_sums
+SELECT count(*), sum(input_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cache_read_tokens),
+  sum(cache_write_tokens), sum(cost_nano_usd), sum(input_tokens IS NULL AND output_tokens IS NULL),
+  sum(cost_nano_usd IS NULL)
+FROM steps WHERE run = ?;
+
+-- name: count_run_events
+SELECT count(*) FROM events WHERE run = ? AND name = ?;
+
+-- name: events_since
+SELECT shard, segment, offset FROM events WHERE name = ? AND at_us >= ? ORDER BY at_us LIMIT ?;
 
 -- name: max_position
 SELECT max(coalesce((SELECT max(position) FROM calls WHERE run = r.row), -1),
@@ -201,7 +227,7 @@ FROM calls c
 WHERE c.row = ?;
 
 -- name: run_by_row
-SELECT first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
+SELECT at_us, first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
 FROM runs WHERE row = ?;
 
 -- name: event_by_row
@@ -215,6 +241,9 @@ SELECT id, row FROM calls WHERE id >= ?1 AND id < ?2 AND at_us IS NOT NULL ORDER
 
 -- name: runs_from
 SELECT id, row FROM runs WHERE id >= ?1 AND id < ?2 AND at_us IS NOT NULL ORDER BY id LIMIT ?3;
+
+-- name: steps_from
+SELECT id, row FROM steps WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3;
 
 -- name: run_named
 SELECT row, id FROM runs WHERE name = ? AND at_us IS NOT NULL ORDER BY at_us DESC, id DESC LIMIT 1;
@@ -233,8 +262,9 @@ SELECT row FROM calls WHERE run = (SELECT row FROM runs WHERE id = ?) AND at_us 
 ORDER BY position IS NULL, position, at_us, id;
 
 -- name: run_steps
-SELECT shard, segment, offset FROM steps WHERE run = (SELECT row FROM runs WHERE id = ?)
-ORDER BY position IS NULL, position, at_us, id;
+SELECT s.shard, s.segment, s.offset, w.word
+FROM steps s JOIN runs r ON r.row = s.run LEFT JOIN words w ON w.id = r.agent
+WHERE r.id = ? ORDER BY s.position IS NULL, s.position, s.at_us, s.id;
 
 -- name: open_calls
 SELECT c.id, r.id, c.first_shard, c.first_segment, c.first_offset,
@@ -262,3 +292,98 @@ SELECT tool,
   min(CASE WHEN place * 100 >= total * 95 THEN latency_us END),
   min(CASE WHEN place * 100 >= total * 99 THEN latency_us END)
 FROM ranked GROUP BY tool;
+
+-- name: step_by_row
+SELECT s.shard, s.segment, s.offset, w.word
+FROM steps s JOIN runs r ON r.row = s.run LEFT JOIN words w ON w.id = r.agent WHERE s.row = ?;
+
+-- name: child_runs
+SELECT row, id FROM runs WHERE parent_id = ? AND at_us > 0 ORDER BY at_us, id LIMIT ?;
+
+-- name: parent_run
+SELECT p.row, p.id FROM runs c JOIN runs p ON p.id = c.parent_id WHERE c.id = ? AND p.at_us IS NOT NULL;
+
+-- name: last_runs
+SELECT row FROM (
+  SELECT c.row, c.at_us, c.id, row_number() OVER (PARTITION BY c.{by} ORDER BY c.at_us DESC, c.id DESC) AS place
+  FROM runs c WHERE {where}
+) WHERE place = 1 ORDER BY at_us DESC, id DESC LIMIT :limit;
+
+-- name: quiet_runs
+SELECT row, last_us, running FROM (
+  SELECT c.row, c.id,
+    max(c.at_us,
+      coalesce((SELECT max(at_us) FROM calls WHERE run = c.row), 0),
+      coalesce((SELECT max(at_us + elapsed_us) FROM calls WHERE run = c.row), 0),
+      coalesce((SELECT max(at_us) FROM steps WHERE run = c.row), 0),
+      coalesce((SELECT max(at_us) FROM events WHERE run = c.row), 0)) AS last_us,
+    (SELECT count(*) FROM calls WHERE run = c.row AND outcome = 0 AND at_us > 0) AS running
+  FROM runs c WHERE {where}
+) WHERE last_us <= :before_us ORDER BY last_us, id LIMIT :limit;
+
+-- name: later_records
+SELECT answered_shard, answered_segment, answered_offset, started_shard, started_segment, started_offset
+FROM calls WHERE run = ? AND outcome = 0 AND at_us > 0;
+
+-- name: usage
+WITH used AS (
+  SELECT {step_key} AS key, count(*) AS steps, sum(c.input_tokens) AS input_tokens,
+    sum(c.output_tokens) AS output_tokens, sum(c.reasoning_tokens) AS reasoning_tokens,
+    sum(c.cache_read_tokens) AS cache_read_tokens, sum(c.cache_write_tokens) AS cache_write_tokens,
+    sum(c.cost_nano_usd) AS cost_nano_usd,
+    sum(c.input_tokens IS NULL AND c.output_tokens IS NULL) AS without_tokens,
+    sum(c.cost_nano_usd IS NULL) AS without_cost, 0 AS calls
+  FROM steps c JOIN runs r ON r.row = c.run {step_join} WHERE {step_where} GROUP BY 1
+  UNION ALL
+  SELECT {call_key}, 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, count(*)
+  FROM calls c {call_join} WHERE {call_where} GROUP BY 1
+)
+SELECT key, sum(steps), sum(input_tokens), sum(output_tokens), sum(reasoning_tokens), sum(cache_read_tokens),
+  sum(cache_write_tokens), sum(cost_nano_usd), sum(without_tokens), sum(without_cost), sum(calls)
+FROM used GROUP BY key
+ORDER BY sum(cost_nano_usd) DESC, coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0) DESC,
+  sum(steps) DESC, sum(calls) DESC, min(key)
+LIMIT :limit;
+
+-- name: failure_patterns
+SELECT c.tool, c.error, count(*), min(c.at_us), max(c.at_us)
+FROM calls c WHERE c.error IS NOT NULL AND {where} GROUP BY c.tool, c.error HAVING count(*) >= :count_min
+ORDER BY count(*) DESC, max(c.at_us) DESC, max(c.id) LIMIT :limit;
+
+-- name: last_failure
+SELECT c.row FROM calls c WHERE c.tool = :this_tool AND c.error = :this_error AND {where}
+ORDER BY c.at_us DESC, c.id DESC LIMIT 1;
+
+-- name: failure_outcomes
+SELECT c.outcome, count(*) FROM calls c WHERE c.tool = :this_tool AND c.error = :this_error AND {where}
+GROUP BY c.outcome;
+
+-- name: runs_repeating
+SELECT r.row, r.id FROM (
+  SELECT c.run AS run, max(c.at_us) AS last_us FROM calls c WHERE c.run IS NOT NULL AND {where}
+  GROUP BY c.run, c.tool HAVING count(*) >= :repeats_min
+) JOIN runs r ON r.row = run GROUP BY r.row ORDER BY max(last_us) DESC, r.id LIMIT :limit;
+
+-- name: turns
+SELECT id, tool, position, at_us, outcome, first_shard, first_segment, first_offset
+FROM calls WHERE run = ? AND at_us > 0 ORDER BY position IS NULL, position, at_us, id;
+
+-- name: slowest
+SELECT c.row FROM calls c WHERE c.latency_us IS NOT NULL AND {where}
+ORDER BY c.latency_us DESC, c.at_us DESC, c.id LIMIT :limit;
+
+-- name: timeline
+WITH parts AS (
+  SELECT 'call' AS kind, row, id, position, at_us FROM calls WHERE run = :run AND at_us > 0
+  UNION ALL SELECT 'step', row, id, position, at_us FROM steps WHERE run = :run
+  UNION ALL SELECT 'event', row, id, NULL, at_us FROM events WHERE run = :run
+  UNION ALL SELECT 'event', e.row, e.id, NULL, e.at_us FROM calls c JOIN events e ON e.call_id = c.id
+    WHERE c.run = :run AND e.run IS NULL
+), placed AS (
+  -- What has a position keeps its place among its like, whatever its clock said; the rest goes by time.
+  SELECT *, CASE WHEN position IS NULL THEN at_us ELSE
+    max(CASE WHEN position IS NOT NULL THEN at_us END) OVER (ORDER BY position IS NULL, position, at_us, id)
+    END AS from_us
+  FROM parts
+)
+SELECT kind, row FROM placed ORDER BY from_us, position IS NULL, position, at_us, id LIMIT :limit OFFSET :begin;

@@ -6,6 +6,7 @@ filters by every door.
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -61,6 +62,8 @@ class RunFilter(Struct, frozen=True, kw_only=True):
     workspace: str | None = None
     outcome: str | None = None
     """One of `records.RUN_OUTCOMES`, or `running`."""
+    reason: str | None = None
+    """Why it ended so, word for word: `budget_exceeded`, `killed`, …"""
     since_us: int | None = None
     until_us: int | None = None
     parent: str | None = None
@@ -81,6 +84,32 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     order: Order = "newest"
 
 
+class Scope(Struct, frozen=True, kw_only=True):
+    """Whose, and when: for questions about calls and steps alike. As `CallFilter`."""
+
+    run: str | None = None
+    session: str | None = None
+    workspace: str | None = None
+    agent: str | None = None
+    caller: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+
+F = TypeVar("F", CallFilter, RunFilter, EventFilter)
+
+
+def narrowed(filter: F, fields: Mapping[str, Any]) -> F:
+    """The filter with more fields set. Raises InvalidInput for one it does not have."""
+    if not fields:
+        return filter
+    unknown = ", ".join(sorted(set(fields) - set(filter.__struct_fields__)))
+    if unknown:
+        known = ", ".join(filter.__struct_fields__)
+        raise InvalidInput(f"{type(filter).__name__} has no {unknown}.", hint=f"It has: {known}.")
+    return msgspec.structs.replace(filter, **fields)
+
+
 T = TypeVar("T")
 
 
@@ -89,6 +118,14 @@ class Page(Struct, Generic[T], frozen=True):
 
     items: list[T]
     next: str | None = None
+
+
+class Bounded(Struct, Generic[T], frozen=True):
+    """An answer whose work has a bound."""
+
+    items: list[T]
+    complete: bool
+    """False: the bound was reached; there may be more."""
 
 
 # -- conditions ---------------------------------------------------------------------------------------
@@ -102,6 +139,7 @@ EQUAL: dict[str, str] = {
     "channel": "c.channel = :channel",
     "tool": "c.tool = :tool",
     "outcome": "c.outcome = :outcome",
+    "reason": "c.reason = :reason",
     "effect": "c.effect = :effect",
     "door": "c.door = :door",
     "dry_run": "c.dry_run = :dry_run",
@@ -112,6 +150,15 @@ EQUAL: dict[str, str] = {
     "call": "c.call_id = :call",
 }
 """Field -> its condition. A condition is written `+c.field` where its index must not be taken."""
+
+OF_STEPS: dict[str, str] = {
+    "run": "c.run = :run",
+    "session": "r.session = :session",
+    "workspace": "r.workspace = :workspace",
+    "agent": "coalesce(c.agent, r.agent) = :agent",
+    "caller": "r.caller = :caller",
+}
+"""The same of a step `c` and its run `r`, which says of whom it is."""
 
 OTHER: dict[str, str] = {
     "visible": "c.at_us > 0",
@@ -146,13 +193,17 @@ class Conditions:
         self.other.append(name)
         self.values |= values
 
-    def where(self, driving: str | None = None) -> str:
+    def driving(self) -> str | None:
+        """The field by whose index what fulfils them is best found, where all of it is wanted."""
+        return next((field for field in ("run", "session") if field in self.equal), None)
+
+    def where(self, driving: str | None = None, equal: Mapping[str, str] = EQUAL) -> str:
         """Of the conditions an index could serve, only `driving` (and outcome beside tool) may use one.
 
         Left to itself SQLite takes any of them, as it does not know how often a value occurs.
         """
         served = ("tool", "outcome") if driving == "tool" else (driving,)
-        terms = [EQUAL[field] if field in served else f"+{EQUAL[field]}" for field in self.equal]
+        terms = [equal[field] if field in served else f"+{equal[field]}" for field in self.equal]
         return " AND ".join([*terms, *(OTHER[name] for name in self.other)])
 
 

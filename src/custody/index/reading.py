@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from custody.errors import CorruptJournal
 from custody.index.fold import Place
+from custody.index.views import EventView, OpenCall, OpenRun, StepView
 from custody.journal import Journal, Stored
 from custody.records import (
     Call,
@@ -35,74 +36,6 @@ from custody.records import (
 from custody.redaction import plain
 
 
-class StepView(Struct, frozen=True, kw_only=True):
-    """A step as every door shows it."""
-
-    id: str
-    run_id: str
-    position: int | None
-    iteration: int | None
-    model: str | None
-    at: str
-    payload: dict[str, Any] | None
-    """`text` and what else was said of it; None once purged."""
-    shard: int
-    sequence: int
-
-
-class EventView(Struct, frozen=True, kw_only=True):
-    """An event as every door shows it."""
-
-    id: str
-    name: str
-    at: str
-    run_id: str | None
-    call_id: str | None
-    data: Any
-    shard: int
-    sequence: int
-
-
-class Session(Struct, frozen=True, kw_only=True):
-    """Runs and calls that belong together."""
-
-    id: str
-    runs: int
-    calls: int
-    first_at: str
-    last_at: str
-    agents: list[str]
-
-
-class OpenCall(Struct, frozen=True, kw_only=True):
-    """A call that has not ended: it runs, waits for an answer, or its process died."""
-
-    call_id: bytes
-    shard: int
-    """Of its latest record, *started* where there is one: who holds this shard is running the call."""
-    sequence: int
-    run_id: bytes | None
-    started: bool
-    """False: asked, and not yet allowed to start."""
-    tool: str
-    asked_at_us: int
-    started_monotonic_ns: int | None
-    pid: int
-    owner_pid: int | None
-    owner_start_ticks: int | None
-
-
-class OpenRun(Struct, frozen=True, kw_only=True):
-    """A run that has not ended."""
-
-    run_id: bytes
-    shard: int
-    sequence: int
-    owner_pid: int
-    owner_start_ticks: int | None
-    shared: bool
-
-
 class Places(Struct, frozen=True):
     """Where the records of a call or run are."""
 
@@ -119,6 +52,17 @@ class Inherited(Struct, frozen=True):
     caller: str | None
     session_id: str | None
     workspace: str | None
+
+
+class RunSums(Struct, frozen=True):
+    """What the records of a run add up to."""
+
+    calls_by_outcome: dict[str, int]
+    """Those that run included."""
+    totals: Totals
+    """Without what was dropped."""
+    gaps: list[Place]
+    """Records of gaps that may say so."""
 
 
 L = TypeVar("L", bound=Leaf)
@@ -138,6 +82,21 @@ class Reader:
         leaf = decode_leaf(stored.kind, stored.leaf)
         assert isinstance(leaf, leaf_type), f"the index has {leaf_type.__name__} at {place}"
         return leaf, stored
+
+    def raw(self, place: Place) -> dict[str, Any] | None:
+        """A record's payload as it is stored, blobs by their digests; None once purged."""
+        return decode_payload(self._journal.read(*place).payload)
+
+    def said(self, place: Place) -> dict[str, Any]:
+        """A record's payload as `payload`."""
+        return self.payload(self._journal.read(*place))
+
+    def at_us(self, place: Place) -> int:
+        """When a call was answered or started."""
+        stored = self._journal.read(*place)
+        leaf = decode_leaf(stored.kind, stored.leaf)
+        assert isinstance(leaf, CallAnswered | CallStarted), "only these come between a call's first and last"
+        return leaf.at_us
 
     def payload(self, stored: Stored) -> dict[str, Any]:
         """Name -> value as JSON can show it; empty once purged, None for a blob that is gone."""
@@ -245,14 +204,15 @@ class Reader:
 
     # -- runs, steps, events --------------------------------------------------------------------------
 
-    def run(self, places: Places, calls_by_outcome: dict[str, int]) -> Run:
+    def run(self, places: Places, sums: RunSums) -> Run:
         first, stored = self.leaf(places.first, RunStarted)
         payload = self.payload(stored)
         finished: RunFinished | None = None
-        output: Any = None
+        ending: dict[str, Any] = {}
         if places.finished is not None:
             finished, end = self.leaf(places.finished, RunFinished)
-            output = self.payload(end).get("output")
+            ending = self.payload(end)
+        totals = finished and finished.totals
         return Run(
             id=first.run_id.hex(),
             name=first.name,
@@ -275,19 +235,27 @@ class Reader:
             outcome=None if finished is None else finished.outcome,
             reason=finished and finished.reason,
             passed=None if finished is None else finished.passed,
-            output=output,
+            output=ending.get("output"),
             started_at=rfc3339(first.at_us),
             finished_at=None if finished is None else rfc3339(finished.at_us),
             duration_us=None if finished is None else finished.at_us - first.at_us,
-            calls=sum(calls_by_outcome.values()),
-            calls_by_outcome=calls_by_outcome,
-            steps=0,
-            totals=Totals() if finished is None or finished.totals is None else finished.totals,
-            stated_totals=None,
+            calls=sum(sums.calls_by_outcome.values()),
+            calls_by_outcome=sums.calls_by_outcome,
+            steps=sums.totals.steps,
+            totals=self._added_up(first.run_id, sums) if totals is None else totals,
+            stated_totals=ending.get("stated_totals"),
             owner_pid=first.owner_pid or None,
             shard=stored.shard,
             sequence=stored.sequence,
         )
+
+    def _added_up(self, run_id: bytes, sums: RunSums) -> Totals:
+        dropped = 0
+        for place in sums.gaps:
+            by_run: Any = (self.leaf(place, Event)[0].data or {}).get("by_run")
+            count: Any = by_run.get(run_id.hex()) if _kind(by_run) is dict else None
+            dropped += count if isinstance(count, int) else 0
+        return msgspec.structs.replace(sums.totals, dropped=dropped) if dropped else sums.totals
 
     def open_run(self, place: Place) -> OpenRun:
         leaf, stored = self.leaf(place, RunStarted)
@@ -300,16 +268,36 @@ class Reader:
             shared=leaf.shared,
         )
 
-    def step(self, place: Place) -> StepView:
+    def step(self, place: Place, run_agent: str | None) -> StepView:
         leaf, stored = self.leaf(place, Step)
+        payload = self.payload(stored)
         return StepView(
             id=leaf.step_id.hex(),
             run_id=leaf.run_id.hex(),
             position=leaf.position,
             iteration=leaf.iteration,
-            model=leaf.model,
             at=rfc3339(leaf.at_us),
-            payload=self.payload(stored) or None,
+            agent=run_agent if leaf.agent is None else leaf.agent,
+            parent_id=_hex(leaf.parent_id),
+            external_id=leaf.external_id,
+            model=leaf.model,
+            requested_model=leaf.requested_model,
+            responded=leaf.responded,
+            finish_reason=leaf.finish_reason,
+            text=payload.get("text"),
+            text_bytes=leaf.text_bytes,
+            text_cut_bytes=leaf.text_cut_bytes,
+            text_withheld=leaf.text_withheld,
+            requested=leaf.requested,
+            calls=payload.get("calls"),
+            data=payload.get("data"),
+            tokens=leaf.tokens,
+            cost_nano_usd=leaf.cost_nano_usd,
+            prices=leaf.prices,
+            since_previous_us=leaf.since_previous_us,
+            model_us=leaf.model_us,
+            unusable=leaf.unusable,
+            redactions=leaf.redactions,
             shard=stored.shard,
             sequence=stored.sequence,
         )
@@ -364,8 +352,8 @@ def _shown(value: Struct) -> dict[str, Any]:
     return shown
 
 
-def _shown_all(values: Iterable[Struct]) -> list[dict[str, Any]]:
-    return [_shown(value) for value in values]
+def _shown_all(values: Iterable[Any]) -> list[Any]:
+    return [_shown(value) if isinstance(value, Struct) else value for value in values]
 
 
 def _hex(value: bytes | None) -> str | None:

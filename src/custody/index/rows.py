@@ -17,13 +17,14 @@ from custody.index.fold import (
     Fold,
     Place,
     RunRow,
-    Text,
+    Said,
+    StepRow,
     text_of_finished,
     text_of_first,
 )
 from custody.index.text import Gatherer
 from custody.journal import Journal
-from custody.records import Leaf, decode_leaf, decode_payload
+from custody.records import Leaf, Tokens, decode_leaf, decode_payload
 
 SPAN_ROWS = 4_096
 """Rows for which the first and last time are kept together: a search for a frequent word looks at so many
@@ -31,13 +32,58 @@ rows at a time, newest first."""
 
 NOWHERE: tuple[None, None, None] = (None, None, None)
 
+AMOUNT_MAX = 2**44
+"""Tokens, microseconds or billionths of a dollar of one step: 17,592 dollars, half a year. More is no count
+and is taken as unknown, so that sums over half a million steps stay within SQLite's integers whatever was
+recorded."""
+
+
+SEEN_BYTES = 16 * 1024 * 1024
+"""Of `Seen`, touched only as far as needed: among a million ids one in 130 is a false alarm."""
+
+
+class Seen:
+    """The ids that have a row, with some false alarms: asking it is forty times quicker than the table, which
+    is in no memory any more when an index of millions is filled."""
+
+    __slots__ = ("_bits",)
+
+    def __init__(self) -> None:
+        self._bits = bytearray(SEEN_BYTES)
+
+    def add(self, id: bytes) -> None:
+        number = int.from_bytes(id[:4], "big")
+        self._bits[number >> 8] |= 1 << (number & 7)
+
+    def maybe(self, id: bytes) -> bool:
+        number = int.from_bytes(id[:4], "big")
+        return bool(self._bits[number >> 8] & (1 << (number & 7)))
+
+
+class SaidHere:
+    """What one record's payload says."""
+
+    __slots__ = ("_payload", "_rows")
+
+    def __init__(self, rows: "Rows", payload: bytes) -> None:
+        self._rows = rows
+        self._payload = payload
+
+    def text(self) -> str:
+        return self._rows.text(self._payload)
+
+    def error(self) -> Any:
+        return self._rows.error(self._payload)
+
 
 class Rows:
     """The stored rows, for the length of one transaction."""
 
-    def __init__(self, database: Database, journal: Journal) -> None:
+    def __init__(self, database: Database, journal: Journal, seen: Seen | None = None) -> None:
+        """`seen` has at least the calls that are stored."""
         self._database = database
         self._journal = journal
+        self._seen = seen
         self._gatherer = Gatherer(journal.get_blob)
         self.fold = Fold(self)
         self.characters = 0
@@ -50,7 +96,7 @@ class Rows:
 
     def add(self, kind: int, leaf_bytes: bytes, payload: bytes, place: Place) -> None:
         """Fold one record. Raises msgspec.DecodeError for bytes that are no leaf of this kind."""
-        self.fold.add(decode_leaf(kind, leaf_bytes), place, lambda: self._text(payload))
+        self.fold.add(decode_leaf(kind, leaf_bytes), place, SaidHere(self, payload))
 
     # -- Known ----------------------------------------------------------------------------------------
 
@@ -62,9 +108,13 @@ class Rows:
         return RunRow(self._run_last, run_id, new=True)
 
     def call(self, call_id: bytes) -> CallRow:
-        found = self._database.row("load_call", call_id) if self._call_stored else None
-        if found is not None:
-            return self._loaded_call(found)
+        seen = self._seen
+        if self._call_stored and (seen is None or seen.maybe(call_id)):
+            found = self._database.row("load_call", call_id)
+            if found is not None:
+                return self._loaded_call(found)
+        if seen is not None:
+            seen.add(call_id)
         self._call_last += 1
         return CallRow(self._call_last, call_id, new=True)
 
@@ -77,7 +127,8 @@ class Rows:
         run.outcome = word(found[9]) or ""
         run.at_us = found[10]
         run.finished_at_us = _sum(found[10], found[11])
-        run.first, run.finished = _place(found, 12), _place(found, 15)
+        run.reason, run.passed = word(found[12]), _flag(found[13])
+        run.first, run.finished = _place(found, 14), _place(found, 17)
         return run
 
     def _loaded_call(self, found: tuple[Any, ...]) -> CallRow:
@@ -92,11 +143,12 @@ class Rows:
         call.session = None if bits & SESSION else word(found[9])
         call.workspace = None if bits & WORKSPACE else word(found[10])
         call.parent_id, call.external_id = found[12], found[13]
-        call.dry_run = None if found[14] is None else bool(found[14])
+        call.dry_run = _flag(found[14])
         call.outcome = word(found[15]) or ""
         call.at_us, call.finished_at_us, call.latency_us = found[16], _sum(found[16], found[17]), found[18]
-        call.first, call.answered = _place(found, 19), _place(found, 22)
-        call.started, call.finished = _place(found, 25), _place(found, 28)
+        call.step_id, call.passed, call.error = found[19], _flag(found[20]), word(found[21])
+        call.first, call.answered = _place(found, 22), _place(found, 25)
+        call.started, call.finished = _place(found, 28), _place(found, 31)
         return call
 
     def _run_by_row(self, row: int) -> RunRow:
@@ -116,10 +168,7 @@ class Rows:
         self._write_runs([run for run in self.fold.runs.values() if run.changed])
         self._write_calls([call for call in self.fold.calls.values() if call.changed])
         many, number = self._database.put_all, self._database.words
-        many(
-            "put_step",
-            [(step.id, step.run.row, step.position, step.at_us, *step.place) for step in self.fold.steps],
-        )
+        many("put_step", [self._step_values(step) for step in self.fold.steps])
         events = self.fold.events
         many(
             "put_event",
@@ -159,7 +208,7 @@ class Rows:
         return (
             run.row, run.id, run.name, number[run.agent], number[run.caller], number[run.channel],
             number[run.session], number[run.workspace], run.parent_id, number[run.outcome],
-            run.at_us, _difference(run.finished_at_us, run.at_us),
+            run.at_us, _difference(run.finished_at_us, run.at_us), number[run.reason], run.passed,
             *(run.first or NOWHERE), *(run.finished or NOWHERE),
         )  # fmt: skip
 
@@ -171,8 +220,21 @@ class Rows:
             number[call.agent], number[call.caller], number[call.session], number[call.workspace],
             call.inherits, call.parent_id, call.external_id, call.dry_run, number[call.outcome],
             call.at_us, _difference(call.finished_at_us, call.at_us), call.latency_us,
+            call.step_id, call.passed, number[call.error],
             *(call.first or NOWHERE), *(call.answered or NOWHERE),
             *(call.started or NOWHERE), *(call.finished or NOWHERE),
+        )  # fmt: skip
+
+    def _step_values(self, step: StepRow) -> tuple[Any, ...]:
+        number, leaf = self._database.words, step.leaf
+        tokens = leaf.tokens or _NOTHING_SAID
+        return (
+            leaf.step_id, step.run.row, leaf.position, leaf.iteration, number[leaf.agent],
+            number[leaf.model], number[leaf.requested_model], number[leaf.finish_reason], leaf.responded,
+            leaf.parent_id, leaf.external_id, _amount(leaf.since_previous_us), _amount(leaf.model_us),
+            _amount(tokens.input), _amount(tokens.output), _amount(tokens.reasoning),
+            _amount(tokens.cache_read), _amount(tokens.cache_write), _amount(leaf.cost_nano_usd),
+            leaf.at_us, *step.place,
         )  # fmt: skip
 
     # -- text -----------------------------------------------------------------------------------------
@@ -185,15 +247,31 @@ class Rows:
             row.text_finished = self._text_at(row.finished, text_of_finished)
         return f"{row.text_first or ''} {row.text_finished or ''}"
 
-    def _text_at(self, place: Place, text_of: Callable[[Leaf, Text], str]) -> str:
+    def _text_at(self, place: Place, text_of: Callable[[Leaf, Said], str]) -> str:
         stored = self._journal.read(*place)
         leaf = decode_leaf(stored.kind, stored.leaf)
-        return text_of(leaf, lambda: self._text(stored.payload))
+        return text_of(leaf, SaidHere(self, stored.payload))
 
-    def _text(self, payload: bytes) -> str:
+    def text(self, payload: bytes) -> str:
+        """All that can be searched for in a payload."""
         text = self._gatherer.payload(decode_payload(payload))
         self.characters += len(text)
         return text
+
+    def error(self, payload: bytes) -> Any:
+        """Type and message of what went wrong."""
+        return self._gatherer.whole((decode_payload(payload) or {}).get("error"))
+
+
+_NOTHING_SAID = Tokens()
+
+
+def _amount(count: int | None) -> int | None:
+    return count if count is None or -AMOUNT_MAX <= count <= AMOUNT_MAX else None
+
+
+def _flag(stored: int | None) -> bool | None:
+    return None if stored is None else bool(stored)
 
 
 def _spans(rows: list[RunRow] | list[CallRow]) -> list[tuple[int, int, int]]:

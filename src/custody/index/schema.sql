@@ -32,6 +32,8 @@ CREATE TABLE runs (
   outcome INTEGER NOT NULL,
   at_us INTEGER,
   elapsed_us INTEGER,
+  reason INTEGER,
+  passed INTEGER,
   first_shard INTEGER,
   first_segment INTEGER,
   first_offset INTEGER,
@@ -41,6 +43,7 @@ CREATE TABLE runs (
 );
 
 -- agent, caller, session and workspace are the call's own or, where `inherits` has their bit, its run's.
+-- error is the pattern of what went wrong, the same for calls that failed alike.
 CREATE TABLE calls (
   row INTEGER PRIMARY KEY,
   id BLOB NOT NULL UNIQUE,
@@ -61,6 +64,9 @@ CREATE TABLE calls (
   at_us INTEGER,
   elapsed_us INTEGER,
   latency_us INTEGER,
+  step_id BLOB,
+  passed INTEGER,
+  error INTEGER,
   first_shard INTEGER,
   first_segment INTEGER,
   first_offset INTEGER,
@@ -75,11 +81,28 @@ CREATE TABLE calls (
   finished_offset INTEGER
 );
 
+-- agent is the step's own; NULL: its run's.
 CREATE TABLE steps (
   row INTEGER PRIMARY KEY,
   id BLOB NOT NULL UNIQUE,
   run INTEGER NOT NULL,
   position INTEGER,
+  iteration INTEGER,
+  agent INTEGER,
+  model INTEGER,
+  requested_model INTEGER,
+  finish_reason INTEGER,
+  responded INTEGER NOT NULL,
+  parent_id BLOB,
+  external_id TEXT,
+  since_previous_us INTEGER,
+  model_us INTEGER,
+  input_tokens INTEGER,
+  output_tokens INTEGER,
+  reasoning_tokens INTEGER,
+  cache_read_tokens INTEGER,
+  cache_write_tokens INTEGER,
+  cost_nano_usd INTEGER,
   at_us INTEGER NOT NULL,
   shard INTEGER NOT NULL,
   segment INTEGER NOT NULL,

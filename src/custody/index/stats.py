@@ -5,8 +5,13 @@ Used by `index`.
 
 from msgspec import Struct
 
+from custody.index.asking import call_conditions, text_match
 from custody.index.database import SQL, Database, Row
-from custody.index.query import Conditions
+from custody.index.query import CallFilter, Conditions, check_limit
+
+RAN_AND_ENDED = ("succeeded", "failed", "timed_out", "cancelled")
+"""Outcomes that a rate of success is of. Rejected calls never ran; of running and unknown ones nobody knows
+how they end."""
 
 
 class ToolStats(Struct, frozen=True, kw_only=True):
@@ -15,6 +20,8 @@ class ToolStats(Struct, frozen=True, kw_only=True):
     tool: str
     calls: int
     by_outcome: dict[str, int]
+    success_rate: float | None
+    """Succeeded, of those that ran and ended otherwise than unknown; None for none."""
     latency_total_us: int
     latency_p50_us: int | None
     latency_p95_us: int | None
@@ -50,6 +57,7 @@ def gather(database: Database, conditions: Conditions, match: str | None) -> Sta
                 tool=database.word(tool) or "",
                 calls=sum(by_outcome.values()),
                 by_outcome=by_outcome,
+                success_rate=success_rate(by_outcome),
                 latency_total_us=totals[tool],
                 latency_p50_us=p50,
                 latency_p95_us=p95,
@@ -62,9 +70,35 @@ def gather(database: Database, conditions: Conditions, match: str | None) -> Sta
     return Stats(calls=sum(overall.values()), by_outcome=overall, tools=tools)
 
 
+def success_rate(by_outcome: dict[str, int]) -> float | None:
+    ended = sum(by_outcome.get(outcome, 0) for outcome in RAN_AND_ENDED)
+    return by_outcome.get("succeeded", 0) / ended if ended else None
+
+
+def by_rate(tools: list[ToolStats], calls_min: int) -> list[ToolStats]:
+    """Tools with so many calls, those that succeed least first; without a rate last."""
+    frequent = [tool for tool in tools if tool.calls >= calls_min]
+    return sorted(
+        frequent,
+        key=lambda one: (2.0 if one.success_rate is None else one.success_rate, -one.calls, one.tool),
+    )
+
+
+def slowest(database: Database, filter: CallFilter, limit: int) -> list[int]:
+    """Rows of the calls that took longest."""
+    check_limit(limit)
+    conditions = call_conditions(database, filter)
+    match = text_match(conditions, filter.text)
+    if match is not None:
+        conditions.add_other("text", text=match)
+    if conditions.nothing:
+        return []
+    sql = SQL["slowest"].format(where=conditions.where(conditions.driving()))
+    return [row for (row,) in database.query(sql, conditions.values | {"limit": limit})]
+
+
 def _read(database: Database, conditions: Conditions) -> tuple[list[Row], list[Row]]:
-    driving = next(iter(field for field in ("run", "session") if field in conditions.equal), None)
-    where = conditions.where(driving)
+    where = conditions.where(conditions.driving())
     return (
         database.query(SQL["stats"].format(where=where), conditions.values),
         database.query(SQL["latencies"].format(where=where), conditions.values),

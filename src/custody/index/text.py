@@ -59,15 +59,18 @@ class Gatherer:
             pass
         return " ".join(parts)
 
-    def _field(self, value: Any) -> None:
-        """A payload's field: the keys of its mapping are a tool's parameters, said by every call of it."""
-        kind = _kind(value)
-        if kind is dict:
+    def whole(self, value: Any) -> Any:
+        """A payload's field itself where the payload holds only its digest; None for one that is gone."""
+        if _kind(value) is dict:
             digest: Any = value.get("$blob")
             if isinstance(digest, str):
-                value = self._detached(digest)
-                kind = _kind(value)
-        if kind is dict:
+                return self._detached(digest)
+        return value
+
+    def _field(self, value: Any) -> None:
+        """A payload's field: the keys of its mapping are a tool's parameters, said by every call of it."""
+        value = self.whole(value)
+        if _kind(value) is dict:
             for part in value.values():
                 self._value(part, 2)
         else:
