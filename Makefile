@@ -31,8 +31,8 @@ format: $(VENV)/installed
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/run.py
 
-# The stamps make the second run immediate; a changed lock file or pyproject.toml installs again.
-$(VENV)/installed: requirements-dev.lock pyproject.toml
+# The stamps make the second run immediate; a changed lock file, pyproject.toml or C source installs again.
+$(VENV)/installed: requirements-dev.lock pyproject.toml hatch_build.py src/custody/_native.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Custody needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -49,4 +49,5 @@ $(VENV)/installed-bench: $(VENV)/installed requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) build dist benchmarks/results .pytest_cache .ruff_cache .hypothesis
+	rm -f src/custody/_native*.so
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -74,10 +74,11 @@ class Store:
             decide_us=40,
         )
         self._position += 1
+        said = recorder.redact({"arguments": arguments})
         recorder.append(
-            recorder.draft(
+            recorder.draft_of(
+                said,
                 CallStarted,
-                {"arguments": arguments},
                 call_id=call_id,
                 at_us=now_us(),
                 monotonic_ns=time.monotonic_ns(),

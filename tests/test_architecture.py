@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "custody"
 
 # Lowest first. A module imports from lower levels only; names on one level do not import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "native"),
     ("records",),
     ("journal", "redaction", "policy", "prices", "host", "sandbox"),
     ("index", "recorder"),

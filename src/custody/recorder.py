@@ -7,6 +7,7 @@ when a record is due: `calls` decides that. No other module calls the journal's 
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from custody import __version__
-from custody.journal import Journal, Receipt, boot_id, sha256_in_pieces
+from custody.journal import Journal, Receipt, boot_id, sha256
 from custody.records import (
     EVENT_NAMES,
     KINDS,
@@ -26,11 +27,12 @@ from custody.records import (
     Leaf,
     Redacted,
     Redaction,
+    decode_leaf,
     decode_payload,
     encode_leaf,
     now_us,
 )
-from custody.redaction import Mark, Redactor, plain, salted
+from custody.redaction import MARK_KEYS, Mark, Redactor, plain
 
 Keep = Literal["full", "digest", "none"]
 """What the record holds of a tool's arguments and results."""
@@ -47,7 +49,7 @@ FINISHED_RESERVE_BYTES = INLINE_BYTES_MAX + 2 * 1024
 need a blob on a full disk gives up its payload, not itself."""
 
 
-class Said(Struct, frozen=True):
+class Said(Struct, frozen=True, gc=False):
     """A payload as it goes on the record: redacted, salted and digested."""
 
     data: Redacted
@@ -56,7 +58,7 @@ class Said(Struct, frozen=True):
     redactions: tuple[Redaction, ...]
 
 
-class Draft(Struct, frozen=True):
+class Draft(Struct, frozen=True, gc=False):
     """A record ready to be appended: redacted, split and digested. Making one does no I/O."""
 
     kind: Kind
@@ -80,6 +82,14 @@ class Draft(Struct, frozen=True):
         }
 
 
+def _marked(value: Any) -> Any:
+    """A value read from a payload, its marks told from mappings again."""
+    if isinstance(value, dict):
+        named = {name: _marked(item) for name, item in cast("dict[str, Any]", value).items()}
+        return named if MARK_KEYS.isdisjoint(named) else Mark(named)
+    return [_marked(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
 def _is_blob(value: Any) -> bool:
     return isinstance(value, dict) and "$blob" in value
 
@@ -91,37 +101,54 @@ class Recorder:
         self._journal = journal
         self._redactor = redactor
         self.ids = ids
-        self._writer_pid = 0
+        self._introduced = False
+        _recorders.add(self)
 
     def redact(self, payload: Mapping[str, Any], keep: Keep = "full") -> Said:
         """What `payload` (name -> any value) says, secrets replaced. From here on it cannot change."""
         salt = self.ids.take(SALT_BYTES)
-        blobs: tuple[Redacted, ...] = ()
         if keep != "full":
             payload = {
                 name: self._withhold(value, keep, salt) if name in SAID else value
                 for name, value in payload.items()
             }
-        kept = self._redactor.keep(payload, "")
-        redactions = kept.hits
-        if len(kept.data) > INLINE_BYTES_MAX:
-            payload, blobs, redactions = self._detach(payload)
-            kept = self._redactor.keep(payload, "")
-        data = salted(salt, kept)
-        return Said(data, sha256_in_pieces(data), blobs, redactions)
+        data = self._redactor.keep_ordinary(payload, salt)
+        redactions: tuple[Redaction, ...] = ()
+        if data is None:
+            kept = self._redactor.keep_slowly(payload, "", salt)
+            data, redactions = kept.data, kept.hits
+        if len(data) <= INLINE_BYTES_MAX + SALT_BYTES:
+            return Said(data, sha256(data), (), redactions)
+        payload, blobs, redactions = self._detach(payload)
+        data = self._redactor.keep(payload, "", salt).data
+        return Said(data, sha256(data), blobs, redactions)
 
-    def draft_of(self, said: Said, leaf_type: type[Leaf], **fields: Any) -> Draft:
+    def clean_text(self, text: str, path: str) -> tuple[str, tuple[Redaction, ...]]:
+        """A text without known secrets, for whoever has to cut it."""
+        return self._redactor.text(text, path)
+
+    def draft_of(self, said: Said, leaf_type: type[Leaf], /, **fields: Any) -> Draft:
         """The leaf around what is said. `fields` are its own, except `payload_digest` and `redactions`."""
-        if leaf_type is not CallAnswered:
+        return self._around(said, leaf_type, fields)
+
+    def _around(self, said: Said, leaf_type: type[Leaf], fields: dict[str, Any]) -> Draft:
+        if said.redactions and leaf_type is not CallAnswered:
             fields["redactions"] = said.redactions
-        leaf = leaf_type(payload_digest=said.digest, **fields)
-        return Draft(KINDS[leaf_type], self._encode(leaf), said.data, said.blobs, said.redactions)
+        fields["payload_digest"] = said.digest
+        leaf = leaf_type(**fields)
+        try:
+            data = encode_leaf(leaf)
+            if self._redactor.knows(data):
+                data = self._encode_clean(leaf)
+        except UnicodeEncodeError:  # lone surrogates: text that is not UTF-8 on the command line
+            data = self._encode_clean(leaf)
+        return Draft(KINDS[leaf_type], data, said.data, said.blobs, said.redactions)
 
     def draft(
-        self, leaf_type: type[Leaf], payload: Mapping[str, Any], *, keep: Keep = "full", **fields: Any
+        self, leaf_type: type[Leaf], payload: Mapping[str, Any], /, *, keep: Keep = "full", **fields: Any
     ) -> Draft:
         """Both at once."""
-        return self.draft_of(self.redact(payload, keep), leaf_type, **fields)
+        return self._around(self.redact(payload, keep), leaf_type, fields)
 
     def may_wait(self, draft: Draft) -> bool:
         """Whether appending this draft may wait for a disk: then it has no place on an event loop."""
@@ -133,17 +160,14 @@ class Recorder:
         `opens` sets room aside for the record that will close the call, `closes` uses and returns it.
         Raises NotRecorded.
         """
-        if self._writer_pid != os.getpid():
+        if not self._introduced:
             self._introduce()
-        for blob in draft.blobs:
-            self._journal.put_blob(blob)
-        return self._journal.append(
-            draft.kind,
-            draft.leaf,
-            draft.payload,
-            reserve=FINISHED_RESERVE_BYTES if opens else 0,
-            reserved=FINISHED_RESERVE_BYTES if closes else 0,
-        )
+        if draft.blobs:
+            for blob in draft.blobs:
+                self._journal.put_blob(blob)
+        reserve = FINISHED_RESERVE_BYTES if opens else 0
+        reserved = FINISHED_RESERVE_BYTES if closes else 0
+        return self._journal.append(draft.kind, draft.leaf, draft.payload, reserve, reserved)
 
     def append_in_shared_run(
         self, run_id: bytes, draft_at: Callable[[int], Draft], *, opens: bool = False
@@ -157,6 +181,18 @@ class Recorder:
 
         receipt = self._journal.positions(run_id).take(append_at)
         return positions[-1], receipt
+
+    def without_blobs(self, draft: Draft) -> Draft:
+        """The same record for a store that has no room for its large values: they are counted, not kept."""
+        named: dict[str, Any] = decode_payload(draft.payload) or {}
+        said = self.redact(
+            {
+                name: Mark({"$omitted": True, "bytes": value["bytes"]}) if _is_blob(value) else _marked(value)
+                for name, value in named.items()
+            }
+        )
+        leaf = msgspec.structs.replace(decode_leaf(draft.kind, draft.leaf), payload_digest=said.digest)
+        return Draft(draft.kind, encode_leaf(leaf), said.data, said.blobs, draft.redactions)
 
     def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> bytes:
         """Record an event; returns its id. `leaf_data` keeps the data for ever."""
@@ -176,12 +212,15 @@ class Recorder:
         )
         return event_id
 
+    def after_fork_in_child(self) -> None:
+        self._introduced = False
+
     def _introduce(self) -> None:
         """Say once who writes here: a forked child is another writer, with a shard of its own."""
-        self._writer_pid = os.getpid()
+        self._introduced = True
         system = os.uname()
         facts = {
-            "pid": self._writer_pid,
+            "pid": os.getpid(),
             "host": system.nodename,
             "boot_id": boot_id(),
             "platform": f"{system.sysname} {system.machine}",
@@ -191,15 +230,9 @@ class Recorder:
         }
         self.event("writer.opened", facts)
 
-    def _encode(self, leaf: Leaf) -> bytes:
+    def _encode_clean(self, leaf: Leaf) -> bytes:
         """The leaf's bytes. Names and reasons repeat what callers said, so known values are replaced there
         too; ids, times and decisions are not text and pass as they are."""
-        try:
-            data = encode_leaf(leaf)
-            if not self._redactor.knows(data):
-                return data
-        except UnicodeEncodeError:
-            pass  # lone surrogates: text that is not UTF-8 on the command line
         hits: list[Redaction] = []
         plain: Any = self._clean(msgspec.to_builtins(leaf, builtin_types=(bytes,)), hits)
         clean = msgspec.convert(plain, type(leaf))
@@ -225,7 +258,7 @@ class Recorder:
         data = self._redactor.keep(value, "").data
         if keep == "none":
             return Mark({"$omitted": True, "bytes": len(data)})
-        return Mark({"$digest": sha256_in_pieces(salt + data).hex(), "bytes": len(data)})
+        return Mark({"$digest": sha256(salt, data).hex(), "bytes": len(data)})
 
     def _detach(
         self, payload: Mapping[str, Any]
@@ -241,5 +274,16 @@ class Recorder:
                 slim[name] = value
             else:
                 blobs.append(kept.data)
-                slim[name] = Mark({"$blob": sha256_in_pieces(kept.data).hex(), "bytes": len(kept.data)})
+                slim[name] = Mark({"$blob": sha256(kept.data).hex(), "bytes": len(kept.data)})
         return slim, tuple(blobs), tuple(redactions)
+
+
+_recorders: "weakref.WeakSet[Recorder]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for recorder in list(_recorders):
+        recorder.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

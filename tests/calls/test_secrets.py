@@ -96,3 +96,18 @@ def test_a_door_that_shows_calls_gets_them_as_recorded(store, monkeypatch):
         assert SECRET in raw.result["stdout"]
         assert SECRET not in repr(shown)
         assert shown == runtime.index.call(shown.id)
+
+
+def test_a_refusal_says_what_does_not_fit_without_repeating_what_was_passed(tmp_path):
+    store = tmp_path / "store"
+
+    @custody.tool
+    def log_in(password: str, port: int) -> None: ...
+
+    with custody.open(os.fspath(store)) as runtime:
+        refused = runtime.call(log_in, {"password": {"a": "hunter2-hunter2"}, "port": True})
+
+    assert refused.outcome == "rejected"
+    assert "arguments.password" in refused.decision.reason
+    assert "hunter2" not in refused.decision.reason
+    assert b"hunter2" not in bytes_of(store)

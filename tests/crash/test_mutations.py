@@ -11,7 +11,7 @@ from tests.crash.faults import FaultLane
 from tests.crash.lanes import PowerLoss
 from tests.crash.simulated_disk import SimulatedDisk
 
-from custody.journal import Stored, frames
+from custody.journal import Stored, frames, put, shard
 from custody.journal.disk import File
 from custody.journal.disk_faulty import Fault
 from custody.journal.frames import Decoder
@@ -76,6 +76,9 @@ class NeverSynced:
 
 def verify_no_checksum(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(frames, "extend", lambda seed, data: 0)
+    for module in (put, shard):
+        patch.setattr(module, "encode_frame", frames.encode_frame_in_python)
+    patch.setattr(shard, "put_frame", put.put_frame_in_python)
 
 
 def accept_a_torn_tail(patch: pytest.MonkeyPatch) -> None:

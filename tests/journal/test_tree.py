@@ -3,6 +3,7 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.implementations import with_each  # noqa: F401 - every test here holds for both
 
 from custody.journal.tree import Frontier, leaf_hash
 
@@ -46,17 +47,19 @@ def test_the_roots_are_those_of_certificate_transparency() -> None:
     frontier = Frontier()
     roots: list[str] = []
     for leaf in CT_LEAVES:
-        frontier.add(leaf_hash(bytes.fromhex(leaf)))
+        frontier.add_leaf(bytes.fromhex(leaf))
         roots.append(frontier.root().hex())
     assert roots == CT_ROOTS
 
 
 @given(st.lists(st.binary(max_size=8), max_size=70))
 def test_a_root_is_that_of_the_definition(leaves: list[bytes]) -> None:
-    frontier = Frontier()
+    frontier, by_hash = Frontier(), Frontier()
     for leaf in leaves:
-        frontier.add(leaf_hash(leaf))
+        frontier.add_leaf(leaf)
+        by_hash.add(leaf_hash(leaf))
     assert frontier.root() == root_of(leaves)
+    assert (by_hash.size, by_hash.hashes) == (frontier.size, frontier.hashes)
     assert frontier.size == len(leaves)
 
 

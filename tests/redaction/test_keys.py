@@ -12,6 +12,7 @@ SECRET_NAMES = """
     x-api-key OPENAI_API_KEY access_key private_key PrivateKey privateKeys authorization
     Authorization Proxy-Authorization cookie Cookie Set-Cookie set_cookie cookies credential
     credentials session_key bearer bearer_token password2 token_1 passwordConfirmation _authToken
+    OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TRACES_HEADERS
     SecretString PGPASSWORD DB_PASS MYSQL_PWD pass_word signingKey jwt connectionString
 """
 

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.implementations import with_each  # noqa: F401 - every test here holds for both
 
 from custody.records import Redaction
-from custody.redaction import Redactor, plain, salted
+from custody.redaction import Redactor, plain
 from custody.redaction.redactor import DEPTH_MAX, HITS_MAX, PATH_CHARACTERS_MAX, _Walk
 
 KEY = b"k" * 32
@@ -170,7 +171,7 @@ def test_a_text_for_a_leaf_has_known_values_replaced_and_can_be_encoded() -> Non
 
 
 def test_the_salt_stands_before_the_value() -> None:
-    assert salted(b"s" * 16, Redactor(KEY).keep(1, "")) == b"s" * 16 + b"\x01"
+    assert Redactor(KEY).keep(1, "", b"s" * 16).data == b"s" * 16 + b"\x01"
 
 
 def test_names_made_of_data_do_not_fill_memory() -> None:
@@ -257,6 +258,8 @@ SHARED = Redactor(KEY, KNOWN)
 @given(VALUES)
 @example(["--token", "x"])
 @example(["--token", "x", 1])
+@example([["a"], "https://x"])
+@example([{"a": 1}, "x: y"])
 @example(["-H", "X-Api-Key: x"])
 @example(["PASSWORD=x"])
 @example({"n": [{"name": "API_KEY", "value": "x"}]})

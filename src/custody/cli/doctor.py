@@ -79,7 +79,7 @@ def _refused(name: str, error: CustodyError) -> Finding:
 def _versions() -> Iterator[Finding]:
     import apsw
 
-    from custody import __version__
+    from custody import __version__, native
 
     yield Finding(
         "custody", "ok", __version__, f"{__version__} in {os.path.dirname(os.path.dirname(__file__))}"
@@ -87,6 +87,13 @@ def _versions() -> Iterator[Finding]:
     yield Finding(
         "python", "ok", platform.python_version(), f"{platform.python_version()} ({sys.executable})"
     )
+    missing = native.missing()
+    in_c = [name for name in native.FUNCTIONS if name not in missing]
+    yield Finding(
+        "recording", "ok" if in_c else "note", {"in_c": in_c, "in_python": missing},
+        f"in C{', but in Python ' + ', '.join(missing) if missing else ''}" if in_c else "in Python alone",
+        None if in_c else "Twice as fast where a C compiler is at hand when Custody is installed.",
+    )  # fmt: skip
     version = apsw.sqlite_lib_version()
     old = tuple(int(part) for part in version.split(".")[:3]) < SQLITE_MIN
     yield Finding(

@@ -7,7 +7,7 @@ from custody.journal.commit import Receipt
 from custody.journal.disk import Disk, RealDisk
 from custody.journal.disk_memory import MemoryDisk
 from custody.journal.follow import Cursor, Following, Place
-from custody.journal.frames import Stored, sha256_in_pieces
+from custody.journal.frames import Stored, sha256
 from custody.journal.journal import Journal, Positions, ShardState
 from custody.journal.lease import boot_id
 from custody.journal.settings import JournalSettings
@@ -26,5 +26,5 @@ __all__ = [
     "ShardState",
     "Stored",
     "boot_id",
-    "sha256_in_pieces",
+    "sha256",
 ]

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from custody.errors import NotRecorded
 
 if TYPE_CHECKING:
@@ -296,15 +298,12 @@ def not_recorded(error: OSError) -> NotRecorded:
     )
 
 
-class Receipt:
+class Receipt(Struct, eq=False, gc=False):
     """The record is written: it survives the death of this process. It can be asked for more."""
 
-    __slots__ = ("_commit", "sequence", "shard")
-
-    def __init__(self, shard: int, sequence: int, commit: GroupCommit) -> None:
-        self.shard = shard
-        self.sequence = sequence
-        self._commit = commit
+    shard: int
+    sequence: int
+    _commit: GroupCommit
 
     def __repr__(self) -> str:
         return f"Receipt(shard={self.shard}, sequence={self.sequence}, durable={self.is_durable})"

@@ -32,6 +32,7 @@ import google_crc32c
 import msgspec
 from msgspec import Struct
 
+from custody import native
 from custody.errors import StoreTooNew
 from custody.records import Kind
 
@@ -63,8 +64,9 @@ _PADDING = tuple(bytes(count) for count in range(8))
 NO_SEGMENT_ID = bytes(SEGMENT_ID_BYTES)
 
 
-def sha256_in_pieces(data: bytes) -> bytes:
-    """SHA-256 of `data` without giving up the GIL."""
+def sha256_in_pieces(*parts: bytes) -> bytes:
+    """`sha256`, in Python."""
+    data = b"".join(parts)
     if len(data) <= GIL_KEPT_BYTES_MAX:
         return hashlib.sha256(data).digest()
     state = hashlib.sha256()
@@ -72,6 +74,10 @@ def sha256_in_pieces(data: bytes) -> bytes:
     for start in range(0, len(data), GIL_KEPT_BYTES_MAX):
         state.update(view[start : start + GIL_KEPT_BYTES_MAX])
     return state.digest()
+
+
+sha256: Callable[..., bytes] = native.sha256 or sha256_in_pieces
+"""`sha256(*parts)`: SHA-256 of the parts one after another, without giving up the GIL."""
 
 
 def frame_bytes(leaf_bytes: int, payload_bytes: int) -> int:
@@ -139,16 +145,21 @@ class Stored(Struct, frozen=True):
     purged: bool = False
 
 
-def encode_frame(
+def encode_frame_in_python(
     crc_seed: int, sequence: int, unsynced: int, kind: int, leaf: bytes, payload: bytes
 ) -> bytes:
-    """The frame with its padding. `crc_seed` is the segment's."""
+    """`encode_frame`, in Python."""
     payload_crc = extend(extend(crc_seed, SEQUENCE.pack(sequence)), payload)
     leaf_bytes, payload_bytes = len(leaf), len(payload)
     body = BODY.pack(payload_crc, sequence, leaf_bytes, payload_bytes, kind, FORMAT_VERSION, 0, unsynced)
     body += leaf
     padding = _PADDING[-(HEADER_BYTES + leaf_bytes + payload_bytes) & 7]
     return CRC.pack(extend(crc_seed, body)) + body + payload + padding
+
+
+encode_frame = native.encode_frame or encode_frame_in_python
+"""`encode_frame(crc_seed, sequence, unsynced, kind, leaf, payload)`: the frame with its padding. `crc_seed`
+is the segment's."""
 
 
 class Decoder:

@@ -101,7 +101,6 @@ class Journal:
         kind: Kind,
         leaf: bytes,
         payload: Redacted,
-        *,
         reserve: int = 0,
         reserved: int = 0,
         essential: bool = False,
@@ -221,6 +220,11 @@ class Journal:
     def recovery_lock(self) -> Lock | None:
         """The right to close what dead writers left open; None while another process has it."""
         return self._disk.lock("journal/recovery.lock")
+
+    def export_lock(self, destination: str) -> Lock | None:
+        """The right to export to a destination; None while somebody else has it."""
+        self._disk.make_folder("journal")
+        return self._disk.lock(f"journal/export-{destination}.lock")
 
     # -- leasing ----------------------------------------------------------------------------------------
 

@@ -7,11 +7,9 @@ A commit frame counts before another if its sequence is lower: one that stands a
 segment which was left for another does not count, as the first frame of the other says the same.
 """
 
-from hashlib import sha256
-
-from custody.journal.frames import Commit, encode_commit
+from custody.journal.frames import Commit, encode_commit, sha256
 from custody.journal.opening import Kept, Opened
-from custody.journal.tree import Frontier, leaf_hash
+from custody.journal.tree import Frontier
 
 Snapshot = tuple[int, tuple[bytes, ...]]
 """Size and hashes of a frontier."""
@@ -52,7 +50,7 @@ class Seals:
 
     def note(self, sequence: int, leaf: bytes, offset: int) -> None:
         """A commit frame has been put."""
-        self._entries.append((sequence, sha256(leaf).digest()))
+        self._entries.append((sequence, sha256(leaf)))
         self.last_offset = offset
         self.uncommitted = 0
 
@@ -63,7 +61,7 @@ class Seals:
         if records:
             self.frontier = Frontier(*self._durable)
             for _, leaf, _ in records:
-                self.frontier.add(leaf_hash(leaf))
+                self.frontier.add_leaf(leaf)
             self.uncommitted = len(records)
 
     def snapshot(self) -> Snapshot:

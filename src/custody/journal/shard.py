@@ -28,11 +28,12 @@ from custody.journal.frames import (
 )
 from custody.journal.lease import Clean, Lease, boot_id, own_start_ticks, write_lease
 from custody.journal.opening import Kept, Opened, open_spares, put_again
+from custody.journal.put import put_frame
 from custody.journal.seals import Seals
 from custody.journal.segments import segment_path
 from custody.journal.settings import JournalSettings
 from custody.journal.spares import Fresh, Spares, smallest_segment
-from custody.journal.tree import leaf_hash
+from custody.journal.tree import grow
 from custody.records import Event, Kind, encode_leaf, now_us
 
 COMMIT_ROOM_BYTES = 160
@@ -78,7 +79,6 @@ class Shard:
         self.first_sequence = opened.end.sequence
         self._disk = disk
         self._lock_held = lock
-        self._settings = settings
         self._commit_leaves = settings.commit_leaves
         self._unsynced_bytes_max = settings.unsynced_bytes_max
         self._mutex = threading.Lock()
@@ -99,7 +99,8 @@ class Shard:
         self._ahead_at = 0
         """Past this offset a spare is due."""
         self._reserved = 0
-        self._kept_room = settings.refusal_reserve_bytes + COMMIT_ROOM_BYTES
+        self._least_room = settings.refusal_reserve_bytes + COMMIT_ROOM_BYTES
+        self._kept_room = self._least_room
         """What a record that is not essential leaves free: the reserve, and all room set aside."""
         self._broken: OSError | None = None
         """Why the segment can no longer be used, while there is no other."""
@@ -159,7 +160,6 @@ class Shard:
         need = (HEADER_BYTES + len(leaf) + len(payload) + 7) & ~7
         if need > FRAME_BYTES_MAX:
             raise ValueError(f"a record of {need} bytes does not fit a frame; its payload belongs in a blob")
-        node = leaf_hash(leaf)
         commit, seals = self._commit, self._seals
         with self._mutex:
             if self._offset + need + reserve - reserved + self._kept_room > self._size:
@@ -167,13 +167,15 @@ class Shard:
             if seals.uncommitted >= self._commit_leaves:
                 self._commit_if_room(need)
             sequence, offset = self._next, self._offset
-            frame = encode_frame(self._crc_seed, sequence, sequence - commit.durable, kind, leaf, payload)
+            unsynced = sequence - commit.durable
             try:
-                self._file.put(frame, offset)
+                put_frame(self._file, offset, self._crc_seed, sequence, unsynced, kind, leaf, payload)
                 self._unsynced.append((kind, leaf, payload))
                 self._offset = offset + need
                 self._next = sequence + 1
-                seals.frontier.add(node)
+                frontier = seals.frontier
+                grow(frontier.hashes, frontier.size, leaf)
+                frontier.size += 1
                 seals.uncommitted += 1
                 self._appended_bytes += need
             except OSError as error:
@@ -183,7 +185,9 @@ class Shard:
                 self._break(OSError(errno.EINTR, "interrupted while a record was put"))
                 raise
             if reserve != reserved:
-                self._set_aside(reserve - reserved)
+                set_aside = self._reserved + reserve - reserved
+                self._reserved = set_aside if set_aside > 0 else 0  # noqa: FURB136 - a call costs more
+                self._kept_room = self._reserved + self._least_room
             if self._offset > self._ahead_at:
                 self._prepare()
         if commit.idle:
@@ -195,7 +199,7 @@ class Shard:
     def _set_aside(self, bytes_more: int) -> None:
         """Change the room set aside for records that must not fail."""
         self._reserved = max(0, self._reserved + bytes_more)
-        self._kept_room = self._reserved + self._settings.refusal_reserve_bytes + COMMIT_ROOM_BYTES
+        self._kept_room = self._reserved + self._least_room
 
     def release(self, reserved: int) -> None:
         with self._mutex:
@@ -241,7 +245,7 @@ class Shard:
             raise not_recorded(error) from error
         self._unsynced.append(kept)
         self._next = sequence + 1
-        self._seals.frontier.add(leaf_hash(kept[1]))
+        self._seals.frontier.add_leaf(kept[1])
         self._seals.uncommitted += 1
         self._appended_bytes += need
 

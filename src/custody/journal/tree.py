@@ -4,26 +4,39 @@ Owns the hashing of leaves and nodes and the growing edge of the tree. Knows not
 `shard` while it appends, and by whoever checks a root.
 """
 
-import hashlib
 from collections.abc import Iterable
-from hashlib import sha256
 
-from custody.journal.frames import GIL_KEPT_BYTES_MAX, sha256_in_pieces
+from custody import native
+from custody.journal.frames import sha256
 
 LEAF_PREFIX = b"\x00"
 NODE_PREFIX = b"\x01"
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+EMPTY_ROOT = sha256(b"")
 
 
 def leaf_hash(leaf: bytes) -> bytes:
     """Of the leaf's bytes as stored."""
-    if len(leaf) < GIL_KEPT_BYTES_MAX:
-        return sha256(b"\x00" + leaf).digest()
-    return sha256_in_pieces(LEAF_PREFIX + leaf)
+    return sha256(LEAF_PREFIX, leaf)
+
+
+def grow_in_python(hashes: list[bytes], size: int, leaf: bytes) -> None:
+    """`grow`, in Python."""
+    _join(hashes, size, leaf_hash(leaf))
+
+
+grow = native.grow or grow_in_python
+"""`grow(hashes, size, leaf)`: the frontier of a tree of `size` leaves gets one more."""
+
+
+def _join(hashes: list[bytes], size: int, node: bytes) -> None:
+    while size & 1:
+        node = sha256(NODE_PREFIX, hashes.pop(), node)
+        size >>= 1
+    hashes.append(node)
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    return sha256(NODE_PREFIX + left + right).digest()
+    return sha256(NODE_PREFIX, left, right)
 
 
 class Frontier:
@@ -41,12 +54,13 @@ class Frontier:
 
     def add(self, node: bytes) -> None:
         """Add a leaf by its hash."""
-        size, hashes = self.size, self.hashes
-        self.size = size + 1
-        while size & 1:
-            node = sha256(b"\x01" + hashes.pop() + node).digest()
-            size >>= 1
-        hashes.append(node)
+        _join(self.hashes, self.size, node)
+        self.size += 1
+
+    def add_leaf(self, leaf: bytes) -> None:
+        """Add a leaf by its bytes as stored."""
+        grow(self.hashes, self.size, leaf)
+        self.size += 1
 
     def root(self) -> bytes:
         if not self.hashes:

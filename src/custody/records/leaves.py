@@ -4,6 +4,7 @@ Leaves and payloads are msgpack arrays (msgspec `array_like`): fields are only e
 a default, so that an old record decodes with a new reader.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Literal, NewType
 
@@ -34,6 +35,7 @@ EVENT_NAMES = frozenset(
         "run.model",
         "run.refused",  # something was offered to a run that had finished
         "recovery.reaped",  # processes of a dead call were ended
+        "export.advanced",  # what was exported was taken: destination, cursor, counts
         "recovery.reported",  # processes that may belong to a dead call, not provably ours
     }
 )
@@ -350,9 +352,8 @@ _encoder = msgspec.msgpack.Encoder()
 _decoders = {kind: msgspec.msgpack.Decoder(leaf) for kind, leaf in LEAF_TYPES.items()}
 
 
-def encode_leaf(leaf: Leaf) -> bytes:
-    """The bytes that are stored, hashed and never serialised again."""
-    return _encoder.encode(leaf)
+encode_leaf: Callable[[Leaf], bytes] = _encoder.encode
+"""The bytes that are stored, hashed and never serialised again."""
 
 
 def decode_leaf(kind: int, data: bytes) -> Leaf:

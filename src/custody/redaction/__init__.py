@@ -16,9 +16,10 @@ or of which tool was called. Used by the recorder, which is the only way on to t
 from custody.redaction.keys import secret_name, secrets_of
 from custody.redaction.redactor import RULES, VALUE_BYTES_MAX, Kept, Redactor
 from custody.redaction.secret_tools import SecretTools
-from custody.redaction.typed import Mark, plain
+from custody.redaction.typed import MARK_KEYS, Mark, plain
 
 __all__ = [
+    "MARK_KEYS",
     "RULES",
     "VALUE_BYTES_MAX",
     "Kept",

@@ -23,6 +23,7 @@ _SECRET_WORDS = frozenset({
     "secretvalue", "secretstring", "secretbinary", "tokenvalue", "connectionstring",
     "passwordhash", "passwordconfirm", "passwordconfirmation", "passwordagain",
     "dbpass", "databasepass", "userpass", "adminpass", "rootpass", "mysqlpass", "postgrespass", "redispass",
+    "otlpheaders", "tracesheaders", "metricsheaders", "logsheaders",  # OTEL_EXPORTER_OTLP_…
     "smtppass", "mailpass", "emailpass", "sshpassword", "proxypass", "httppass", "ftppass", "sudopass",
     "dbpwd", "databasepwd", "userpwd", "adminpwd", "rootpwd", "mysqlpwd", "smtppwd",
 })  # fmt: skip
@@ -117,11 +118,15 @@ def _secret_offset(item: str, before: object) -> int | None:
         return found.end()
     if ":" in item and (found := _HEADER.match(item)) is not None:
         name = found[1]
-        if name.lower() in _AUTHENTICATING_HEADERS or (before in _HEADER_OPTIONS and secret_name(name)):
+        if name.lower() in _AUTHENTICATING_HEADERS or (_is_header_option(before) and secret_name(name)):
             return found.end()
     if type(before) is str and before[:1] == "-" != item[:1] and len(before) <= NAME_CHARACTERS_MAX:
         return 0 if _option_takes_secret(before) else None
     return None
+
+
+def _is_header_option(before: object) -> bool:
+    return type(before) is str and before in _HEADER_OPTIONS
 
 
 @lru_cache(NAMES_REMEMBERED_MAX)

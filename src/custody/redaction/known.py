@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from custody import native
+
 _Text = TypeVar("_Text", str, bytes)
 
 _DIGEST_PIECE_BYTES = 2047
@@ -59,6 +61,18 @@ class KnownValues:
     def replace_bytes(self, data: bytes) -> tuple[bytes, int]:
         parts, count = _parts(data, self._bytes)
         return (b"".join(parts), count) if count else (data, 0)
+
+
+def holds_any_in_python(data: bytes, needles: tuple[bytes, ...]) -> bool:
+    """`holds_any`, in Python."""
+    for needle in needles:  # noqa: SIM110 - a generator costs more than the search
+        if needle in data:
+            return True
+    return False
+
+
+holds_any = native.holds_any or holds_any_in_python
+"""Whether any of the needles stands in the bytes."""
 
 
 def _spellings(value: str) -> list[str]:

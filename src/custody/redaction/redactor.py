@@ -3,22 +3,24 @@
 Owns the walk, its bounds and the short way for ordinary values. Knows nothing of records or files. Used
 by the recorder.
 
-Most values are plain data without a secret. `_Ordinary.weigh` proves that of a value (exact built-in
+Most values are plain data without a secret. `_weigh` proves that of a value (exact built-in
 types, names that are no secrets' names, within the bounds), one search of the encoded bytes proves that no
-known value is in it (text lies in msgpack as it is), and the encoder's output is the result. Whatever is
-not proved goes the long way, `_Walk`, which alone decides what is replaced.
+known value is in it (text lies in msgpack as it is), and the encoder's output is the result. Where it was
+built, C does both in one go for most of them. Whatever is not proved goes the long way, `_Walk`, which
+alone decides what is replaced.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from custody import native
 from custody.records import Redacted, Redaction
 from custody.redaction.keys import has_secret_argument, secret_arguments, secret_name
-from custody.redaction.known import Fingerprints, KnownValues, encodable
+from custody.redaction.known import Fingerprints, KnownValues, encodable, holds_any
 from custody.redaction.typed import MARK_KEYS, Mark, class_name, integer, opaque, reduce, surrogates
 
 RULES = ("sensitive_key", "known_value")
@@ -53,23 +55,15 @@ _SCALARS = frozenset({int, float, bool, type(None)})
 _PAIRS = (("name", "value"), ("key", "value"), ("Name", "Value"), ("Key", "Value"))
 
 _encode = msgspec.msgpack.Encoder().encode
+_encode_ordinary: Any = native.encode_ordinary
 
 
 class Kept(Struct, frozen=True):
     """A value as it goes on the record."""
 
     data: Redacted
-    """msgpack."""
+    """msgpack, behind the salt."""
     hits: tuple[Redaction, ...] = ()
-
-
-_kept: Any = Kept
-"""Untyped: a call of NewType costs as much as the search for a secret."""
-
-
-def salted(salt: bytes, kept: Kept) -> Redacted:
-    """The payload: the salt before the value."""
-    return Redacted(salt + kept.data)
 
 
 class Redactor:
@@ -85,22 +79,29 @@ class Redactor:
         self._needles = self._known.byte_needles
         self._ordinary_names: set[str] = set()
 
-    def keep(self, value: Any, path: str) -> Kept:
+    def keep(self, value: Any, path: str, salt: bytes = b"") -> Kept:
         """The value as msgpack, secrets replaced, what is not plain data marked. Raises for no value.
 
-        `path` is where the value stands in the record, the root of the paths in `hits`.
+        `path` is where the value stands in the record, the root of the paths in `hits`. The salt stands
+        before the value.
         """
-        try:
-            if self._weigh(value if type(value) in _CONTAINERS else (value,), VALUE_BYTES_MAX, 0) >= 0:
-                data = _encode(value)
-                for needle in self._needles:
-                    if needle in data:
-                        break
-                else:
-                    return _kept(data)
-        except (UnicodeEncodeError, OverflowError, RuntimeError):
-            pass  # lone surrogates, integers beyond 64 bits, changed while it was read: the walk marks them
-        return self._keep_slowly(value, path)
+        data = self.keep_ordinary(value, salt)
+        return self.keep_slowly(value, path, salt) if data is None else Kept(data)
+
+    def keep_ordinary(self, value: Any, salt: bytes) -> Redacted | None:
+        """What `keep` gives for a value without anything to replace or to mark; None for another."""
+        # All untyped: a call of NewType costs as much as the search for a secret.
+        if _encode_ordinary is not None:
+            names = self._ordinary_names
+            data = _encode_ordinary(value, names, self._needles, VALUE_BYTES_MAX, salt)
+            if _type(data) is bytes:
+                return data
+            if data is not None and self._learn(data):
+                data = _encode_ordinary(value, names, self._needles, VALUE_BYTES_MAX, salt)
+                if _type(data) is bytes:
+                    return data
+        data = self._encode_if_ordinary(value)
+        return data if data is None else salt + data
 
     def text(self, text: str, path: str) -> tuple[str, tuple[Redaction, ...]]:
         """A text that stands in a leaf: known values replaced, and fit for UTF-8."""
@@ -111,18 +112,29 @@ class Redactor:
 
     def knows(self, data: bytes) -> bool:
         """Whether a known value stands in these bytes."""
-        return any(needle in data for needle in self._needles)
+        return holds_any(data, self._needles)
 
-    def _keep_slowly(self, value: Any, path: str) -> Kept:
+    def keep_slowly(self, value: Any, path: str, salt: bytes) -> Kept:
+        """What `keep` gives for any value, found on the long way."""
         walk = _Walk(self._fingerprints, self._known, path)
         try:
             data = _encode(walk.value(value, path, 0, False))
         except Exception as error:
             # The walk handles every value it was ever shown; should one break it, the record says so.
             data = _encode({"$type": "object", "class": class_name(value), "error": type(error).__name__})
-        return Kept(Redacted(data), walk.redactions())
+        return Kept(Redacted(salt + data), walk.redactions())
 
     # -- proving a value ordinary ---------------------------------------------------------------------
+
+    def _encode_if_ordinary(self, value: Any) -> Any:
+        try:
+            if self._weigh(value if type(value) in _CONTAINERS else (value,), VALUE_BYTES_MAX, 0) >= 0:
+                data = _encode(value)
+                if not holds_any(data, self._needles):
+                    return data
+        except (UnicodeEncodeError, OverflowError, RuntimeError):
+            pass  # lone surrogates, integers beyond 64 bits, changed while it was read: the walk marks them
+        return None
 
     def _weigh(self, value: Any, left: int, depth: int) -> int:
         """What is left of the bound after an ordinary container; negative: not proved to be one."""
@@ -156,7 +168,7 @@ class Redactor:
                     return -1
         return left
 
-    def _learn(self, names: Mapping[Any, Any]) -> bool:
+    def _learn(self, names: Iterable[Any]) -> bool:
         """Whether all names are ordinary; those that are will be known by sight."""
         ordinary = self._ordinary_names
         for name in names:

@@ -14,6 +14,9 @@ import msgspec
 
 from custody.errors import UsageError
 
+MASK = "the value"
+"""Stands in a message for what was passed: a refusal's reason is kept for ever, and may be shown anywhere."""
+
 VIOLATIONS_NAMED_MAX = 5  # a message a person reads, not a report
 
 
@@ -22,7 +25,7 @@ class ArgumentsSchema:
 
     def __init__(self, schema: Mapping[str, Any], tool: str) -> None:
         try:
-            self._validator = jsonschema_rs.validator_for(dict(schema))
+            self._validator = jsonschema_rs.validator_for(dict(schema), mask=MASK)
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise UsageError(f"The schema of tool {tool!r} is not a valid JSON Schema: {error}") from error
 

@@ -1,0 +1,56 @@
+"""The C parts of recording, where they were built and the processor has instructions for them.
+
+Owns the knowledge of whether they are there; `_native.c` says what each does. Knows nothing of who uses
+them. Every function here may be None: its user has a twin in Python that gives the same bytes and is used
+then. Used by `journal` and `redaction`, and by whoever says which of the two is in use.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+INTERFACE = 2
+"""Changes with what the functions take and give: a module built from an older source is not used."""
+
+
+def _built() -> Any:
+    try:
+        module = importlib.import_module("custody._native")
+    except ImportError:  # no compiler when this was installed
+        return None
+    return module if getattr(module, "INTERFACE", None) == INTERFACE else None
+
+
+_module = _built()
+
+sha256: Callable[..., bytes] | None = getattr(_module, "sha256", None)
+"""`sha256(*parts)`: of the bytes one after another, of any length."""
+
+encode_frame: Callable[[int, int, int, int, bytes, bytes], bytes] | None
+encode_frame = getattr(_module, "encode_frame", None)
+"""See `journal.frames`."""
+
+grow: Callable[[list[bytes], int, bytes], None] | None = getattr(_module, "grow", None)
+"""See `journal.tree`."""
+
+put_directly_into: Callable[[type], None] | None = getattr(_module, "put_directly_into", None)
+"""Tells `put_frame` of the one type of file whose `_descriptor` it may write to."""
+
+put_frame: Callable[[Any, int, int, int, int, int, bytes, bytes], object] | None
+put_frame = getattr(_module, "put_frame", None)
+"""See `journal.put`."""
+
+encode_ordinary: Callable[[Any, set[str], tuple[bytes, ...], int, bytes], bytes | list[str] | None] | None
+encode_ordinary = getattr(_module, "encode_ordinary", None)
+"""See `redaction.redactor`: the value as msgpack, behind the salt; or the names that must be judged before
+it can be said to be ordinary; or None, when it is not, as far as C can tell."""
+
+holds_any: Callable[[bytes, tuple[bytes, ...]], bool] | None = getattr(_module, "holds_any", None)
+"""Whether any of the needles stands in the bytes."""
+
+FUNCTIONS = ("encode_frame", "encode_ordinary", "grow", "holds_any", "put_frame", "sha256")
+
+
+def missing() -> list[str]:
+    """The names of the functions that Python serves here."""
+    return [name for name in FUNCTIONS if globals()[name] is None]

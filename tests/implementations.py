@@ -1,0 +1,36 @@
+"""Recording has a twin in Python for each function in C: which of the two a test runs on.
+
+`with_each` is made the fixture of a module whose tests are to hold for both.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from custody import native, recorder
+from custody.journal import frames, put, seals, shard, tree
+from custody.redaction import known, redactor
+
+built = pytest.mark.skipif(native.missing() == list(native.FUNCTIONS), reason="the C parts were not built")
+"""For tests of what is not there without a compiler."""
+
+
+def use_python(patch: pytest.MonkeyPatch) -> None:
+    for module in (frames, tree, seals, recorder):
+        patch.setattr(module, "sha256", frames.sha256_in_pieces)
+    for module in (frames, put, shard):
+        patch.setattr(module, "encode_frame", frames.encode_frame_in_python)
+    for module in (tree, shard):
+        patch.setattr(module, "grow", tree.grow_in_python)
+    for module in (known, redactor):
+        patch.setattr(module, "holds_any", known.holds_any_in_python)
+    patch.setattr(shard, "put_frame", put.put_frame_in_python)
+    patch.setattr(redactor, "_encode_ordinary", None)
+
+
+@pytest.fixture(params=[pytest.param("c", marks=built), "python"], autouse=True, scope="module")
+def with_each(request: pytest.FixtureRequest) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            use_python(patch)
+        yield request.param
