@@ -187,6 +187,11 @@ def _open_store(
     journal = Journal(disk)
     recorder = make_recorder(disk, journal, environ)
     journal.lease()
+    unfinished = _unfinished_in(settings.store)
+    if unfinished:
+        from custody.calls.recording import retry_unfinished
+
+        retry_unfinished(recorder, unfinished)
     return journal, recorder, recover_from_crashes(settings.store, journal, lambda: recorder)
 
 
