@@ -3,11 +3,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from custody import open as open_store
+from custody.blocking import BlockingRuntime
 
 CALM = """
 [breaker]
@@ -75,6 +79,39 @@ class Program:
             timeout=RUN_SECONDS_MAX,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def recording(self, folder: Path | None = None) -> Iterator[BlockingRuntime]:
+        """The store, for a program that runs its own tools; `folder` is where it works."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CONFIG_HOME", self.environment["XDG_CONFIG_HOME"])
+            patch.chdir(folder or self.work)
+            with open_store(os.fspath(self.store)) as runtime:
+                yield runtime
+
+    def at_terminal(self, *arguments: str, columns: int, **environment: str) -> str:
+        """What a terminal so wide gets."""
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        process = subprocess.Popen(
+            self.command(*arguments), cwd=self.work, stdin=slave, stdout=slave, stderr=slave,
+            env={**self.environment, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment},
+        )  # fmt: skip
+        os.close(slave)
+        output = b""
+        try:
+            while data := os.read(master, 65536):
+                output += data
+        except OSError:  # nobody writes to it any more
+            pass
+        os.close(master)
+        assert process.wait(RUN_SECONDS_MAX) == 0
+        return output.decode().replace("\r\n", "\n")
 
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(self.command(*arguments), cwd=self.work, env=self.environment, **options)

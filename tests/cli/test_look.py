@@ -1,8 +1,6 @@
 """What was recorded, asked for at the command line."""
 
 import json
-import os
-import pty
 import shlex
 import shutil
 import subprocess
@@ -148,7 +146,7 @@ def test_an_id_that_matches_nothing_or_several_is_a_sentence(custody):
     ids = [custody("exec", "--json", "--", "true").json["id"] for _ in range(3)]
     ran = custody("show", "zz")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("custody: No run or call in this store")
+    assert ran.err.startswith("custody: No run, call or step in this store")
     # Seventeen ids have sixteen first digits.
     while len({found[0] for found in ids}) == len(ids):
         ids.append(custody("exec", "--json", "--", "true").json["id"])
@@ -210,8 +208,8 @@ def test_stats_count_by_tool_and_outcome(recorded):
     assert stats["by_outcome"] == {"succeeded": 1, "failed": 1, "rejected": 1}
     assert stats["tools"][0]["tool"] == "exec"
     head, line = custody("stats").out.splitlines()
-    assert head.split() == ["tool", "calls", "succeeded", "failed", "rejected", "p50", "p95", "p99"]
-    assert line.split()[:5] == ["exec", "3", "1", "1", "1"]
+    assert head.split() == "tool calls succeeded failed rejected success p50 p95 p99".split()
+    assert line.split()[:7] == ["exec", "3", "1", "1", "1", "50", "%"]
 
 
 def test_tail_prints_every_record_as_a_line_of_json(recorded):
@@ -308,25 +306,7 @@ def test_a_store_path_that_is_a_file_or_below_one_is_said_so(custody):
 
 def test_at_a_terminal_tables_have_colours_unless_told_not_to(recorded):
     custody, _ = recorded
-
-    def shown(**environment: str) -> bytes:
-        master, slave = pty.openpty()
-        process = subprocess.Popen(
-            custody.command("calls"), cwd=custody.work, stdin=slave, stdout=slave, stderr=slave,
-            env={**custody.environment, "TERM": "xterm-256color", **environment},
-        )  # fmt: skip
-        os.close(slave)
-        output = b""
-        try:
-            while data := os.read(master, 4096):
-                output += data
-        except OSError:
-            pass
-        os.close(master)
-        assert process.wait(30) == 0
-        return output
-
-    assert b"\x1b[31mfailed" in shown()
-    plain = shown(NO_COLOR="1")
-    assert b"failed" in plain
-    assert b"\x1b[3" not in plain
+    assert "\x1b[31mfailed" in custody.at_terminal("calls", columns=80)
+    plain = custody.at_terminal("calls", columns=80, NO_COLOR="1")
+    assert "failed" in plain
+    assert "\x1b[3" not in plain

@@ -3,8 +3,21 @@
 import pytest
 
 from custody.cli.invocation import printable
+from custody.cli.lines import begun, cells, cut, folded
 from custody.cli.options import seconds_of
-from custody.cli.render import Column, duration, fit, flexible, number, optional, size, summary
+from custody.cli.render import (
+    Column,
+    at_least,
+    cost,
+    duration,
+    fit,
+    flexible,
+    number,
+    optional,
+    percent,
+    size,
+    summary,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +101,55 @@ COLUMNS = (Column("id"), optional("run"), flexible("what"), flexible("why"), num
 )
 def test_columns_share_what_room_there_is(natural, total, expected):
     assert fit(COLUMNS, natural, total) == expected
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "expected"),
+    [
+        (None, None), (0, "$0"), (1, "$0.000000001"), (32_500, "$0.000032"), (999_999, "$0.001"),
+        (12_300_000, "$0.0123"), (999_940_000, "$0.9999"), (999_960_000, "$1.00"), (1_234_500_000, "$1.23"),
+        (1_234_567_890_000, "$1,234.57"),
+    ],
+)  # fmt: skip
+def test_costs_are_shown_with_the_digits_that_say_something(nano_usd, expected):
+    assert cost(nano_usd) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(None, None), (0.0, "0 %"), (1.0, "100 %"), (0.99999, "99.9 %"), (2 / 3, "66.6 %"), (0.29, "29 %")],
+)
+def test_only_all_of_them_are_a_hundred_percent(rate, expected):
+    assert percent(rate) == expected
+
+
+def test_a_sum_with_unknown_parts_is_at_least_what_is_known_and_unknown_stays_so():
+    assert at_least("12", True) == "≥ 12"
+    assert at_least("12", False) == "12"
+    assert at_least(None, True) is None
+
+
+def test_a_text_that_is_cut_says_by_how_much_and_fits():
+    assert cut("short", 0, 10) == "short"
+    assert cut("short", 7, None) == "short … (7 more characters)"
+    line = cut("x" * 100, 50, 40)
+    assert len(line) <= 40
+    kept = line.count("x")
+    assert line.endswith(f" … ({150 - kept} more characters)")
+
+
+def test_a_text_is_folded_between_words_into_so_many_lines():
+    lines = folded("one two three\nfour five six seven", 0, 10, 9)
+    assert lines == ["one two", "three four", "five six", "seven"]
+    few = folded("word " * 40, 0, 40, 2)
+    assert len(few) == 2
+    assert few[-1].endswith("more characters)")
+    assert all(cells(line) <= 40 for line in few)
+    assert folded("a\nb" * 9, 0, None, 1) == [" ".join(["a", *["ba"] * 8, "b"])]
+
+
+def test_wide_characters_take_two_columns():
+    assert cells("漢字ab") == 6
+    assert begun("漢字漢字", 0, 6) == "漢字…"
+    assert begun("漢字", 0, 4) == "漢字"
+    assert begun("漢字漢字", 0, None) == "漢字漢字"

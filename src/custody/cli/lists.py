@@ -159,23 +159,44 @@ def _print_page(page: "Page[Any]") -> None:
 
 
 def print_runs(index: "Index", runs: Sequence[Run]) -> None:
-    """A table of runs."""
+    """A table of runs; with what the model used where one of them has steps."""
     from custody.cli.render import ago, duration, flexible, number, outcome, short, table
 
     if not runs:
         message("no runs.")
         return
+    used = any(run.steps for run in runs)
     table(
-        ["run", "started", "agent", flexible("what"), "outcome", number("calls"), number("took")],
+        ["run", "started", "agent", flexible("what"), "outcome", number("calls"),
+         *([number("cost", optional=True), number("tokens", optional=True)] if used else []),
+         number("took", optional=used)],
         [
-            [short(run.id), ago(run.started_at), run.agent, _what(index, run), outcome(run.outcome),
-             str(run.calls), duration(run.duration_us)]
+            [short(run.id), ago(run.started_at), run.agent, what_for(index, run), outcome(run.outcome),
+             str(run.calls), *([cost_of(run), _tokens_of(run)] if used else []), duration(run.duration_us)]
             for run in runs
         ],
     )  # fmt: skip
 
 
-def _what(index: "Index", run: Run) -> str | None:
+def cost_of(run: Run) -> str | None:
+    """What is known of a run's cost; None for a run without steps."""
+    from custody.cli.render import at_least, cost
+
+    return at_least(cost(run.totals.cost_nano_usd), run.totals.steps_without_cost > 0) if run.steps else None
+
+
+def _tokens_of(run: Run) -> str | None:
+    """Input and output in one figure, as far as they are known."""
+    from custody.cli.render import at_least, count
+
+    known = [run.totals.input_tokens, run.totals.output_tokens]
+    if not run.steps or known == [None, None]:
+        return None
+    partly = run.totals.steps_without_tokens > 0 or None in known
+    return at_least(count(sum(value or 0 for value in known)), partly)
+
+
+def what_for(index: "Index", run: Run) -> str | None:
     """What a run is for: its intent or name; for a run around one command, the command."""
     from custody.cli.render import summary
     from custody.index import CallFilter

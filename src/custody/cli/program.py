@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "sessions": "custody.cli.lists:sessions_command",
         "tail": "custody.cli.tail:tail_command",
         "stats": "custody.cli.stats:stats_command",
+        "sql": "custody.cli.sql:sql_command",
     },
     "Decide": {},
     "Prove": {

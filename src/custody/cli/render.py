@@ -5,6 +5,7 @@ terminal (rich tables, fitted to its width) and a pipe (plain columns, nothing c
 Used by the commands that print for a person.
 """
 
+import math
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ SHORT_ID = 8
 
 FLEXIBLE_WIDTH_MIN = 16  # characters of a command by which a person still knows it
 GAP = 2  # between columns
+LINE_WIDTH_MIN = 40  # a terminal that says it is narrower, or does not know, gets lines that wrap
 
 OUTCOME_STYLES = {
     "succeeded": "green",
@@ -182,6 +184,15 @@ def _colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def width() -> int | None:
+    """Columns of the terminal; None where a pipe gets all of a line."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return max(shutil.get_terminal_size().columns, LINE_WIDTH_MIN)
+
+
 def heading(text: str) -> None:
     sys.stdout.write(f"\n{paint(text, 'bold')}\n")
 
@@ -226,6 +237,41 @@ def size(count: float | None) -> str | None:
             break
         count, unit = count / 1024, larger
     return f"{count:.0f} {unit}" if count >= 999.5 else f"{count:.3g} {unit}"
+
+
+def count(value: int | None) -> str | None:
+    """A number of things, its thousands set apart."""
+    return None if value is None else f"{value:,}"
+
+
+def cost(nano_usd: int | None) -> str | None:
+    """Dollars: cents from one dollar on, below it four places, two digits of what is smaller still."""
+    if nano_usd is None:
+        return None
+    usd = nano_usd / 1e9
+    if nano_usd == 0:
+        return "$0"
+    if usd >= 0.99995:  # what four places would show as 1.0000
+        return f"${usd:,.2f}"
+    if usd >= 0.001:
+        return f"${usd:.4f}"
+    places = 1 - math.floor(math.log10(usd))
+    return f"${usd:.{places}f}".rstrip("0")
+
+
+def at_least(text: str | None, partial: bool) -> str | None:
+    """A sum of which some parts are unknown."""
+    return f"≥ {text}" if partial and text is not None else text
+
+
+def percent(rate: float | None) -> str | None:
+    """A share to a tenth, rounded down: only all of them are 100 %."""
+    return None if rate is None else f"{math.floor(rate * 1000 + 1e-9) / 10:g} %"
+
+
+def outcomes(by_outcome: dict[str, int]) -> str:
+    """`3 succeeded, 1 timed out`."""
+    return ", ".join(f"{times:,} {name.replace('_', ' ')}" for name, times in by_outcome.items() if times)
 
 
 def moment(text: str | None) -> datetime | None:

@@ -1,9 +1,10 @@
-"""`custody show`: everything that is on the record of one run or one call.
+"""`custody show`: everything that is on the record of one run, call or step.
 
-Owns how a run and a call are laid out for a person. Used by `demo` too, which ends with a run.
+Owns how a run and a call are laid out for a person; a step is `step`'s, and what happened in a run that has
+steps `timeline`'s. Used by `demo` too, which ends with a run.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,7 +14,9 @@ from custody.errors import UsageError
 from custody.records import Call, Run
 
 if TYPE_CHECKING:
+    from custody.cli.render import Cell
     from custody.compose import View
+    from custody.index import StepView
 
 HOST_READINGS = (
     ("processor", "cpu_percent", " %"),
@@ -27,39 +30,71 @@ HOST_READINGS = (
 """Title, field of a sample, unit."""
 
 CALLS_SHOWN_MAX = 200  # a person reads a screen or two; `custody calls --run` pages through the rest
+ENTRIES_SHOWN_MAX = 200  # the same of a timeline; `--timeline` has all of it
+CHILDREN_SHOWN_MAX = 50
+
+OWN_EVENTS = ("run.", "app.", "journal.")
+"""How the names of events begin that say something of a run's course."""
 
 
-@click.command("show", epilog="Example:  custody show 3fa9c1d2      (the first digits of an id will do)")
+@click.command(
+    "show",
+    epilog="Example:  custody show 3fa9c1d2   (first digits do; or a run's name, or latest)",
+)
 @click.argument("identifier", metavar="ID", shell_complete=complete_id)
+@click.option("--timeline", is_flag=True, help="Of a run every step, call and event, however many there are.")
 @click.option("--perf", is_flag=True, help="Print the perf lines that cut out exactly this call.")
 @store_option
 @json_option
-def show_command(identifier: str, perf: bool, store: str | None, as_json: bool) -> int:
-    """Show a run with its calls, or everything about one call."""
+def show_command(identifier: str, timeline: bool, perf: bool, store: str | None, as_json: bool) -> int:
+    """Show a run as it went, or all about one call or step."""
     from custody.cli.view import opened
 
     with opened(load(store)) as view:
         found = view.index.find(identifier)
         if perf:
             return _perf(found, as_json=as_json)
+        if timeline and not isinstance(found, Run):
+            what = "call" if isinstance(found, Call) else "step"
+            raise UsageError(f"Only a run has a timeline, and this is a {what}.", hint=_its_run(found))
         if as_json:
-            from custody.cli.document import print_document
-
-            print_document(found)
+            _print_json(view, found, timeline=timeline)
         elif isinstance(found, Run):
-            print_run(view, found)
-        else:
+            print_run(view, found, whole=timeline)
+        elif isinstance(found, Call):
             print_call(found)
+        else:
+            from custody.cli.step import print_step
+
+            print_step(found)
     return 0
 
 
-def _perf(found: "Run | Call", *, as_json: bool) -> int:
+def _its_run(found: "Call | StepView") -> str | None:
+    return None if found.run_id is None else f"See custody show {found.run_id[:8]}."
+
+
+def _print_json(view: "View", found: "Run | Call | StepView", *, timeline: bool) -> None:
+    from custody.cli.document import print_document
+
+    if not timeline:
+        print_document(found)
+        return
+    from custody.cli.timeline import pages
+
+    went = [entry for page in pages(view.index, found.id, None) for entry in page.items]
+    print_document({"run": found, "timeline": went})
+
+
+def _perf(found: "Run | Call | StepView", *, as_json: bool) -> int:
     from custody.cli.perf import perf_lines
 
     if isinstance(found, Run):
         raise UsageError(
             "perf cuts out one call, and this is a run.", hint=f"See its calls: custody show {found.id[:8]}."
         )
+    if not isinstance(found, Call):
+        raise UsageError("perf cuts out one call, and this is a step.", hint=_its_run(found))
     lines = perf_lines(found)
     if as_json:
         from custody.cli.document import print_document
@@ -71,15 +106,108 @@ def _perf(found: "Run | Call", *, as_json: bool) -> int:
     return 0
 
 
-def print_run(view: "View", run: Run) -> None:
-    """A run's head, and a line for each of its calls."""
+def print_run(view: "View", run: Run, *, whole: bool = False) -> None:
+    """A run's head; below it what happened, or where nothing but calls was recorded a line for each."""
+    from custody.cli.render import fields, heading
+
+    heading(f"Run {run.id}")
+    fields([*_run_fields(view, run), *_run_sums(view, run)])
+    if whole or run.steps or _has_own_events(view, run):
+        _print_timeline(view, run, whole=whole)
+    else:
+        _print_calls(view, run)
+    _print_children(view, run)
+
+
+def _run_fields(view: "View", run: Run) -> "list[tuple[str, Cell | str | None]]":
+    from custody.cli.render import duration, local_time, outcome
+
+    return [
+        ("intent", run.intent),
+        ("name", run.name),
+        ("outcome", outcome(run.outcome)),
+        ("reason", run.reason),
+        ("passed", _compact(run.passed)),
+        ("agent", run.agent),
+        ("caller", run.caller),
+        ("session", run.session_id),
+        ("parent", _parent(view, run)),
+        ("client", run.client),
+        ("channel", run.channel),
+        ("user", run.user and f"{run.user} on {run.host}"),
+        ("workspace", run.workspace),
+        ("door", run.door),
+        ("external id", run.external_id),
+        ("wanted", run.outcome_description),
+        ("inputs", _compact(run.inputs)),
+        ("labels", _compact(run.labels)),
+        ("output", _compact(run.output)),
+        ("started", local_time(run.started_at)),
+        ("took", duration(run.duration_us)),
+    ]
+
+
+def _run_sums(view: "View", run: Run) -> "list[tuple[str, Cell | str | None]]":
+    from custody.cli.render import count, outcomes
+    from custody.cli.step import cost_in_sum, tokens_in_sum
+
+    totals = run.totals
+    refused = max(totals.refused, _refused(view, run))
+    return [
+        ("calls", outcomes(run.calls_by_outcome) or "0"),
+        ("steps", count(run.steps) if run.steps else None),
+        ("tokens", tokens_in_sum(totals)),
+        ("cost", cost_in_sum(totals)),
+        ("stated", _compact(run.stated_totals)),
+        ("refused", f"{refused:,} offered after its end" if refused else None),
+        ("dropped", f"{totals.dropped:,} records could not be kept" if totals.dropped else None),
+    ]
+
+
+def _has_own_events(view: "View", run: Run) -> bool:
+    """Whether the run itself said something; what Custody notes of its calls does not need a timeline."""
+    from custody.index import EventFilter
+
+    events = view.index.events(EventFilter(run=run.id, order="oldest"), refresh=False).items
+    return any(event.name.startswith(OWN_EVENTS) for event in events)
+
+
+def _refused(view: "View", run: Run) -> int:
+    """What was offered to a run after its end, which its own totals cannot have."""
+    from custody.index import EventFilter
+
+    events = view.index.events(EventFilter(name="run.refused", run=run.id), refresh=False).items
+    said = [cast("dict[str, Any]", event.data) for event in events if isinstance(event.data, dict)]
+    return sum(data["count"] for data in said if isinstance(data.get("count"), int))
+
+
+def _parent(view: "View", run: Run) -> str | None:
+    """The run it was started from, which may be recorded in another store."""
+    from custody.errors import NotFound
+
+    if run.parent_run_id is None:
+        return None
+    try:
+        agent = view.index.run(run.parent_run_id, refresh=False).agent
+    except NotFound:
+        return f"{run.parent_run_id}, not in this store"
+    return run.parent_run_id if agent is None else f"{run.parent_run_id}, {agent}"
+
+
+def _print_timeline(view: "View", run: Run, *, whole: bool) -> None:
+    from custody.cli.render import remark
+    from custody.cli.timeline import print_timeline
+
+    print()
+    if not print_timeline(view.index, run.id, most=None if whole else ENTRIES_SHOWN_MAX):
+        remark(f"The first {ENTRIES_SHOWN_MAX}; all of it: custody show {run.id[:8]} --timeline")
+
+
+def _print_calls(view: "View", run: Run) -> None:
     from custody.cli.render import (
         Cell,
         duration,
-        fields,
         flexible,
-        heading,
-        local_time,
         number,
         outcome,
         remark,
@@ -89,36 +217,6 @@ def print_run(view: "View", run: Run) -> None:
     )
     from custody.index import CallFilter
 
-    heading(f"Run {run.id}")
-    fields(
-        [
-            ("intent", run.intent),
-            ("name", run.name),
-            ("outcome", outcome(run.outcome)),
-            ("reason", run.reason),
-            ("agent", run.agent),
-            ("caller", run.caller),
-            ("session", run.session_id),
-            ("parent", run.parent_run_id),
-            ("client", run.client),
-            ("channel", run.channel),
-            ("user", run.user and f"{run.user} on {run.host}"),
-            ("workspace", run.workspace),
-            ("door", run.door),
-            ("external id", run.external_id),
-            ("wanted", run.outcome_description),
-            ("inputs", _compact(run.inputs)),
-            ("labels", _compact(run.labels)),
-            ("output", _compact(run.output)),
-            ("started", local_time(run.started_at)),
-            ("took", duration(run.duration_us)),
-            (
-                "calls",
-                ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in run.calls_by_outcome.items())
-                or "0",
-            ),
-        ]
-    )
     page = view.index.calls(CallFilter(run=run.id, order="oldest"), limit=CALLS_SHOWN_MAX)
     if not page.items:
         return
@@ -134,6 +232,25 @@ def print_run(view: "View", run: Run) -> None:
     )  # fmt: skip
     if page.next is not None:
         remark(f"The first {CALLS_SHOWN_MAX} of {run.calls} calls; all: custody calls --run {run.id[:8]}")
+
+
+def _print_children(view: "View", run: Run) -> None:
+    from custody.cli.render import duration, flexible, heading, number, outcome, remark, short, table
+
+    children = view.index.children(run.id, refresh=False)
+    if not children.items:
+        return
+    heading("Children")
+    table(
+        ["run", "agent", flexible("what"), "outcome", number("took")],
+        [
+            [short(child.id), child.agent, child.intent or child.name, outcome(child.outcome),
+             duration(child.duration_us)]
+            for child in children.items[:CHILDREN_SHOWN_MAX]
+        ],
+    )  # fmt: skip
+    if len(children.items) > CHILDREN_SHOWN_MAX:
+        remark(f"The first {CHILDREN_SHOWN_MAX}; all: custody runs --parent {run.id[:8]}")
 
 
 def print_call(call: Call) -> None:

@@ -8,7 +8,7 @@ records twice and misses none.
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -23,6 +23,9 @@ POLL_SECONDS = 0.2  # how late a follower may hear of a record
 ID_FIELDS = ("call_id", "step_id", "run_id", "event_id")
 """What a record is about, the nearest first."""
 
+TEXT_CHARACTERS_MAX = 200  # of what a model said: `show` has more
+LONG_EVENTS = ("host.sampled",)  # forty readings: `--json` has them
+MARGIN = 12 + 13 + 8 + 3 * 2  # columns before the words: time, kind, id
 FLUSH_RECORDS = 1_000  # what is written between two saves of the cursor file while catching up
 
 
@@ -106,25 +109,61 @@ def _json_line(record: dict[str, Any]) -> str:
 
 
 def _text_line(record: dict[str, Any]) -> str:
-    """Local time, kind, id, and what the record says in a few words."""
-    from custody.cli.invocation import fold_lines, printable
-    from custody.cli.render import moment, paint
+    """Local time, kind, id, and what the record says in a few words; on a terminal one line of it."""
+    from custody.cli.lines import begun, one_line
+    from custody.cli.render import moment, paint, width
 
     request: dict[str, Any] = record.get("request") or {}
     at = moment(record.get("at") or request.get("asked_at"))
     clock = paint("--:--:--.---" if at is None else at.strftime("%H:%M:%S.%f")[:-3], "dim")
     identifier = next((record[name] for name in ID_FIELDS if record.get(name)), "")
-    words = fold_lines(printable(_words(record, request)))
-    return f"{clock}  {record['kind']:<13}  {identifier[:8]}  {words}".rstrip()
+    words = "  ".join(filter(None, map(one_line, _words(record, request))))
+    columns = width()
+    room = None if columns is None else columns - MARGIN
+    return f"{clock}  {record['kind']:<13}  {identifier[:8]}  {begun(words, 0, room)}".rstrip()
 
 
-def _words(record: dict[str, Any], request: dict[str, Any]) -> str:
-    from custody.cli.render import summary
+def _words(record: dict[str, Any], request: dict[str, Any]) -> list[str]:
+    from custody.cli.render import duration, summary
+    from custody.cli.timeline import event_words
 
     payload: dict[str, Any] = record.get("payload") or {}
+    if record["kind"] == "step":
+        return _step_words(record, payload)
+    if record["kind"] == "event":
+        data = payload.get("data") if record.get("data") is None else record["data"]
+        return [record["name"], "" if record["name"] in LONG_EVENTS else event_words(record["name"], data)]
     said: list[str] = []
     if request:
         said += [request["tool"], summary(request["tool"], payload.get("arguments"))]
-    said += [str(record[name]) for name in ("name", "outcome", "reason", "model") if record.get(name)]
-    said += [str(payload[name]) for name in ("intent",) if payload.get(name)]
-    return "  ".join(text for text in said if text)
+    said += [str(record[name]) for name in ("name", "outcome", "reason") if record.get(name)]
+    said += [duration(record.get("latency_us")) or "", payload.get("intent") or ""]
+    error: Any = payload.get("error")
+    if isinstance(error, dict):
+        error = cast("dict[str, Any]", error).get("message")
+    return [*said, str(error or "")]
+
+
+def _step_words(record: dict[str, Any], payload: dict[str, Any]) -> list[str]:
+    """As `show` says them: which turn, the model, its tokens and cost, the beginning of its text."""
+    from custody.cli.render import UNKNOWN, cost
+    from custody.cli.step import tokens
+    from custody.records import Tokens
+
+    counted = None if record["tokens"] is None else Tokens(**record["tokens"])
+    price, turn = cost(record["cost_nano_usd"]), record["iteration"]
+    figures = [
+        record["model"] or record["requested_model"] or f"model {UNKNOWN}",
+        *tokens(counted),
+        price or f"cost {UNKNOWN}",
+        record["finish_reason"] if record["responded"] else "no response",
+        f"asked for {', '.join(record['requested'])}" if record["requested"] else None,
+        "text withheld" if record["text_withheld"] else None,
+    ]
+    text = str(payload.get("text") or "")
+    begun = text if len(text) <= TEXT_CHARACTERS_MAX else f"{text[:TEXT_CHARACTERS_MAX]}…"
+    return [
+        f"step {UNKNOWN if turn is None else turn}",
+        " · ".join(figure for figure in figures if figure),
+        f"“{begun}”" if begun else "",
+    ]
