@@ -53,6 +53,28 @@ def opentelemetry() -> tuple[Way, Callable[[], dict[str, int]]]:
     return span, count
 
 
+def openai_agents() -> Way:
+    """A function span of the OpenAI Agents SDK, with a processor that throws it away."""
+    from agents import tracing
+
+    class Nowhere(tracing.TracingProcessor):
+        def on_trace_start(self, trace: object) -> None: ...
+        def on_trace_end(self, trace: object) -> None: ...
+        def on_span_start(self, span: object) -> None: ...
+        def on_span_end(self, span: object) -> None: ...
+        def shutdown(self) -> None: ...
+        def force_flush(self) -> None: ...
+
+    tracing.set_trace_processors([Nowhere()])
+    tracing.trace("benchmark").start(mark_as_current=True)
+
+    def span() -> None:
+        with tracing.function_span("exec", input=json.dumps(ARGUMENTS)) as current:
+            current.span_data.output = json.dumps(RESULT)
+
+    return span
+
+
 def langfuse() -> Way:
     os.environ.setdefault("LANGFUSE_TRACING_ENVIRONMENT", "benchmark")
     from langfuse import Langfuse

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from custody.settings import CallsSection, SettingsFile, ToolsSection
 from custody.host import BreakerThresholds
+from custody.settings import CallsSection, SettingsFile, ToolsSection
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
