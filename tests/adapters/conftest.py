@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+from tests.settings_for_tests import never_short_of_resources
+
+
+@pytest.fixture(autouse=True)
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory in no git working tree, and the settings file for whoever adds a rule to it."""
+    for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2"):
+        monkeypatch.setenv(name, "false")  # nothing leaves the machine, whoever runs the tests
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "config"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return never_short_of_resources(tmp_path / "config")
+
+
+@pytest.fixture(params=["memory", "folder"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Everything works on both."""
+    return ":memory:" if request.param == "memory" else os.fspath(tmp_path / "store")
