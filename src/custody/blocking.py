@@ -8,12 +8,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from custody.calls.beginning import NewRun, RunOptions
-from custody.calls.run import FINISH_SECONDS, RunRecord, current_run
+from custody.calls.lifecycle import left_with
+from custody.calls.run import FINISH_SECONDS, RunRecord
 from custody.calls.runtime import Runtime
 from custody.errors import StoreClosed, UsageError
 from custody.records import Call, RunOutcome
@@ -71,20 +71,19 @@ class BlockingRun(RunRecord):
         super().__init__(runtime, new)
         self._loop = loop
         self._home = runtime
-        self._tokens: list[Token[RunRecord | None]] = []
 
     def __enter__(self) -> Self:
         if not self._joined:
             self._start()
-        self._tokens.append(current_run.set(self))
+        self._enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        current_run.reset(self._tokens.pop())
+        self._leave()
         if not self._joined and self.outcome is None:
-            outcome, reason = self._left_with(error)
+            outcome, reason = left_with(error)
             self.finish(outcome, reason=reason)
 
     def child(

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from tests.calls.faces import FACES, Stage
 from tests.settings_for_tests import never_short_of_resources
 
 import custody
@@ -31,6 +32,22 @@ def store(request, tmp_path) -> str:
 def runtime(store) -> Iterator[BlockingRuntime]:
     with custody.open(store) as runtime:
         yield runtime
+
+
+@pytest.fixture(params=FACES)
+def stage(request) -> Iterator[Stage]:
+    """A store in memory that can be made to fail, for scenarios on both faces."""
+    stage = Stage(request.param)
+    yield stage
+    stage.heal()
+
+
+@pytest.fixture(params=FACES)
+def folder_stage(request, tmp_path) -> Iterator[Stage]:
+    """The same on a folder."""
+    stage = Stage(request.param, os.fspath(tmp_path / "store"))
+    yield stage
+    stage.heal()
 
 
 ISOLATED_TOOLS = """

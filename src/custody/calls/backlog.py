@@ -7,6 +7,7 @@ guarded way of a call uses `ledger`, where a record that cannot be kept stops th
 """
 
 import asyncio
+import atexit
 import concurrent.futures
 import logging
 import os
@@ -20,7 +21,7 @@ from typing import Any
 from custody.errors import CustodyError, NotRecorded
 from custody.journal import Receipt
 from custody.recorder import Draft, Recorder
-from custody.records import Kind, now_us
+from custody.records import CALL_ID_BYTES, Event, Kind, now_us
 
 running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage] - asked at every record
 log = logging.getLogger("custody")
@@ -41,7 +42,14 @@ RETRY_SHARE = 10
 GAP_RUNS_MAX = 100
 """Runs named in one gap record; the counts are of all."""
 
+CAUSES_MAX = 16
+"""Told apart in one gap record, and in the log, until the store is back."""
+
 CLOSE_SECONDS = 10.0  # what is queued at the end gets so long to reach the disk
+
+EXIT_SECONDS = 1.0  # the same for a program that just ends
+
+THREAD_END_SECONDS = 1.0  # it ends at once, unless it hangs in the disk: then it is left to end with that
 
 Write = Callable[[], Receipt]
 Dropped = Callable[[], bool]
@@ -61,19 +69,19 @@ class Drops:
     def add(self, kind: Kind, run_id: bytes | None, cause: str) -> None:
         self.count += 1
         name = kind.name.lower()
-        self.by_kind[name] = self.by_kind.get(name, 0) + 1
-        self.causes[cause] = self.causes.get(cause, 0) + 1
-        run = "" if run_id is None else run_id.hex()
-        if run in self.by_run or len(self.by_run) < GAP_RUNS_MAX:
-            self.by_run[run] = self.by_run.get(run, 0) + 1
+        _count(self.by_kind, name, 1, len(Kind))
+        _count(self.causes, cause, 1, CAUSES_MAX)
+        _count(self.by_run, "" if run_id is None else run_id.hex(), 1, GAP_RUNS_MAX)
 
     def absorb(self, later: "Drops") -> None:
         self.count += later.count
-        for mine, theirs in (
-            (self.by_kind, later.by_kind), (self.by_run, later.by_run), (self.causes, later.causes)
-        ):  # fmt: skip
+        for mine, theirs, names_max in (
+            (self.by_kind, later.by_kind, len(Kind)),
+            (self.by_run, later.by_run, GAP_RUNS_MAX),
+            (self.causes, later.causes, CAUSES_MAX),
+        ):
             for name, count in theirs.items():
-                mine[name] = mine.get(name, 0) + count
+                _count(mine, name, count, names_max)
 
     def only_run(self) -> bytes | None:
         """The run all of it belongs to, so that its record is found there."""
@@ -91,14 +99,30 @@ class Drops:
         }
 
 
+def _count(counts: dict[str, int], name: str, more: int, names_max: int) -> None:
+    if name in counts or len(counts) < names_max:
+        counts[name] = counts.get(name, 0) + more
+
+
+def cause_of(error: Exception) -> str:
+    """Why a record was dropped, in words that repeat nothing of what was to be recorded."""
+    if isinstance(error, NotRecorded) and isinstance(error.__cause__, OSError):
+        return error.__cause__.strerror or "the disk failed"  # not that nothing was run: the agent goes on
+    if isinstance(error, CustodyError):
+        return error.message
+    return type(error).__name__
+
+
 class Offer:
     """A record on its way through the queue."""
 
-    __slots__ = ("done", "dropped", "essential", "kind", "run_id", "size_bytes", "write")
+    __slots__ = (
+        "_future", "dropped", "essential", "kind", "over", "receipt", "run_id", "size_bytes", "write",
+    )  # fmt: skip
 
     def __init__(
         self,
-        write: Write,
+        write: Write | None,
         kind: Kind,
         size_bytes: int,
         run_id: bytes | None,
@@ -106,13 +130,39 @@ class Offer:
         essential: bool,
     ) -> None:
         self.write = write
+        """None once it is over: whoever still holds the offer does not hold the record's payload."""
         self.kind = kind
         self.size_bytes = size_bytes
         self.run_id = run_id
         self.dropped = dropped
         self.essential = essential
         """Room was set aside for it: tried also while the store takes nothing else."""
-        self.done: concurrent.futures.Future[Receipt | None] = concurrent.futures.Future()
+        self.receipt: Receipt | None = None
+        self.over = False
+        """Written, which the receipt says, or dropped."""
+        self._future: concurrent.futures.Future[Receipt | None] | None = None
+
+    def future(self) -> "concurrent.futures.Future[Receipt | None]":
+        """For one who waits: what it became. Only then is there one, for a queue may be long."""
+        future = self._future
+        if future is None:
+            future = self._future = concurrent.futures.Future()
+        if self.over:
+            self._tell(future)
+        return future
+
+    def settle(self, receipt: Receipt | None) -> None:
+        self.write, self.receipt = None, receipt
+        self.over = True
+        if self._future is not None:
+            self._tell(self._future)
+            self._future = None
+
+    def _tell(self, future: "concurrent.futures.Future[Receipt | None]") -> None:
+        try:
+            future.set_result(self.receipt)
+        except concurrent.futures.InvalidStateError:
+            pass  # of the two threads that come here at a time, the other has told
 
 
 class Backlog:
@@ -132,10 +182,13 @@ class Backlog:
         self._queued_bytes = 0
         self._drops: Drops | None = None
         self._try_again_at = 0.0
+        self._failing = ""
+        """Why the store takes nothing, while records are dropped."""
         self._thread: threading.Thread | None = None
         self._stalled = False
         """Somebody has waited in vain since the queue was last empty: nobody waits again."""
         self._said: set[str] = set()
+        self._reporting = threading.Lock()
         self._closed = False
 
     def after_fork_in_child(self) -> None:
@@ -156,27 +209,44 @@ class Backlog:
         run_id: bytes | None,
         dropped: Dropped,
         opens: bool = False,
-        closes: bool = False,
+        closes: Callable[[], bool] | None = None,
+        anew: Callable[[], Draft] | None = None,
+        essential: bool = False,
     ) -> Receipt | Offer | None:
         """Put the draft on the record: the receipt if that is done, an offer if it is queued, None if it was
-        dropped. Raises nothing."""
+        dropped. Raises nothing.
+
+        `closes` says, when it is written, whether room was set aside for it; `anew` makes the draft once more
+        where it had to wait; an `essential` one is tried while nothing else is. A draft whose large values
+        find no room is written without them.
+        """
         recorder = self.recorder
         if not self._queue and self._drops is None and not recorder.may_wait(draft):
             try:
-                return recorder.append(draft, opens=opens, closes=closes)
+                return recorder.append(draft, opens=opens, closes=closes is not None and closes())
             except Exception as error:
-                self._drop(draft.kind, run_id, error, dropped)
+                self.drop(draft.kind, run_id, cause_of(error), dropped)
                 return None
-        size_bytes = draft.frame_bytes + sum(map(len, draft.blobs))
-        return self.offer(
-            Offer(
-                lambda: recorder.append(draft, opens=opens, closes=closes),
-                draft.kind, size_bytes, run_id, dropped, essential=closes,
-            )
-        )  # fmt: skip
+        size_bytes = _size_bytes(draft)
+        if draft.blobs and self._queued_bytes + size_bytes > QUEUE_BYTES_MAX:
+            draft = recorder.without_blobs(draft)
+            size_bytes = _size_bytes(draft)
+
+        def write() -> Receipt:
+            reserved = closes is not None and closes()
+            current = draft if anew is None else anew()
+            try:
+                return recorder.append(current, opens=opens, closes=reserved)
+            except (NotRecorded, OSError):
+                if not current.blobs:
+                    raise
+                return recorder.append(recorder.without_blobs(current), opens=opens, closes=reserved)
+
+        essential = essential or (closes is not None and closes())
+        return self.offer(Offer(write, draft.kind, size_bytes, run_id, dropped, essential))
 
     def offer(self, offer: Offer) -> Offer | None:
-        """Queue a record, or drop it. Its `done` gets the receipt, or None if it is dropped later."""
+        """Queue a record, or drop it; what is queued may be dropped later."""
         with self._mutex:
             refusal = self._refusal(offer) or self._start()
             if refusal is None:
@@ -184,7 +254,7 @@ class Backlog:
                 self._queued_bytes += offer.size_bytes
                 self._work.notify()
         if refusal is not None:
-            self._drop(offer.kind, offer.run_id, refusal, offer.dropped)
+            self.drop(offer.kind, offer.run_id, refusal, offer.dropped)
             return None
         return offer
 
@@ -193,11 +263,11 @@ class Backlog:
         if not isinstance(offer, Offer):
             return offer
         if running_loop() is not None:
-            return offer.done.result() if offer.done.done() else None
+            return offer.receipt
         if wait_seconds is None:
             wait_seconds = 0.0 if self._stalled else self.delay_seconds
         try:
-            return offer.done.result(wait_seconds)
+            return offer.future().result(wait_seconds)
         except concurrent.futures.TimeoutError:
             self._stalled = True
             return None
@@ -213,8 +283,8 @@ class Backlog:
         elif receipt is not None and running_loop() is None:
             try:
                 receipt.wait_durable(max(0.0, deadline - time.monotonic()))
-            except (TimeoutError, concurrent.futures.TimeoutError, NotRecorded) as error:
-                log.warning("A record is written, and not yet durable: %s", error or "the disk is slow")
+            except Exception as error:
+                self._say_not_durable(error)
 
     async def settle_durable(self, stored: Receipt | Offer | None) -> None:
         """The same on an event loop, within the delay."""
@@ -223,36 +293,55 @@ class Backlog:
                 receipt = await self.settled(stored)
                 if receipt is not None:
                     await receipt.durable()
-        except (TimeoutError, NotRecorded) as error:
-            log.warning("A record is written, and not yet durable: %s", error or "the disk is slow")
+        except Exception as error:
+            self._say_not_durable(error)
+
+    def _say_not_durable(self, error: Exception) -> None:
+        """Once, until the queue has been empty again."""
+        slow = isinstance(error, TimeoutError | concurrent.futures.TimeoutError)
+        cause = "the disk is slow" if slow else cause_of(error)
+        with self._mutex:
+            first = self._is_news(f"not durable: {cause}")
+        if first:
+            log.warning("A record is written, and not yet durable: %s.", cause)
+
+    def _is_news(self, cause: str) -> bool:
+        """Whether this has not been said yet. Called with the mutex."""
+        if cause in self._said or len(self._said) >= CAUSES_MAX:
+            return False
+        self._said.add(cause)
+        return True
 
     async def settled(self, stored: Receipt | Offer | None) -> Receipt | None:
         """The receipt, once the record has been written; None once it has been dropped."""
         if not isinstance(stored, Offer):
             return stored
-        return await asyncio.shield(asyncio.wrap_future(stored.done))
+        return await asyncio.shield(asyncio.wrap_future(stored.future()))
 
-    def _refusal(self, offer: Offer) -> Exception | None:
-        """Why it is not even queued."""
+    def _refusal(self, offer: Offer) -> str | None:
+        """Why it is not even queued. What is essential always is: there is no more of it than calls and runs
+        that are open."""
         if self._closed:
-            return CustodyError("The store has been closed.")
+            return "The store has been closed."
+        if offer.essential:
+            return None
         if len(self._queue) >= QUEUE_RECORDS_MAX or self._queued_bytes + offer.size_bytes > QUEUE_BYTES_MAX:
-            return CustodyError("The store's disk is too slow: the queue is full.")
-        if self._drops is not None and not offer.essential and time.monotonic() < self._try_again_at:
-            return CustodyError("The store could not be written, and is tried again in a moment.")
+            return "The store's disk is too slow: the queue is full."
+        if self._drops is not None and time.monotonic() < self._try_again_at:
+            return self._failing
         return None
 
     # -- the thread -----------------------------------------------------------------------------------
 
-    def _start(self) -> Exception | None:
+    def _start(self) -> str | None:
         """See to it that somebody works the queue off. Called with the mutex."""
-        if self._thread is None:
+        if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._run, name="custody-backlog", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError as error:  # the interpreter is ending
+            except RuntimeError:  # the interpreter is ending, or the machine has no thread left
                 self._thread = None
-                return error
+                return "There is no thread to write with."
         return None
 
     def _run(self) -> None:
@@ -273,38 +362,51 @@ class Backlog:
 
     def _write(self, offer: Offer) -> None:
         """Write what is first in the queue, and only then take it out: until then all others queue up."""
-        receipt: Receipt | None = None
+        receipt, cause = None, ""
         began = time.monotonic()
-        try:
-            if not self._report() and not offer.essential:
-                raise CustodyError("The store could not be written, and still cannot.")
-            receipt = offer.write()
-        except Exception as error:
-            self._drop(offer.kind, offer.run_id, error, offer.dropped)
+        if self._report() or offer.essential:
+            assert offer.write is not None, "it is written once"
+            try:
+                receipt = offer.write()
+            except Exception as error:
+                cause = cause_of(error)
+        if receipt is None:
+            self.drop(offer.kind, offer.run_id, cause or self._failing, offer.dropped)
             ended = time.monotonic()
             self._try_again_at = ended + min(RETRY_SECONDS, RETRY_SHARE * (ended - began))
         with self._mutex:
             self._queue.popleft()
             self._queued_bytes -= offer.size_bytes
-        offer.done.set_result(receipt)
+        offer.settle(receipt)
 
     # -- what is dropped ------------------------------------------------------------------------------
 
-    def _drop(self, kind: Kind, run_id: bytes | None, error: Exception, dropped: Dropped) -> None:
-        again, cause = dropped(), str(error)
+    def drop(self, kind: Kind, run_id: bytes | None, cause: str, dropped: Dropped) -> None:
+        """Count a record that cannot be kept, and see to it that a gap record says so."""
+        again = dropped()
         with self._mutex:
+            self._failing = cause
             if self._drops is None:
                 self._drops = Drops()
             if not again:
                 self._drops.add(kind, run_id, cause)
-            first = cause not in self._said
-            self._said.add(cause)
+            first = self._is_news(cause)
             self._start()
         if first:
             log.warning("Records are dropped and counted, the agent goes on: %s", cause)
 
-    def _report(self) -> bool:
+    def _report(self, wait_seconds: float = -1) -> bool:
         """Put on the record what was dropped; False while that is not possible either."""
+        if self._drops is None:
+            return True
+        if not self._reporting.acquire(timeout=wait_seconds):
+            return False
+        try:
+            return self._report_alone()
+        finally:
+            self._reporting.release()
+
+    def _report_alone(self) -> bool:
         with self._mutex:
             drops = self._drops
             if drops is None:
@@ -313,7 +415,7 @@ class Backlog:
                 self._drops = Drops()  # what is dropped meanwhile is the next gap's
         if drops.count:
             try:
-                self.recorder.event("journal.gap", drops.data(), leaf_data=True, run_id=drops.only_run())
+                self.recorder.append(self._gap(drops))
             except Exception:
                 with self._mutex:
                     if self._drops is not None:
@@ -327,6 +429,18 @@ class Backlog:
                 self._said.clear()
         return True
 
+    def _gap(self, drops: Drops) -> Draft:
+        recorder = self.recorder
+        return recorder.draft(
+            Event,
+            {},
+            event_id=recorder.ids.take(CALL_ID_BYTES),
+            name="journal.gap",
+            at_us=now_us(),
+            run_id=drops.only_run(),
+            data=drops.data(),
+        )
+
     # -- the end --------------------------------------------------------------------------------------
 
     def drain(self, seconds: float = CLOSE_SECONDS) -> bool:
@@ -336,14 +450,23 @@ class Backlog:
             while self._queue and (left := deadline - time.monotonic()) > 0:
                 self._empty.wait(left)
             empty = not self._queue
-        return empty and self._report()
+        return empty and self._report(max(0.0, deadline - time.monotonic()))
 
-    def close(self) -> None:
-        """Nothing is taken any more. What is dropped from now on is in no gap record."""
+    def close(self) -> Draft | None:
+        """Nothing is taken any more. Returns the gap record that could not be written, for whoever opens the
+        store next; what is dropped from now on is in none."""
         self.drain()
         with self._mutex:
             self._closed = True
             self._work.notify()
+            drops, thread = self._drops, self._thread
+        if thread is not None:
+            thread.join(THREAD_END_SECONDS)
+        return self._gap(drops) if drops is not None and drops.count else None
+
+
+def _size_bytes(draft: Draft) -> int:
+    return draft.frame_bytes + sum(map(len, draft.blobs))
 
 
 _backlogs: "weakref.WeakSet[Backlog]" = weakref.WeakSet()
@@ -354,4 +477,11 @@ def _after_fork_in_child() -> None:
         backlog.after_fork_in_child()
 
 
+def _drain_at_exit() -> None:
+    """A program ends without closing its store: what is queued is written, by threads that still run."""
+    for backlog in list(_backlogs):
+        backlog.drain(EXIT_SECONDS)
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_drain_at_exit)

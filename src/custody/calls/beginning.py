@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from msgspec import Struct
 
+from custody.calls import stated
 from custody.calls.delegation import Task
 from custody.calls.recording import OnError
 from custody.recorder import Draft, Recorder
@@ -40,6 +41,15 @@ class RunOptions(TypedDict, total=False):
     """The process a shared run lives and dies with; by default this one."""
 
 
+NAMES = frozenset(
+    {
+        "agent", "caller", "channel", "client", "door", "external_id", "host", "name", "session_id", "user",
+        "workspace",
+    }
+)  # fmt: skip
+"""What a run's first leaf says as text."""
+
+
 class Beginning(Struct, frozen=True):
     """A run's first record before it is drafted."""
 
@@ -58,8 +68,13 @@ class Beginning(Struct, frozen=True):
 
     def task(self) -> Task:
         """What it was started for; see `delegation`."""
-        inputs = repr(self.payload.get("inputs")).encode("utf-8", "surrogatepass")
-        return Task(self.fields["agent"], self.payload.get("intent"), hashlib.sha256(inputs).hexdigest())
+        inputs = self.payload.get("inputs")
+        try:
+            spelt = repr(inputs).encode("utf-8", "surrogatepass")
+        except Exception:  # its own code: equal to itself alone
+            spelt = b"%d" % id(inputs)
+        intent = stated.name(self.payload.get("intent"))
+        return Task(self.fields["agent"], intent, hashlib.sha256(spelt).hexdigest())
 
 
 class NewRun(Struct, frozen=True):

@@ -5,14 +5,22 @@ refused, for there is no act without a record. Used by applications.
 """
 
 from collections.abc import Generator, Mapping
+from contextvars import ContextVar
 from typing import Any, NoReturn, Self
 
-from custody.errors import NotRecorded
-from custody.records import Totals
+from custody.errors import CustodyError, NotRecorded
+from custody.records import Effect, Totals
 
 NO_ID = ""
 
 _NOTHING_DONE = Totals()
+
+_runs_here: ContextVar[int] = ContextVar("custody_disabled_runs", default=0)
+
+
+def in_disabled_run() -> bool:
+    """Whether this code works in a run that records nothing, as its author wanted."""
+    return _runs_here.get() > 0
 
 
 class _Done:
@@ -34,7 +42,7 @@ class _Scope:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         pass
 
     async def __aenter__(self) -> Self:
@@ -47,10 +55,12 @@ class _Scope:
 class DisabledCall(_Scope):
     """As `ObservedCall`. A new one for each call, so that a result is not kept for longer than the call."""
 
-    __slots__ = ("cached", "passed", "result")
     id = NO_ID
     call_id = b""
     position = outcome = stored = None
+    result: Any = None
+    passed: bool | None = None
+    cached = False
 
     def open(self) -> Self:
         return self
@@ -59,6 +69,9 @@ class DisabledCall(_Scope):
         pass
 
     def fail(self, message: str, *, type: str = "ToolError") -> None:
+        pass
+
+    def reject(self, reason: str, *, rule: str | None = None) -> None:
         pass
 
 
@@ -75,7 +88,7 @@ _step = DisabledStep()
 
 
 class DisabledRun(_Scope):
-    """As a run of either face."""
+    """As a run of either face; also what `join` and `named_run` give, which one face awaits."""
 
     __slots__ = ()
     id = NO_ID
@@ -83,16 +96,47 @@ class DisabledRun(_Scope):
     outcome = channel = None
     totals = _NOTHING_DONE
 
-    def observe(self, tool: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> DisabledCall:
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self
+        yield
+
+    def __enter__(self) -> Self:
+        _runs_here.set(_runs_here.get() + 1)
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        _runs_here.set(max(0, _runs_here.get() - 1))
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__(None, None, None)
+
+    def observe(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        effect: Effect = "unknown",
+        external_id: str | None = None,
+        step: object = None,
+        parent: str | None = None,
+        durable: bool = False,
+        on_error: str | None = None,
+        dry_run: bool = False,
+        agent: str | None = None,
+        guard: bool = False,
+    ) -> DisabledCall:
         return DisabledCall()
 
     def step(self, text: str | None = None, **options: Any) -> DisabledStep:
         return _step
 
-    def event(self, name: str, **data: Any) -> None:
+    def event(self, name: str, /, **data: Any) -> None:
         pass
 
-    def error(self, message: str | BaseException, **data: Any) -> None:
+    def error(self, message: str | BaseException, /, **data: Any) -> None:
         pass
 
     def child(self, intent: str | None = None, **options: Any) -> "DisabledRun":
@@ -111,10 +155,25 @@ class DisabledRun(_Scope):
 _run = DisabledRun()
 
 
+class _NobodyAsked(list[str]):
+    """What `cancel` returns, awaited or not."""
+
+    def __await__(self) -> Generator[Any, Any, list[str]]:
+        return self
+        yield
+
+
 class Disabled(_Scope):
     """As a runtime of either face."""
 
     __slots__ = ()
+
+    @property
+    def index(self) -> NoReturn:
+        raise CustodyError("Custody is disabled, so there is nothing to be asked.", hint="Open a store.")
+
+    def cancel(self, target: str) -> _NobodyAsked:
+        return _NobodyAsked()
 
     def run(self, intent: str | None = None, **options: Any) -> DisabledRun:
         return _run

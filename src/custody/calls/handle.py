@@ -6,22 +6,18 @@ Owns nothing but the waiting; everything else is `run`. Made by `Runtime.run`, `
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import Token
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from custody.calls.backlog import Offer
-from custody.calls.beginning import NewRun, RunOptions
-from custody.calls.run import FINISH_SECONDS, Home, RunRecord, current_run
+from custody.calls.beginning import RunOptions
+from custody.calls.lifecycle import left_with
+from custody.calls.run import FINISH_SECONDS, RunRecord
 from custody.records import Call, RunOutcome
 
 
 class RunHandle(RunRecord):
     """An open run. `async with` starts it and finishes it; calls made inside belong to it."""
-
-    def __init__(self, runtime: Home, new: NewRun) -> None:
-        super().__init__(runtime, new)
-        self._tokens: list[Token[RunRecord | None]] = []
 
     async def __aenter__(self) -> Self:
         if not self._joined:
@@ -29,15 +25,15 @@ class RunHandle(RunRecord):
                 await asyncio.to_thread(self._start)
             else:
                 self._start()
-        self._tokens.append(current_run.set(self))
+        self._enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        current_run.reset(self._tokens.pop())
+        self._leave()
         if not self._joined and self.outcome is None:
-            outcome, reason = self._left_with(error)
+            outcome, reason = left_with(error)
             await self.finish(outcome, reason=reason)
 
     def child(

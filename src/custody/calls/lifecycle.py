@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 
 from custody.errors import CustodyError, LauncherLost
-from custody.records import Kind, Outcome
+from custody.records import Kind, Outcome, RunOutcome
 from custody.tools import Ended
 
 State = Literal["new", "asked", "answered", "started", "finished"]
@@ -83,6 +83,14 @@ def outcome_of(error: BaseException) -> Literal["failed", "timed_out", "cancelle
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
         return "cancelled"
     return "timed_out" if isinstance(error, TimeoutError) else "failed"
+
+
+def left_with(error: BaseException | None) -> tuple[RunOutcome | None, str | None]:
+    """Outcome and reason of a run whose `with` is left."""
+    if error is None:
+        return None, None
+    outcome = outcome_of(error)
+    return outcome, None if outcome == "cancelled" else type(error).__name__
 
 
 def describe(error: BaseException) -> dict[str, Any]:

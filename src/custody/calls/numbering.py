@@ -2,6 +2,9 @@
 
 Owns the counting within one process and, once it has forked, among it and its children. Runs that other
 processes join by id count in the journal instead (`Journal.positions`). Used by `ledger` and `run`.
+
+What parent and child count together stands in one file without a name, eight bytes a run, that all of them
+inherit; the first eight say how many runs have a place in it.
 """
 
 import fcntl
@@ -21,61 +24,74 @@ class Numbering:
         """Joined by other processes: the journal counts, not this object."""
         self._next = 0
         self._lock = threading.Lock()
-        self._counter_fd: int | None = None
-        _numberings.add(self)
+        self._slot: int | None = None
+        """Where the family counts; None as long as this process has it for itself."""
+        self._lost = False
+        _known.append(weakref.ref(self, _known.remove))
 
-    def take(self) -> int:
+    def take(self) -> int | None:
         """The next position. It is used up, whatever becomes of its record: a hole in the positions of a run
-        is where a record is missing."""
+        is where a record is missing. None for a child that could not be given a share in the count."""
         with self._lock:
-            if self._counter_fd is None:
-                position = self._next
-                self._next = position + 1
-                return position
-            return self._count(self._counter_fd, 1)
+            if self._slot is not None:
+                return _add(self._slot, 1)
+            position = self._next
+            self._next = position + 1
+            return None if self._lost else position
 
-    def give_back(self, position: int) -> None:
+    def give_back(self, position: int | None) -> None:
         """Nothing came of the last position taken: the next call may have it."""
         with self._lock:
-            if self._counter_fd is None and self._next == position + 1:
+            if self._slot is None and position is not None and self._next == position + 1:
                 self._next = position
-
-    def _count(self, counter_fd: int, add: int) -> int:
-        """Add to the counter all relatives share. A process that dies in here leaves the lock free."""
-        fcntl.lockf(counter_fd, fcntl.LOCK_EX)
-        try:
-            found = int.from_bytes(os.pread(counter_fd, POSITION_BYTES, 0), "little")
-            os.pwrite(counter_fd, (found + add).to_bytes(POSITION_BYTES, "little"), 0)
-            return found
-        finally:
-            fcntl.lockf(counter_fd, fcntl.LOCK_UN)
 
     # -- forks ----------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """From here on the count is in memory that parent and child share. Holds the lock over the fork."""
+        """From here on parent and child count together. Holds the lock over the fork."""
         self._lock.acquire()
-        if self._counter_fd is None and not self.shared:
-            self._counter_fd = os.memfd_create("custody-positions", os.MFD_CLOEXEC)
-            self._count(self._counter_fd, self._next)
+        if self._slot is None and not self.shared and not self._lost:
+            try:
+                slot = _add(0, 1) + 1
+                _add(slot, self._next)
+                self._slot = slot
+            except OSError:
+                pass  # no descriptor left: the parent goes on alone
 
     def after_fork_in_parent(self) -> None:
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
-
-    def __del__(self) -> None:
-        if self._counter_fd is not None:
-            os.close(self._counter_fd)
+        self._lost = self._slot is None
 
 
-_numberings: "weakref.WeakSet[Numbering]" = weakref.WeakSet()
+def _add(slot: int, more: int) -> int:
+    """What the family had counted there. A process that dies in here leaves the lock free."""
+    global _file
+    if _file is None:
+        _file = os.memfd_create("custody-positions", os.MFD_CLOEXEC)
+    offset = slot * POSITION_BYTES
+    fcntl.lockf(_file, fcntl.LOCK_EX, POSITION_BYTES, offset)
+    try:
+        found = int.from_bytes(os.pread(_file, POSITION_BYTES, offset), "little")
+        os.pwrite(_file, (found + more).to_bytes(POSITION_BYTES, "little"), offset)
+        return found
+    finally:
+        fcntl.lockf(_file, fcntl.LOCK_UN, POSITION_BYTES, offset)
+
+
+_file: int | None = None
+"""Made by the first fork, and never closed: closing would free the locks of this process on it."""
+_known: "list[weakref.ref[Numbering]]" = []
 _forking: list[Numbering] = []
+_fork = threading.Lock()
+"""Held over a fork: of two threads that fork at a time, the second would wait for locks the first holds."""
 
 
 def _before_fork() -> None:
-    _forking[:] = _numberings
+    _fork.acquire()
+    _forking[:] = [numbering for ref in _known.copy() if (numbering := ref()) is not None]
     for numbering in _forking:
         numbering.before_fork()
 
@@ -84,12 +100,15 @@ def _after_fork_in_parent() -> None:
     for numbering in _forking:
         numbering.after_fork_in_parent()
     _forking.clear()
+    _fork.release()
 
 
 def _after_fork_in_child() -> None:
+    global _fork
     for numbering in _forking:
         numbering.after_fork_in_child()
     _forking.clear()
+    _fork = threading.Lock()
 
 
 os.register_at_fork(

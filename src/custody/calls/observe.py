@@ -9,15 +9,17 @@ import asyncio
 import os
 import threading
 import time
+from contextlib import suppress
 from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
+from custody.calls import stated
 from custody.calls.backlog import Offer
 from custody.calls.execute import current_call
 from custody.calls.lifecycle import Judgement, describe, judge_result, outcome_of
 from custody.calls.recording import OnError, OpenRun
-from custody.errors import Denied
+from custody.errors import Denied, NotRecorded
 from custody.journal import Receipt
 from custody.recorder import Draft, Keep
 from custody.records import (
@@ -26,6 +28,7 @@ from custody.records import (
     CallStarted,
     Decision,
     Effect,
+    Kind,
     Outcome,
     Request,
     now_us,
@@ -42,9 +45,9 @@ class ObservedCall:
 
     __slots__ = (
         "_agent", "_arguments", "_asked_at_us", "_closed", "_decision", "_dry_run", "_durable", "_effect",
-        "_external_id", "_failure", "_guard", "_keep", "_parent_id", "_pid", "_record_us", "_reserved",
-        "_run", "_started_ns", "_step_id", "_strict", "_token", "_tool", "cached", "call_id", "outcome",
-        "passed", "position", "result", "stored",
+        "_external_id", "_failure", "_guard", "_keep", "_parent_id", "_pid", "_record_us", "_rejection",
+        "_reserved", "_run", "_slot", "_started", "_started_ns", "_step_id", "_strict", "_token", "_tool",
+        "cached", "call_id", "outcome", "passed", "position", "result", "stored",
     )  # fmt: skip
 
     def __init__(
@@ -64,21 +67,28 @@ class ObservedCall:
         guard: bool = False,
     ) -> None:
         self._run = run
-        self._tool = tool
-        self._arguments = arguments
-        self._effect: Effect = effect
-        self._external_id = external_id
+        self._tool = stated.name(tool) or ""
+        self._arguments: Any = arguments
+        self._effect: Effect = stated.effect(effect)
+        self._external_id = stated.name(external_id)
         self._step_id = step_id
         self._parent_id = parent_id
-        self._dry_run = dry_run
-        self._agent = agent
+        self._dry_run = bool(dry_run)
+        self._agent = stated.name(agent)
         self._guard = guard
         self._strict = guard or (on_error or run.on_error) == "raise"
-        self._durable = durable or (guard and effect in run.recording.durable_before and not dry_run)
+        self._durable = durable or (guard and self._effect in run.recording.durable_before and not dry_run)
         self._decision = UNGUARDED
         self._failure: dict[str, Any] | None = None
+        self._rejection: str | None = None
         self._pid = os.getpid()
-        self._closed = self._reserved = False
+        self._closed = False
+        self._reserved = False
+        """Room for its end was set aside with its start."""
+        self._slot: list[None] = []
+        """Its place among those that may have room set aside: whoever takes it out, of two threads, gives it
+        back."""
+        self._started: Receipt | Offer | None = None
         self._token: Token[bytes | None] | None = None
         self._started_ns = self._asked_at_us = 0
         self._keep: Keep = "full"
@@ -104,43 +114,85 @@ class ObservedCall:
 
     def fail(self, message: str, *, type: str = "ToolError") -> None:
         """The call failed, though nothing is raised."""
-        self._failure = {"type": type, "message": message}
+        self._failure = {"type": stated.name(type) or "ToolError", "message": message}
+
+    def reject(self, reason: str, *, rule: str | None = None) -> None:
+        """It never ran, as somebody said no. Of a call that was not opened this is the only record."""
+        self._rejection = stated.name(reason) or ""
+        if self.outcome is not None or self._closed or self._started is not None or self.call_id:
+            return  # its end says so
+        self._closed = True
+        self._decision = Decision("deny", "rule", self._rejection, stated.name(rule))
+        if not self._run.takes("call", self._tool, strict=self._strict):
+            return
+        try:
+            self._name_it()
+            self._record_rejection()
+        except Exception as error:
+            if self._strict:
+                raise
+            self._run.failed(Kind.CALL_FINISHED, error)
 
     # -- with -----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self.open()
-        self._token = current_call.set(self.call_id)
+        self._enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            current_call.reset(self._token)
+        self._leave()
         self.close(error)
 
     async def __aenter__(self) -> Self:
         if self._strict:
-            await asyncio.to_thread(self.open)
+            await self._open_in_thread()
         else:
             self._open()
             if self._durable:
-                await self._run.recording.backlog.settle_durable(self.stored)
-        self._token = current_call.set(self.call_id)
+                try:
+                    await self._run.recording.backlog.settle_durable(self.stored)
+                except BaseException as error:
+                    self._abandon(error)
+                    raise
+        self._enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            current_call.reset(self._token)
+        self._leave()
         if self._strict:
             await asyncio.shield(asyncio.to_thread(self.close, error))
-        else:
-            self._close(error)
-            if self._durable:
-                await self._run.recording.backlog.settle_durable(self.stored)
+        elif self._close(error) and self._durable:
+            await self._run.recording.backlog.settle_durable(self.stored)
+
+    def _enter(self) -> None:
+        if self.call_id:
+            self._token = current_call.set(self.call_id)
+
+    def _leave(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                current_call.reset(token)
+            except ValueError:
+                pass  # entered in another context, which a generator or a fixture may do: it is over there
+
+    async def _open_in_thread(self) -> None:
+        """If the caller is cancelled meanwhile, the call is ended and recorded before it hears."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self.open))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError as error:
+            while not opening.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({opening})
+            if not opening.cancelled() and opening.exception() is None:
+                await asyncio.shield(asyncio.to_thread(self._abandon, error))
+            raise
 
     # -- the two records ------------------------------------------------------------------------------
 
@@ -149,18 +201,31 @@ class ObservedCall:
         RunClosed where `on_error` is `raise`; else nothing."""
         self._open()
         if self._durable:
-            self._run.recording.backlog.wait_durable(self.stored, strict=self._strict)
+            try:
+                self._run.recording.backlog.wait_durable(self.stored, strict=self._strict)
+            except BaseException as error:
+                self._abandon(error)
+                raise
         return self
 
     def close(self, error: BaseException | None = None) -> None:
         """Record how it ended; once. Raises NotRecorded where `on_error` is `raise`, else nothing."""
-        self._close(error)
-        if self._durable:
+        if self._close(error) and self._durable:
             self._run.recording.backlog.wait_durable(self.stored, strict=self._strict)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Its start is on the record, and what it was to start will not run."""
+        if isinstance(error, NotRecorded):
+            self._rejection = "its start could not be made durable"
+        with suppress(Exception):
+            self._close(error)
 
     def _open(self) -> None:
         run = self._run
+        if self.call_id or self._closed:
+            return  # opened before
         self._closed = True  # until its start has been offered there is nothing to end
+        self._pid = os.getpid()
         if not run.takes("call", self._tool, strict=self._strict):
             return
         try:
@@ -168,24 +233,30 @@ class ObservedCall:
         except Exception as error:
             if self._strict:
                 raise
-            run.failed(error)
+            run.failed(Kind.CALL_STARTED, error)
 
-    def _record_start(self) -> None:
+    def _name_it(self) -> None:
         run, recording = self._run, self._run.recording
-        recorder = recording.recorder
-        began_ns = time.monotonic_ns()
         self._asked_at_us = now_us()
-        self.call_id = recorder.ids.take(CALL_ID_BYTES)
+        self.call_id = recording.recorder.ids.take(CALL_ID_BYTES)
         if self._step_id is None:
             self._step_id = run.step_id()
         if self._parent_id is None:
             self._parent_id = current_call.get()
         self._keep = recording.keep(self._tool)
         run.tally.call_offered()
+
+    def _record_start(self) -> None:
+        run, recording = self._run, self._run.recording
+        recorder = recording.recorder
+        began_ns = time.monotonic_ns()
+        self._name_it()
         if self._guard:
             self._decide()
         said = recorder.redact({"arguments": self._arguments}, self._keep)
-        self._reserved = recording.set_aside()
+        if recording.set_aside():
+            self._reserved = True
+            self._slot.append(None)
 
         def draft_at(position: int | None) -> Draft:
             self.position = position
@@ -198,10 +269,17 @@ class ObservedCall:
                 request=self._request(),
             )
 
+        recording.open_calls.add(self.call_id)
+        try:
+            self.stored = self._started = run.keep_numbered(
+                draft_at, CallStarted, strict=self._strict, opens=self._reserved, dropped=self._start_dropped
+            )
+        except BaseException:
+            run.tally.call_withdrawn()
+            self._give_back()
+            recording.open_calls.discard(self.call_id)
+            raise
         self._closed = False
-        self.stored = run.keep_numbered(
-            draft_at, CallStarted, strict=self._strict, opens=self._reserved, dropped=self._start_dropped
-        )
         self._started_ns = time.monotonic_ns()
         self._record_us = (self._started_ns - began_ns) // 1000
 
@@ -230,32 +308,46 @@ class ObservedCall:
             )
 
         self.outcome = "rejected"
-        self.stored = self._run.keep_numbered(draft_at, CallFinished, strict=True)
         self._run.tally.call_ended("rejected")
+        try:
+            self.stored = self._run.keep_numbered(draft_at, CallFinished, strict=self._strict)
+        except BaseException:
+            self._run.tally.call_withdrawn("rejected")
+            raise
+        self._arguments = None
 
-    def _close(self, error: BaseException | None) -> None:
+    def _close(self, error: BaseException | None) -> bool:
+        """Whether there was something to end."""
         # A forked child holds a copy of what its parent has begun, and will end.
         if self._closed or self._pid != os.getpid():
-            return
+            return False
         self._closed = True
         try:
             self._record_end(error)
         except Exception as raised:
+            self._mark_unrecorded()
             if self._strict:
                 raise
-            self._run.failed(raised)
+            self._run.failed(Kind.CALL_FINISHED, raised)
+        finally:
+            self._give_back()
+            self._run.recording.open_calls.discard(self.call_id)
+            self._arguments = None
+        return True
 
     def _record_end(self, error: BaseException | None) -> None:
         run, recorder = self._run, self._run.recording.recorder
         ended_ns = time.monotonic_ns()
         judgement = self._judge(error)
         self.outcome = judgement.outcome
+        run.tally.call_ended(judgement.outcome)
         payload: dict[str, Any] = {"result": self.result}
         if judgement.error is not None:
             payload["error"] = judgement.error
         request = None
         if not self._start_is_written():  # then its end says what was asked, too
             request, payload["arguments"] = self._request(), self._arguments
+        executed = not self.cached and judgement.outcome != "rejected"
         draft = recorder.draft(
             CallFinished,
             payload,
@@ -265,40 +357,60 @@ class ObservedCall:
             outcome=judgement.outcome,
             request=request,
             reason=judgement.reason,
-            passed=self.passed,
+            passed=stated.truth(self.passed),
             source="cache" if self.cached else "observed",
             monotonic_ns=ended_ns,
-            latency_us=None if self.cached else (ended_ns - self._started_ns) // 1000,
+            latency_us=(ended_ns - self._started_ns) // 1000 if executed else None,
             record_us=self._record_us,
         )
-        run.tally.call_ended(judgement.outcome)
-        self.stored = run.keep(draft, strict=self._strict, closes=self._reserved, dropped=self._end_dropped)
-        if self._reserved:
-            run.recording.give_back()
+        self.stored = run.keep(
+            draft, strict=self._strict, closes=self._is_reserved, dropped=self._end_dropped
+        )
 
     def _judge(self, error: BaseException | None) -> Judgement:
-        if error is None:
-            if self._failure is not None:
-                return Judgement("failed", self._failure["type"], self._failure)
+        if self._rejection is not None:
+            return Judgement("rejected", self._rejection)
+        if error is not None:
+            return Judgement(outcome_of(error), type(error).__name__, describe(error))
+        if self._failure is not None:
+            return Judgement("failed", self._failure["type"], self._failure)
+        try:
             return judge_result(self.result)
-        return Judgement(outcome_of(error), type(error).__name__, describe(error))
+        except Exception:  # what a result says of itself is asked with its own code
+            return Judgement("succeeded")
 
     def _start_is_written(self) -> bool:
-        stored = self.stored
-        if isinstance(stored, Offer):
-            return stored.done.done() and stored.done.result() is not None
-        return stored is not None
+        started = self._started
+        if isinstance(started, Offer):
+            return started.receipt is not None
+        return started is not None
+
+    # -- what becomes of them: also called by the thread that works off a queue -----------------------
+
+    def _is_reserved(self) -> bool:
+        return self._reserved
+
+    def _give_back(self) -> None:
+        try:
+            self._slot.pop()
+        except IndexError:
+            return
+        self._run.recording.give_back()
 
     def _start_dropped(self) -> bool:
-        if self._reserved:
-            self._reserved = False
-            self._run.recording.give_back()
+        self._reserved = False
+        self._give_back()
+        self._run.recording.open_calls.discard(self.call_id)
         return self._run.dropped()
 
     def _end_dropped(self) -> bool:
-        """At its close the store will say that nobody knows how the call ended."""
-        self._run.recording.unrecorded.add(self.call_id)
+        self._mark_unrecorded()
         return self._run.dropped()
+
+    def _mark_unrecorded(self) -> None:
+        """Where its start is on the record, the store will say at its close that nobody knows its end."""
+        if self._start_is_written():
+            self._run.recording.unrecorded.add(self.call_id)
 
     def _request(self) -> Request:
         run = self._run

@@ -7,9 +7,12 @@ applications that run their own tools; a tool that Custody runs is `custody.tool
 import functools
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast, overload
 
+from custody.calls.disabled import in_disabled_run
+from custody.calls.execute import current_call
 from custody.calls.observe import ObservedCall
 from custody.calls.recording import OnError
 from custody.calls.run import current_run
@@ -50,7 +53,10 @@ def observed(
     """
     options: dict[str, Any] = {"effect": effect, "durable": durable, "on_error": on_error, "guard": guard}
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Any) -> Any:
+        for kind in _METHODS:
+            if isinstance(function, kind):
+                return kind(decorate(function.__func__))
         return _Observing(function, tool, options).wrapper()
 
     return decorate if function is None else decorate(function)
@@ -61,9 +67,12 @@ class _Observing:
 
     def __init__(self, function: Callable[..., Any], tool: str | None, options: Mapping[str, Any]) -> None:
         self._function = function
-        self._tool = tool or function.__name__
+        self._tool = tool or getattr(function, "__name__", type(function).__name__)
         self._options = options
-        parameters = inspect.signature(function).parameters
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):  # of a function written in C
+            parameters: Mapping[str, inspect.Parameter] = {}
         self._names = [name for name, one in parameters.items() if one.kind in _POSITIONAL]
         self._skips = 1 if self._names[:1] in (["self"], ["cls"]) else 0
         self._rest = next((name for name, one in parameters.items() if one.kind is one.VAR_POSITIONAL), "")
@@ -81,13 +90,9 @@ class _Observing:
         def generator(*arguments: Any, **named: Any) -> Generator[Any, Any, Any]:
             return (yield from self._generator(arguments, named))
 
-        async def async_generator(*arguments: Any, **named: Any) -> AsyncIterator[Any]:
-            async for item in self._async_generator(arguments, named):
-                yield item
-
         function, kind = self._function, plain
         if inspect.isasyncgenfunction(function):
-            kind = async_generator
+            kind = self._async_generator_function()
         elif inspect.iscoroutinefunction(function):
             kind = coroutine
         elif inspect.isgeneratorfunction(function):
@@ -111,46 +116,73 @@ class _Observing:
             return call.result
 
     def _generator(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Generator[Any, Any, Any]:
+        """As `yield from` (PEP 380), with the call around each step: what the function calls has it as its
+        parent, and what the consumer does between two steps has not."""
         observed = self._call(arguments, named)
         generator = cast("Generator[Any, Any, Any]", self._function(*arguments, **named))
         if observed is None:
             return (yield from generator)
         call, items = observed.open(), 0
         ended: BaseException | None = None
+        resume: Callable[[], Any] = partial(next, generator)
         try:
-            for item in generator:
+            while True:
+                item = _inside(call, resume)
                 items += 1
-                yield item
+                try:
+                    resume = partial(generator.send, (yield item))
+                except GeneratorExit as left:
+                    ended = left
+                    _inside(call, generator.close)
+                    raise
+                except BaseException as error:
+                    resume = partial(generator.throw, error)
+        except StopIteration as end:
+            return end.value
         except BaseException as error:
             ended = error
             raise
         finally:
-            generator.close()
             call.result = {"items": items}
             call.close(ended)
 
-    async def _async_generator(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> AsyncIterator[Any]:
-        observed = self._call(arguments, named)
-        generator = cast("AsyncGenerator[Any, Any]", self._function(*arguments, **named))
-        call, items = None if observed is None else observed.open(), 0
-        ended: BaseException | None = None
-        try:
-            async for item in generator:
-                items += 1
-                yield item
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            await generator.aclose()
-            if call is not None:
-                call.result = {"items": items}
-                call.close(ended)
+    def _async_generator_function(self) -> Callable[..., AsyncGenerator[Any, Any]]:
+        """There is no `yield from` for these: what hands on the items is the very function that is called."""
+
+        async def observing(*arguments: Any, **named: Any) -> AsyncGenerator[Any, Any]:
+            observed = self._call(arguments, named)
+            generator = cast("AsyncGenerator[Any, Any]", self._function(*arguments, **named))
+            call, items = None if observed is None else observed.open(), 0
+            ended: BaseException | None = None
+            resume: Callable[[], Awaitable[Any]] = generator.__anext__
+            try:
+                while True:
+                    item = await _inside_async(call, resume)
+                    items += 1
+                    try:
+                        resume = partial(generator.asend, (yield item))
+                    except GeneratorExit as left:
+                        ended = left
+                        await _inside_async(call, generator.aclose)
+                        raise
+                    except BaseException as error:
+                        resume = partial(generator.athrow, error)
+            except StopAsyncIteration:
+                return
+            except BaseException as error:
+                ended = error
+                raise
+            finally:
+                if call is not None:
+                    call.result = {"items": items}
+                    call.close(ended)
+
+        return observing
 
     def _call(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> ObservedCall | None:
         run = current_run.get()
         if run is None:
-            if not self._said:
+            if not self._said and not in_disabled_run():
                 self._said = True
                 log.warning("%s was called outside a run, so the call is not recorded.", self._tool)
             return None
@@ -165,4 +197,23 @@ class _Observing:
         return by_name | named if named else by_name
 
 
+_METHODS: tuple[Any, ...] = (staticmethod, classmethod)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _inside(call: ObservedCall, resume: Callable[[], Any]) -> Any:
+    """One step of a generator: the calls it makes are made in this one."""
+    token = current_call.set(call.call_id or None)
+    try:
+        return resume()
+    finally:
+        current_call.reset(token)
+
+
+async def _inside_async(call: ObservedCall | None, resume: Callable[[], Awaitable[Any]]) -> Any:
+    token = current_call.set(call.call_id or None) if call is not None else None
+    try:
+        return await resume()
+    finally:
+        if token is not None:
+            current_call.reset(token)

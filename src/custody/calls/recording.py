@@ -4,6 +4,8 @@ Owns the settings of observing, and the guards of a call that somebody else runs
 and `steps`.
 """
 
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -19,9 +21,11 @@ from custody.host import HostSample
 from custody.journal import Receipt
 from custody.prices import Prices
 from custody.recorder import Draft, Keep, Recorder
-from custody.records import Decision, Effect, Leaf
+from custody.records import CALL_ID_BYTES, Decision, Effect, Event, Kind, Leaf, now_us
 from custody.redaction import SecretTools
 from custody.tools import Scope
+
+log = logging.getLogger("custody")
 
 OnError = Literal["warn", "raise"]
 
@@ -46,6 +50,12 @@ class ObserveSettings(Struct, frozen=True, kw_only=True):
     secret_tools_keep: Keep = "full"
 
 
+class Ending(Protocol):
+    """An open run, to whoever closes its store."""
+
+    def end_at_close(self) -> None: ...
+
+
 class OpenRun(Protocol):
     """What an observed call needs of the run it is made in; `run.RunRecord` is it."""
 
@@ -64,7 +74,7 @@ class OpenRun(Protocol):
         *,
         strict: bool,
         opens: bool = False,
-        closes: bool = False,
+        closes: Callable[[], bool] | None = None,
         dropped: Dropped | None = None,
     ) -> Receipt | Offer | None: ...
 
@@ -80,7 +90,7 @@ class OpenRun(Protocol):
 
     def dropped(self) -> bool: ...
 
-    def failed(self, error: Exception) -> None: ...
+    def failed(self, kind: Kind, error: Exception) -> None: ...
 
 
 class Recording:
@@ -109,7 +119,11 @@ class Recording:
         """Ends of runs that could not be recorded; tried again when the store is closed and opened."""
         self.unrecorded = unrecorded
         """Calls whose end could not be recorded."""
-        self._open_calls = 0
+        self.open_runs: dict[bytes, Ending] = {}
+        """Runs started here and not finished; those left at the close are ended by it."""
+        self.open_calls: set[bytes] = set()
+        """Observed calls that have not ended."""
+        self._rooms = deque(range(OPEN_RESERVED_MAX))
         self._refused_again: dict[bytes, int] = {}
         self._load_prices = load_prices
         self._guards = guards
@@ -117,8 +131,13 @@ class Recording:
         self._sample = sample
 
     @cached_property
-    def prices(self) -> Prices:
-        return self._load_prices()
+    def prices(self) -> Prices | None:
+        """None where the table cannot be read: then no cost is known, and the log has said why."""
+        try:
+            return self._load_prices()
+        except Exception as error:
+            log.warning("No step is priced: %s", error)
+            return None
 
     def keep(self, tool: str) -> Keep:
         """What the record holds of this tool's arguments and results."""
@@ -132,13 +151,14 @@ class Recording:
 
     def set_aside(self) -> bool:
         """Whether room may be set aside for the end of one more call."""
-        if self._open_calls >= OPEN_RESERVED_MAX:
+        try:
+            self._rooms.pop()
+        except IndexError:
             return False
-        self._open_calls += 1
         return True
 
     def give_back(self) -> None:
-        self._open_calls -= 1
+        self._rooms.append(0)
 
     def decide(self, tool: str, arguments: Mapping[str, Any]) -> Decision:
         """Whether a call that somebody else runs may happen: policy and the machine's resources."""
@@ -151,20 +171,41 @@ class Recording:
         """The first refusal of a run has a record of its own; how many followed is recorded at the close."""
         self._refused_again[run_id] = self._refused_again.get(run_id, 0) + 1
 
-    def retry_unfinished(self) -> None:
-        """Record the ends of runs that could not be recorded when they came. Raises nothing."""
-        while self.unfinished:
-            try:
-                self.recorder.append(self.unfinished[0], closes=True)
-            except CustodyError:
-                return
-            del self.unfinished[0]
+    def _say_refused(self, run_id: bytes, count: int) -> None:
+        recorder = self.recorder
+        draft = recorder.draft(
+            Event,
+            {"data": {"count": count}},
+            event_id=recorder.ids.take(CALL_ID_BYTES),
+            name="run.refused",
+            at_us=now_us(),
+            run_id=run_id,
+        )
+        self.backlog.submit(draft, run_id=run_id, dropped=lambda: False, essential=True)
 
     def close(self) -> None:
-        """Record what is left to say; wait for the queue, within its bound. Raises nothing."""
-        for run_id, count in self._refused_again.items():
-            with suppress(CustodyError):
-                self.recorder.event("run.refused", {"count": count}, run_id=run_id)
+        """End what is open, say what is left to say; wait for the queue, within its bound. Raises nothing."""
+        for run in list(self.open_runs.values()):
+            with suppress(CustodyError):  # then the next process that opens the store says so
+                run.end_at_close()
+        for run_id, count in list(self._refused_again.items()):
+            self._say_refused(run_id, count)
         self._refused_again.clear()
-        self.backlog.close()
-        self.retry_unfinished()
+        gap = self.backlog.close()
+        if gap is not None:
+            self.unfinished.append(gap)
+        self.unrecorded.update(self.open_calls)
+        retry_unfinished(self.recorder, self.unfinished)
+
+
+def retry_unfinished(recorder: Recorder, unfinished: list[Draft]) -> None:
+    """Record the ends of runs that could not be recorded when they came. Raises nothing."""
+    while unfinished:
+        draft = unfinished[0]
+        try:
+            recorder.append(draft, closes=draft.kind == Kind.RUN_FINISHED)
+        except (CustodyError, OSError):
+            return
+        except Exception as error:  # one that can never be kept must not keep the others out
+            log.warning("The end of a run cannot be recorded: %s", type(error).__name__)
+        del unfinished[0]

@@ -10,19 +10,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from typing import Any, Protocol
+from contextvars import ContextVar, Token
+from typing import Any, cast
 
 import msgspec
 
-from custody.calls.backlog import Dropped, Offer
+from custody.calls import stated
+from custody.calls.backlog import Dropped, Offer, cause_of
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
 from custody.calls.execute import Who, current_call
-from custody.calls.lifecycle import outcome_of
+from custody.calls.home import Home
+from custody.calls.lifecycle import describe
 from custody.calls.numbering import Numbering
 from custody.calls.observe import ObservedCall
-from custody.calls.recording import OnError, Recording
+from custody.calls.recording import OnError
 from custody.calls.steps import (
     TEXT_CHARACTERS_MAX,
     RecordedStep,
@@ -33,15 +35,15 @@ from custody.calls.steps import (
 )
 from custody.calls.tally import Tally
 from custody.errors import DelegationRefused, RunClosed
-from custody.journal import Journal, Receipt
+from custody.journal import Receipt
 from custody.recorder import Draft
 from custody.records import (
     CALL_ID_BYTES,
     KINDS,
     RUN_OUTCOMES,
-    Call,
     Effect,
     Event,
+    Kind,
     Leaf,
     RunFinished,
     RunOutcome,
@@ -56,35 +58,8 @@ log = logging.getLogger("custody")
 FINISH_SECONDS = 10.0
 """How long a run's end may wait for a disk; then it is tried again when the store is closed, and opened."""
 
-OWN_NAMES = "app."
-"""What the names of a user's events begin with: the others are Custody's, and some change what is allowed."""
-
-EVENT_NAME_CHARACTERS_MAX = 128
-
 current_run: ContextVar["RunRecord | None"] = ContextVar("custody_current_run", default=None)
-"""The run in which this code works; tasks and threads started here inherit it."""
-
-
-class Home(Protocol):
-    """What a run needs of the runtime it belongs to."""
-
-    journal: Journal
-    recording: Recording
-
-    async def call(
-        self,
-        tool: str | Callable[..., Any],
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        dry_run: bool = False,
-        run: "RunRecord | None" = None,
-        external_id: str | None = None,
-    ) -> Call: ...
-
-    def child_of(
-        self, parent: "RunRecord", intent: str | None, name: str | None, options: RunOptions
-    ) -> NewRun: ...
+"""The run in which this code works; tasks and `asyncio.to_thread` inherit it, other threads do not."""
 
 
 class RunRecord:
@@ -110,8 +85,10 @@ class RunRecord:
         self._last_step_ns = time.monotonic_ns()
         self._last_step: bytes | None = None
         self._model: str | None = None
+        self._begun = False
         self._unstarted: Draft | None = None
         """The run's first record, while the store has not taken it."""
+        self._tokens: list[Token[RunRecord | None]] = []
         _runs.add(self)
 
     def belongs_to(self, runtime: Home) -> bool:
@@ -162,8 +139,8 @@ class RunRecord:
             {} if arguments is None else arguments,
             effect=effect,
             external_id=external_id,
-            step_id=None if step is None else step_id_of(step),
-            parent_id=None if parent is None else bytes.fromhex(parent),
+            step_id=step_id_of(step),
+            parent_id=stated.call_id(parent),
             durable=durable,
             on_error=on_error,
             dry_run=dry_run,
@@ -211,22 +188,21 @@ class RunRecord:
         except Exception as error:
             if strict:
                 raise
-            self.failed(error)
+            self.failed(Kind.STEP, error)
         return step
 
-    def event(self, name: str, **data: Any) -> None:
+    def event(self, name: str, /, **data: Any) -> None:
         """Record something else worth keeping. A name that does not begin with `app.` is given that."""
         if self.takes("event", name, strict=self.on_error == "raise"):
-            name = name if name.startswith(OWN_NAMES) else OWN_NAMES + name
-            self._event(name[:EVENT_NAME_CHARACTERS_MAX], data)
+            self._event(stated.event_name(name), data)
 
-    def error(self, message: str | BaseException, **data: Any) -> None:
+    def error(self, message: str | BaseException, /, **data: Any) -> None:
         """Record that something went wrong, without ending the run."""
         if self.takes("event", "run.error", strict=self.on_error == "raise"):
-            said = {"message": str(message)} | data
-            if isinstance(message, BaseException):
-                said["type"] = type(message).__name__
-            self._event("run.error", said)
+            said: dict[str, Any] = {"message": message}
+            if issubclass(type(message), BaseException):
+                said = describe(cast("BaseException", message))
+            self._event("run.error", said | data)
 
     # -- for observed calls ---------------------------------------------------------------------------
 
@@ -261,14 +237,14 @@ class RunRecord:
         *,
         strict: bool,
         opens: bool = False,
-        closes: bool = False,
+        closes: Callable[[], bool] | None = None,
         dropped: Dropped | None = None,
     ) -> Receipt | Offer | None:
         """Put a record of the run on the record, within the delay. Raises NotRecorded if `strict`."""
         if self._unstarted is not None:
             self._offer_start()
         if strict:
-            return self.recording.recorder.append(draft, opens=opens, closes=closes)
+            return self.recording.recorder.append(draft, opens=opens, closes=closes is not None and closes())
         backlog = self.recording.backlog
         stored = backlog.submit(
             draft, run_id=self.run_id, dropped=dropped or self.dropped, opens=opens, closes=closes
@@ -319,10 +295,9 @@ class RunRecord:
         self.tally.dropped()
         return False
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, kind: Kind, error: Exception) -> None:
         """Recording itself went wrong: a defect of ours must not become one of the agent."""
-        self.tally.dropped()
-        log.warning("Run %s: a record could not be made: %r", self.id[:8], error, exc_info=error)
+        self.recording.backlog.drop(kind, self.run_id, cause_of(error), self.dropped)
 
     # -- its records ----------------------------------------------------------------------------------
 
@@ -379,7 +354,7 @@ class RunRecord:
         except Exception as error:
             if strict:
                 raise
-            self.failed(error)
+            self.failed(Kind.EVENT, error)
 
     def _child(self, intent: str | None, name: str | None, options: RunOptions) -> NewRun:
         """A run below this one. Raises DelegationRefused, RunClosed."""
@@ -402,28 +377,41 @@ class RunRecord:
 
     def _start(self) -> None:
         """Put the run on the record. Raises NotRecorded for a shared run and where `on_error` is `raise`."""
-        recorder = self.recording.recorder
+        if self._begun:
+            return  # its `with` was entered before
+        recorder, shared = self.recording.recorder, self._beginning.shared
         draft = self._beginning.draft(recorder, self.run_id)
-        self._last_step_ns = time.monotonic_ns()
-        if not self._waits_to_start:
+        if self._waits_to_start:
+            recorder.append(draft, opens=not shared)
+        else:
             self._unstarted = draft
             self._offer_start()
-            return
-        recorder.append(draft, opens=not self._beginning.shared)
-        if self._beginning.shared:
+        if shared:
             self._runtime.journal.create_shared(self.run_id)
+        else:
+            self.recording.open_runs[self.run_id] = self
+        self._begun, self._last_step_ns = True, time.monotonic_ns()
 
     def _offer_start(self) -> None:
-        draft, backlog = self._unstarted, self.recording.backlog
-        if draft is None or not (backlog.healthy or self.outcome is not None):
-            return
-        self._unstarted = None
+        backlog, over = self.recording.backlog, self.outcome is not None
+        with self._lock:  # of several threads one offers it
+            draft = self._unstarted
+            if draft is None or not (backlog.healthy or over):
+                return
+            self._unstarted = None
 
         def dropped() -> bool:
-            self._unstarted = draft
+            if self.outcome is None:
+                self._unstarted = draft
+            else:
+                self.recording.unfinished.append(draft)
             return True
 
-        backlog.submit(draft, run_id=self.run_id, dropped=dropped, opens=True)
+        backlog.submit(draft, run_id=self.run_id, dropped=dropped, opens=True, essential=over)
+
+    def end_at_close(self) -> None:
+        """Nobody has finished it, and nobody can from now on. Raises NotRecorded as `_finish` does."""
+        self._finish("incomplete", None, "its store was closed", None, None)
 
     def _finish(
         self, outcome: str | None, output: Any, reason: str | None, passed: bool | None, totals: Any
@@ -431,31 +419,39 @@ class RunRecord:
         """Offer the run's last record, once. Raises NotRecorded where `on_error` is `raise`."""
         if not self._ends_as(outcome):
             return None
+        self.recording.open_runs.pop(self.run_id, None)
         if self.outcome != outcome and outcome is not None:
-            reason = f"its outcome was stated as {outcome!r}" if reason is None else reason
+            reason = f"its outcome was stated as {stated.name(outcome)!r}" if reason is None else reason
         payload = {"output": output, "stated_totals": totals}
-        shared, recorder = self._beginning.shared, self.recording.recorder
-        draft = recorder.draft(
-            RunFinished,
-            {name: value for name, value in payload.items() if value is not None},
-            run_id=self.run_id,
-            at_us=now_us(),
-            outcome=self.outcome,
-            reason=reason,
-            passed=passed,
-            calls=None if shared else self.tally.snapshot().calls,
-            totals=None if shared else self.tally.snapshot(),
-        )
-        if self._unstarted is not None:
-            self._offer_start()
+        shared, recorder, at_us = self._beginning.shared, self.recording.recorder, now_us()
+        said = recorder.redact({name: value for name, value in payload.items() if value is not None})
+
+        def draft() -> Draft:
+            """With the numbers of when it is written: then it is known what was dropped before."""
+            counted = None if shared else self.tally.snapshot()
+            return recorder.draft_of(
+                said,
+                RunFinished,
+                run_id=self.run_id,
+                at_us=at_us,
+                outcome=self.outcome,
+                reason=stated.name(reason),
+                passed=stated.truth(passed),
+                calls=None if counted is None else counted.calls,
+                totals=counted,
+            )
+
+        self._offer_start()
         if self.on_error == "raise":
-            return recorder.append(draft, closes=not shared)
+            return recorder.append(draft(), closes=not shared)
 
         def dropped() -> bool:
-            self.recording.unfinished += [*filter(None, [self._unstarted]), draft]
+            self.recording.unfinished.append(draft())
             return True
 
-        return self.recording.backlog.submit(draft, run_id=self.run_id, dropped=dropped, closes=not shared)
+        return self.recording.backlog.submit(
+            draft(), run_id=self.run_id, dropped=dropped, closes=lambda: not shared, anew=draft
+        )
 
     def _ends_as(self, outcome: str | None) -> bool:
         """Settle the outcome; False if that has been done, or is its parent process's to do."""
@@ -464,22 +460,26 @@ class RunRecord:
         with self._lock:
             open_before = self.outcome is None
             if open_before:
-                known = "succeeded" if outcome is None else outcome
-                self.outcome = known if known in RUN_OUTCOMES else "unknown"
-        if not open_before and outcome not in (None, self.outcome):
+                said = "succeeded" if outcome is None else stated.name(outcome)
+                self.outcome = said if said in RUN_OUTCOMES else "unknown"
+        if not open_before and outcome is not None and stated.name(outcome) != self.outcome:
             self.takes("finish", outcome, strict=False)
         return open_before
 
-    def _left_with(self, error: BaseException | None) -> tuple[RunOutcome | None, str | None]:
-        """Outcome and reason of a run whose `with` is left."""
-        if error is None:
-            return None, None
-        outcome = outcome_of(error)
-        return outcome, None if outcome == "cancelled" else type(error).__name__
+    def _enter(self) -> None:
+        self._tokens.append(current_run.set(self))
+
+    def _leave(self) -> None:
+        try:
+            current_run.reset(self._tokens.pop())
+        except ValueError:
+            pass  # entered in another context, as a fixture or a generator may be: it is over there, too
 
     def after_fork_in_child(self) -> None:
-        """Locks may be held by threads that are gone. The run goes on in parent and child."""
+        """Locks may be held by threads that are gone. The run goes on in parent and child; its first record
+        is the parent's."""
         self._lock = threading.Lock()
+        self._unstarted = None
         self.tally.after_fork_in_child()
 
 

@@ -7,6 +7,7 @@ the blocking face use it.
 
 import asyncio
 import getpass
+import logging
 import math
 import os
 import socket
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from msgspec import Struct
 
-from custody.calls.beginning import Beginning, NewRun, RunOptions
+from custody.calls import stated
+from custody.calls.backlog import cause_of
+from custody.calls.beginning import NAMES, Beginning, NewRun, RunOptions
 from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of, guards_of_observed
 from custody.calls.handle import RunHandle
@@ -39,6 +42,8 @@ from custody.tools import Context, ProcessIO, Registry, Scope, Tool
 if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
     from custody.index import Index
+
+log = logging.getLogger("custody")
 
 CANCEL_POLL_SECONDS = 0.2
 """How soon a call hears that another process wants it ended; a call shorter than this never looks."""
@@ -118,7 +123,6 @@ class Runtime:
             unfinished=unfinished,
             unrecorded=self._machinery.unrecorded,
         )
-        self.recording.retry_unfinished()
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
@@ -393,7 +397,9 @@ class Runtime:
             "owner_pid": owner_pid,
             "owner_start_ticks": start_ticks(owner_pid),
         }
-        return Beginning(payload, fields | said, on_error)
+        fields |= said
+        fields |= {name: stated.name(fields[name]) for name in NAMES & fields.keys()}
+        return Beginning(payload, fields, on_error)
 
     def _surrounding_run(self) -> RunRecord | None:
         run = current_run.get()
@@ -407,6 +413,8 @@ class Runtime:
         Raises NotFound, Ambiguous.
         """
         found = await asyncio.to_thread(self.index.find, target)
+        if not isinstance(found, Run | Call):
+            raise UsageError(f"{target} is a step: it is over.", hint="Calls and runs can be cancelled.")
         if found.outcome is not None:
             return []
         await asyncio.to_thread(self._request_cancel, found)
@@ -462,14 +470,19 @@ class Runtime:
 
     def _close_store(self) -> None:
         self.recording.close()
-        for call_id in self._machinery.unrecorded:
+        for call_id in list(self._machinery.unrecorded):
             with suppress(NotRecorded):  # then the next process that opens the store says so
                 self.ledger.recorder.append(unknown_end(self.ledger.recorder, call_id), closes=True)
         for end in self.closing:
             end()
         if "index" in self.__dict__:
             self.index.close()
-        self.journal.close()
+        try:
+            self.journal.close()
+        except NotRecorded as error:
+            if self.recording.settings.on_error == "raise":
+                raise
+            log.warning("The store could not be closed in order: %s", cause_of(error))
 
 
 def _user() -> str | None:

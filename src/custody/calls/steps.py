@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 
 from msgspec import Struct
 
+from custody.calls import stated
 from custody.calls.backlog import Offer
 from custody.calls.recording import Recording
 from custody.journal import Receipt
@@ -23,17 +24,24 @@ TEXT_CHARACTERS_MAX = 2_000
 SECRET_CHARACTERS_MAX = 16_384
 """Looked at behind the cut, for a secret that begins before it."""
 
-COUNT_MAX = 10**12
-"""Tokens or microseconds of one turn; more is a mistake, and would spoil every sum it enters."""
+TOKENS_MAX = 10**9
+MODEL_US_MAX = 10**12
+"""Of one turn; more is a mistake, and would spoil every sum it enters."""
 
 CALLS_MAX = 1_000  # asked for in one turn; further ones are counted, not named
 
 NAME_CHARACTERS_MAX = 256  # of a model, a tool, a reason: what is longer is no name
 
+NAMES_BYTES_MAX = 8 * 1024
+"""Of the tools asked for in one turn, as its leaf names them: leaves have to stay small."""
+
+UNUSABLE_MAX = 16  # names of what could not be used; more of them say nothing new
+
 current_step: ContextVar["tuple[bytes, bytes] | None"] = ContextVar("custody_current_step", default=None)
 """Run and step of the turn whose calls this code makes."""
 
 _type: Any = type
+_subclass: Any = issubclass  # of the type alone, as `isinstance` asks the value for its class
 
 
 class RecordedStep:
@@ -55,13 +63,17 @@ class RecordedStep:
         return self.step_id.hex()
 
     def __enter__(self) -> Self:
-        self._tokens.append(current_step.set((self._run_id, self.step_id)))
+        if self.step_id:
+            self._tokens.append(current_step.set((self._run_id, self.step_id)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        current_step.reset(self._tokens.pop())
+        try:
+            current_step.reset(self._tokens.pop())
+        except (IndexError, ValueError):
+            pass  # not recorded, or entered in another context: it is over there, too
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -90,8 +102,8 @@ def make_turn(
     text_characters_max: int | None,
     whole_text: bool,
 ) -> Turn:
-    """Check what was offered: a value that cannot be one is left out, and its name noted."""
-    unusable: list[str] = []
+    """Check what was offered: a value that cannot be one is left out, and its name noted. Raises for none."""
+    unusable = _Unusable()
     named = {
         "model": model,
         "requested_model": requested_model,
@@ -101,103 +113,139 @@ def make_turn(
     }
     fields: dict[str, Any] = {name: _name(name, value, unusable) for name, value in named.items()}
     counted = tokens_of(tokens, unusable)
-    cost = recording.prices.cost_nano_usd(fields["model"] or fields["requested_model"], counted)
+    prices = recording.prices
+    model_named = fields["model"] or fields["requested_model"]
+    cost = None if prices is None else prices.cost_nano_usd(model_named, counted)
     asked_for = _calls(recording, calls, unusable)
     requested = tuple(call["name"] for call in asked_for)
-    withheld = any(map(recording.settings.secret_tools.matches, requested))
     payload: dict[str, Any] = {"calls": asked_for} if asked_for else {}
     redactions: tuple[Redaction, ...] = ()
-    if text is not None and type(text) is not str:
-        text = str(text)
-    if text is not None:
-        fields["text_bytes"] = _bytes(text)
-        fields["text_withheld"] = withheld
-        if not withheld:
-            cut, redactions = _cut(recording, text, text_characters_max)
+    said = _text(text, unusable)
+    if said is not None:
+        fields["text_bytes"] = _bytes(said)
+        fields["text_withheld"] = any(map(recording.settings.secret_tools.matches, requested))
+        if not fields["text_withheld"]:
+            cut, redactions = _cut(recording, said, text_characters_max)
             payload["text"] = cut
-            if cut is not text and whole_text:
-                payload["whole_text"] = text
-            elif cut is not text:
+            if cut is not said and whole_text:
+                payload["whole_text"] = said
+            elif cut is not said:
                 fields["text_cut_bytes"] = max(1, fields["text_bytes"] - _bytes(cut))
     if data is not None:
         payload["data"] = data
     fields |= {
-        "responded": responded,
-        "requested": requested,
+        "responded": bool(stated.truth(responded) is not False),
+        "requested": _named(requested, unusable),
         "tokens": counted,
-        "model_us": _count("model_us", model_us, unusable),
+        "model_us": _count("model_us", model_us, MODEL_US_MAX, unusable),
         "cost_nano_usd": cost,
-        "prices": None if cost is None else recording.prices.version,
-        "unusable": tuple(unusable),
+        "prices": None if cost is None or prices is None else prices.version,
     }
-    return Turn(fields=fields, payload=payload, redactions=redactions)
+    return Turn(fields=fields | {"unusable": tuple(unusable)}, payload=payload, redactions=redactions)
 
 
-def tokens_of(tokens: Tokens | Mapping[str, Any] | None, unusable: list[str]) -> Tokens | None:
+class _Unusable(dict[str, None]):
+    """Names of what was offered with a value that cannot be one, each once."""
+
+    def note(self, name: str) -> None:
+        if len(self) < UNUSABLE_MAX:
+            self[name[:NAME_CHARACTERS_MAX]] = None
+
+
+def tokens_of(tokens: Tokens | Mapping[str, Any] | None, unusable: _Unusable) -> Tokens | None:
     """Counts as they may be summed; None when none of them is known."""
     if tokens is None:
         return None
-    if isinstance(tokens, Tokens):
-        said: Mapping[Any, Any] = {name: getattr(tokens, name) for name in Tokens.__struct_fields__}
-    elif isinstance(tokens, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may err
-        said = tokens
-    else:
-        unusable.append("tokens")
-        return None
-    unusable += [
-        f"tokens.{name}"[:NAME_CHARACTERS_MAX] for name in said if name not in Tokens.__struct_fields__
+    said: dict[str, Any] = {}
+    try:
+        if _subclass(_type(tokens), Tokens):
+            said = {name: getattr(tokens, name) for name in Tokens.__struct_fields__}
+        elif _subclass(_type(tokens), Mapping):
+            said = dict(cast("Mapping[str, Any]", tokens))
+        else:
+            unusable.note("tokens")
+    except Exception:  # the mapping's own code
+        unusable.note("tokens")
+    for name in said:
+        if name not in Tokens.__struct_fields__:
+            unusable.note(f"tokens.{stated.name(name)}")
+    counts = [
+        _count(f"tokens.{name}", said.get(name), TOKENS_MAX, unusable) for name in Tokens.__struct_fields__
     ]
-    counts = [_count(f"tokens.{name}", said.get(name), unusable) for name in Tokens.__struct_fields__]
     return None if all(count is None for count in counts) else Tokens(*counts)
 
 
-def _count(name: str, value: Any, unusable: list[str]) -> int | None:
+def _count(name: str, value: Any, most: int, unusable: _Unusable) -> int | None:
     """A whole number that is not negative; a float that is one is taken for it."""
     if value is None:
         return None
     if _type(value) is float and value.is_integer():
         value = int(value)
-    if _type(value) is int and 0 <= value <= COUNT_MAX:
+    if _type(value) is int and 0 <= value <= most:
         return value
-    unusable.append(name)
+    unusable.note(name)
     return None
 
 
-def _name(name: str, value: Any, unusable: list[str]) -> str | None:
+def _name(name: str, value: Any, unusable: _Unusable) -> str | None:
     if value is None:
         return None
-    if isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX:
+    if _subclass(_type(value), str) and str.__len__(value) <= NAME_CHARACTERS_MAX:
         return str.__str__(value)
-    unusable.append(name)
+    unusable.note(name)
     return None
+
+
+def _text(text: Any, unusable: _Unusable) -> str | None:
+    if text is None:
+        return None
+    try:
+        return str.__str__(text if _subclass(_type(text), str) else str(text))
+    except Exception:  # its own code
+        unusable.note("text")
+        return None
 
 
 def _calls(
-    recording: Recording, calls: Iterable[Mapping[str, Any]], unusable: list[str]
+    recording: Recording, calls: Iterable[Mapping[str, Any]], unusable: _Unusable
 ) -> list[dict[str, Any]]:
     """What the model asked for: `id`, `name` and `arguments` of each."""
     asked_for: list[dict[str, Any]] = []
-    if not isinstance(calls, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        unusable.append("calls")
+    if calls is None:  # pyright: ignore[reportUnnecessaryComparison] - as adapters find it
         return asked_for
-    for call in calls:
-        if not isinstance(call, Mapping) or len(asked_for) >= CALLS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance]
-            unusable.append("calls")
-            continue
-        name = _name("calls.name", call.get("name"), unusable)
-        arguments: Any = call.get("arguments")
-        if name is not None and recording.keep(name) != "full":
-            arguments = Mark({"$omitted": True})  # the call's own record has the digest
-        asked_for.append({"id": call.get("id"), "name": name or "", "arguments": arguments})
+    try:
+        for call in calls:
+            if not _subclass(_type(call), Mapping) or len(asked_for) >= CALLS_MAX:
+                unusable.note("calls")
+                continue
+            name = _name("calls.name", call.get("name"), unusable)
+            arguments: Any = call.get("arguments")
+            if name is not None and recording.keep(name) != "full":
+                arguments = Mark({"$omitted": True})  # the call's own record has the digest
+            asked_for.append({"id": call.get("id"), "name": name or "", "arguments": arguments})
+    except Exception:  # their own code
+        unusable.note("calls")
     return asked_for
+
+
+def _named(requested: tuple[str, ...], unusable: _Unusable) -> tuple[str, ...]:
+    """As many of the names as a leaf has room for; the payload has all."""
+    room = NAMES_BYTES_MAX
+    for count, name in enumerate(requested):
+        room -= len(name.encode("utf-8", "surrogatepass"))
+        if room < 0:
+            unusable.note("requested")
+            return requested[:count]
+    return requested
 
 
 def _cut(recording: Recording, text: str, characters_max: int | None) -> tuple[str, tuple[Redaction, ...]]:
     """The beginning of the text, between characters. Secrets are replaced before, so that none is halved."""
-    if characters_max is None or len(text) <= characters_max:
+    most = max(0, characters_max) if isinstance(characters_max, int) else len(text)
+    if len(text) <= most:
         return text, ()
-    clean, redactions = recording.recorder.clean_text(text[: characters_max + SECRET_CHARACTERS_MAX], "text")
-    return clean[:characters_max], redactions
+    clean, redactions = recording.recorder.clean_text(text[: most + SECRET_CHARACTERS_MAX], "text")
+    return clean[:most], redactions
 
 
 def _bytes(text: str) -> int:
@@ -208,4 +256,6 @@ def step_id_of(step: object) -> bytes | None:
     """The id of a step given as what `run.step` returned, or as hexadecimal text."""
     if step is None:
         return None
-    return step.step_id if isinstance(step, RecordedStep) else bytes.fromhex(cast("str", step))
+    if _subclass(_type(step), RecordedStep):
+        return cast("RecordedStep", step).step_id or None
+    return stated.call_id(step)

@@ -8,6 +8,9 @@ import threading
 
 from custody.records import Tokens, Totals
 
+SUM_MAX = 2**63 - 1
+"""What a record and the index can hold: a sum beyond it is of miscounts, and stays there."""
+
 
 class Tally:
     """The running totals of one run."""
@@ -30,10 +33,12 @@ class Tally:
         with self._lock:
             self._calls += 1
 
-    def call_withdrawn(self) -> None:
+    def call_withdrawn(self, outcome: str | None = None) -> None:
         """It could not be recorded, so it did not happen."""
         with self._lock:
             self._calls -= 1
+            if outcome is not None:
+                self._by_outcome[outcome] -= 1
 
     def call_ended(self, outcome: str) -> None:
         with self._lock:
@@ -45,14 +50,14 @@ class Tally:
             counts = () if tokens is None else (getattr(tokens, name) for name in tokens.__struct_fields__)
             for kind, count in enumerate(counts):
                 if count is not None:
-                    self._tokens[kind] += count
+                    self._tokens[kind] = min(self._tokens[kind] + count, SUM_MAX)
                     self._said[kind] += 1
             if tokens is None or (tokens.input is None and tokens.output is None):
                 self._without_tokens += 1
             if cost_nano_usd is None:
                 self._without_cost += 1
             else:
-                self._cost_nano_usd += cost_nano_usd
+                self._cost_nano_usd = min(self._cost_nano_usd + cost_nano_usd, SUM_MAX)
 
     def refused(self) -> int:
         """Count an offer to a run that had finished; returns how many there were."""
@@ -74,7 +79,7 @@ class Tally:
             return Totals(
                 steps=self._steps,
                 calls=self._calls,
-                calls_by_outcome=dict(self._by_outcome),
+                calls_by_outcome={name: count for name, count in self._by_outcome.items() if count},
                 input_tokens=kinds[0],
                 output_tokens=kinds[1],
                 reasoning_tokens=kinds[2],

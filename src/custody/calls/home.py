@@ -1,0 +1,32 @@
+"""What a run needs of the runtime it belongs to.
+
+Used by `run`; `runtime.Runtime` is it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from custody.calls.beginning import NewRun, RunOptions
+from custody.calls.recording import Recording
+from custody.journal import Journal
+from custody.records import Call
+
+
+class Home(Protocol):
+    """A runtime, as its runs see it."""
+
+    journal: Journal
+    recording: Recording
+
+    async def call(
+        self,
+        tool: str | Callable[..., Any],
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        dry_run: bool = False,
+        run: Any = None,
+        external_id: str | None = None,
+    ) -> Call: ...
+
+    def child_of(self, parent: Any, intent: str | None, name: str | None, options: RunOptions) -> NewRun: ...

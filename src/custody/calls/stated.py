@@ -1,0 +1,78 @@
+"""What callers say of a run or call, made fit for a leaf.
+
+A leaf that says a number where readers expect a name could never be read again, and would stop every reader
+of its store. So what is no name, id or truth value becomes one here, or is left out. Raises for no value,
+whatever code the value runs. Used by everything that fills a leaf with a caller's words.
+"""
+
+from typing import cast
+
+from custody.records import CALL_ID_BYTES, EFFECTS, Effect
+
+NAME_CHARACTERS_MAX = 1_024
+"""Of a tool, an agent, a foreign id: what is longer is no name, and leaves have to stay small."""
+
+OWN_NAMES = "app."
+"""What the names of a user's events begin with: the others are Custody's, and some change what is allowed."""
+
+EVENT_NAME_CHARACTERS_MAX = 128  # the index keeps each as a word of its own
+
+_CUT = "…"
+
+_EFFECTS: dict[str, Effect] = {known: known for known in EFFECTS}
+
+
+def _is_text(value: object) -> bool:
+    """By the type alone: `isinstance` asks the value for its class, which is code of its own."""
+    return issubclass(type(value), str)
+
+
+def name(value: object) -> str | None:
+    """As text; None stays None. What is too long ends in `…`."""
+    if value is None or (type(value) is str and len(value) <= NAME_CHARACTERS_MAX):
+        return value
+    if _is_text(value):
+        text = str.__str__(cast("str", value))
+    else:
+        try:
+            text = str.__str__(str(value))
+        except Exception:  # the value's own code
+            text = f"<{type(value).__name__}>"
+    return text if len(text) <= NAME_CHARACTERS_MAX else text[: NAME_CHARACTERS_MAX - 1] + _CUT
+
+
+def event_name(value: object) -> str:
+    """Of a user's event."""
+    said = name(value) or ""
+    return (said if said.startswith(OWN_NAMES) else OWN_NAMES + said)[:EVENT_NAME_CHARACTERS_MAX]
+
+
+def truth(value: object) -> bool | None:
+    """True, false or unknown: whatever is neither of the two is unknown."""
+    if value is True or value is False:
+        return value
+    if type(value).__name__ in ("bool_", "bool"):  # of a library for numbers
+        try:
+            return bool(value)
+        except Exception:
+            return None
+    return None
+
+
+def effect(value: object) -> Effect:
+    if type(value) is str:
+        return _EFFECTS.get(value, "unknown")
+    return _EFFECTS.get(str.__str__(cast("str", value)), "unknown") if _is_text(value) else "unknown"
+
+
+def call_id(value: object) -> bytes | None:
+    """The id of a call or step, from hexadecimal text."""
+    if value is None:
+        return None
+    found: object = value
+    if _is_text(value):
+        try:
+            found = bytes.fromhex(cast("str", value))
+        except ValueError:
+            return None
+    return found if type(found) is bytes and len(found) == CALL_ID_BYTES else None
