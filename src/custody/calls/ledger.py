@@ -43,15 +43,14 @@ class Ledger:
             return await self._in_thread(
                 self.recorder.append_in_shared_run, numbering.run_id, draft_at, opens=opens
             )
-        position = numbering.take()
-        try:
-            draft = draft_at(position)
-            if not self.recorder.may_wait(draft):
-                return position, self.recorder.append(draft, opens=opens)
-            return position, await self._in_thread(self.recorder.append, draft, opens=opens)
-        except NotRecorded:
-            numbering.give_back(position)
-            raise
+        if numbering.guarded.acquire(blocking=False):
+            try:
+                appended = self._number(numbering, draft_at, opens, may_wait=False)
+            finally:
+                numbering.guarded.release()
+            if appended is not None:
+                return appended
+        return await self._in_thread(self._number_waiting, numbering, draft_at, opens)
 
     async def append_terminal(self, draft: Draft, without_payload: Callable[[], Draft]) -> Draft:
         """Append a call's terminal record; where its payload finds no room, the record alone.
@@ -69,6 +68,26 @@ class Ledger:
 
     def close(self) -> None:
         self._executor.shutdown(wait=True)
+
+    def _number_waiting(
+        self, numbering: Numbering, draft_at: Callable[[int | None], Draft], opens: bool
+    ) -> tuple[int | None, Receipt] | None:
+        with numbering.guarded:
+            return self._number(numbering, draft_at, opens, may_wait=True)
+
+    def _number(
+        self, numbering: Numbering, draft_at: Callable[[int | None], Draft], opens: bool, *, may_wait: bool
+    ) -> tuple[int | None, Receipt] | None:
+        """Take the next position and append; None where that would have to wait and may not."""
+        position, receipt = numbering.take(), None
+        try:
+            draft = draft_at(position)
+            if may_wait or not self.recorder.may_wait(draft):
+                receipt = self.recorder.append(draft, opens=opens)
+        finally:
+            if receipt is None:
+                numbering.give_back(position)
+        return None if receipt is None else (position, receipt)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(

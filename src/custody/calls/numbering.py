@@ -27,6 +27,9 @@ class Numbering:
         self._slot: int | None = None
         """Where the family counts; None as long as this process has it for itself."""
         self._lost = False
+        self.guarded = threading.Lock()
+        """Held while a guarded call takes its position and its first record is appended: of those that cannot
+        be kept, and of one that a kill cuts off, no position is used."""
         _known.append(weakref.ref(self, _known.remove))
 
     def take(self) -> int | None:
@@ -63,6 +66,7 @@ class Numbering:
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
+        self.guarded = threading.Lock()
         self._lost = self._slot is None
 
 

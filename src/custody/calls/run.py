@@ -20,6 +20,7 @@ from custody.calls.backlog import Dropped, Offer, cause_of
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
 from custody.calls.execute import Who, current_call
+from custody.calls.first_record import FirstRecord
 from custody.calls.home import Home
 from custody.calls.lifecycle import describe
 from custody.calls.numbering import Numbering
@@ -86,8 +87,7 @@ class RunRecord:
         self._last_step: bytes | None = None
         self._model: str | None = None
         self._begun = False
-        self._unstarted: Draft | None = None
-        """The run's first record, while the store has not taken it."""
+        self.first = FirstRecord(self.recording, self.run_id, lambda: self.outcome is not None)
         self._tokens: list[Token[RunRecord | None]] = []
         _runs.add(self)
 
@@ -241,8 +241,8 @@ class RunRecord:
         dropped: Dropped | None = None,
     ) -> Receipt | Offer | None:
         """Put a record of the run on the record, within the delay. Raises NotRecorded if `strict`."""
-        if self._unstarted is not None:
-            self._offer_start()
+        if self.first.waiting is not None:
+            self.first.offer()
         if strict:
             return self.recording.recorder.append(draft, opens=opens, closes=closes is not None and closes())
         backlog = self.recording.backlog
@@ -384,30 +384,13 @@ class RunRecord:
         if self._waits_to_start:
             recorder.append(draft, opens=not shared)
         else:
-            self._unstarted = draft
-            self._offer_start()
+            self.first.waiting = draft
+            self.first.offer()
         if shared:
             self._runtime.journal.create_shared(self.run_id)
         else:
             self.recording.open_runs[self.run_id] = self
         self._begun, self._last_step_ns = True, time.monotonic_ns()
-
-    def _offer_start(self) -> None:
-        backlog, over = self.recording.backlog, self.outcome is not None
-        with self._lock:  # of several threads one offers it
-            draft = self._unstarted
-            if draft is None or not (backlog.healthy or over):
-                return
-            self._unstarted = None
-
-        def dropped() -> bool:
-            if self.outcome is None:
-                self._unstarted = draft
-            else:
-                self.recording.unfinished.append(draft)
-            return True
-
-        backlog.submit(draft, run_id=self.run_id, dropped=dropped, opens=True, essential=over)
 
     def end_at_close(self) -> None:
         """Nobody has finished it, and nobody can from now on. Raises NotRecorded as `_finish` does."""
@@ -441,7 +424,7 @@ class RunRecord:
                 totals=counted,
             )
 
-        self._offer_start()
+        self.first.offer()
         if self.on_error == "raise":
             return recorder.append(draft(), closes=not shared)
 
@@ -479,7 +462,7 @@ class RunRecord:
         """Locks may be held by threads that are gone. The run goes on in parent and child; its first record
         is the parent's."""
         self._lock = threading.Lock()
-        self._unstarted = None
+        self.first.after_fork_in_child()
         self.tally.after_fork_in_child()
 
 

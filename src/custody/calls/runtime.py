@@ -169,6 +169,7 @@ class Runtime:
         run = run or self._surrounding_run()
         if run is not None:
             run.takes("call", tool if isinstance(tool, str) else getattr(tool, "__name__", ""), strict=True)
+            await run.first.on_record()
             run.tally.call_offered()
         known = self._tool(tool)
         name = known.name if known is not None else str(tool)
