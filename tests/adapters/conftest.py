@@ -1,4 +1,6 @@
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,21 @@ def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return never_short_of_resources(tmp_path / "config")
+
+
+@pytest.fixture(autouse=True)
+def no_loop_left_open() -> Iterator[None]:
+    """The frameworks' synchronous faces use the thread's own event loop, and leave it open."""
+    ours = asyncio.new_event_loop()
+    asyncio.set_event_loop(ours)
+    yield
+    try:
+        theirs = asyncio.get_event_loop_policy().get_event_loop()
+    except RuntimeError:  # asyncio.run has taken it away
+        theirs = ours
+    ours.close()
+    theirs.close()
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(params=["memory", "folder"])

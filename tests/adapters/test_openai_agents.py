@@ -1020,7 +1020,13 @@ def test_recording_that_is_turned_off_changes_nothing(how):
         name="Ada", model=Scripted(asks(("c1", "add", {"a": 1, "b": 2})), says("3")), tools=[add]
     )
     with custody.disabled() as runtime, runtime.run("a task") as run:
-        assert drive(CustodyRunner(run, guard=True), how, agent).final_output == "3"
+        assert drive(CustodyRunner(run), how, agent).final_output == "3"
+
+
+def test_a_guard_without_a_record_is_refused_before_the_agent_starts():
+    with custody.disabled() as runtime, runtime.run("a task") as run:
+        with pytest.raises(custody.NotRecorded, match="Custody is disabled"):
+            CustodyRunner(run, guard=True)
 
 
 def python(code: str) -> str:

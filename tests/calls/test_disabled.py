@@ -193,6 +193,8 @@ def test_a_guarded_call_is_refused_for_there_is_no_act_without_a_record():
         runtime.call("exec", {"argv": ["true"]})
     with runtime.run() as run, pytest.raises(NotRecorded, match="disabled"):
         run.call("exec", {"argv": ["true"]})
+    with runtime.run() as run, pytest.raises(NotRecorded, match="disabled"):
+        run.observe("search", {}, guard=True)
     with pytest.raises(CustodyError, match="nothing to be asked"):
         runtime.index  # noqa: B018
 

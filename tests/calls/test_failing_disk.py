@@ -7,9 +7,9 @@ import time
 import pytest
 
 import custody
-from custody.compose import open_runtime
+from custody.compose import open_runtime, open_view
 from custody.errors import NotRecorded, OutcomeUnknown
-from custody.journal import MemoryDisk
+from custody.journal import MemoryDisk, RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import Call
 from custody.settings import load_settings
@@ -91,6 +91,26 @@ def test_a_sync_that_fails_for_good_refuses_the_call():
 
     in_runtime(scenario, act)
     assert ran == []
+
+
+def test_a_call_whose_start_could_not_be_made_durable_is_not_left_open(tmp_path):
+    @custody.tool(effect="irreversible")
+    def act() -> None: ...
+
+    settings = load_settings(store=str(tmp_path / "store"))
+    disk = FaultyDisk(RealDisk(settings.store, create=True))
+
+    async def main():
+        async with await open_runtime(settings, disk=disk, tools=[act]) as runtime:
+            disk.inject(Fault(operation="sync", error=errno.EIO, times=None))
+            with pytest.raises(NotRecorded):
+                await runtime.call("act", {})
+            disk.heal()
+
+    asyncio.run(main())
+    with open_view(settings) as view:
+        (call,) = view.index.calls().items
+    assert (call.outcome, call.reason) == ("rejected", "its start could not be made durable")
 
 
 def test_a_call_whose_end_cannot_be_recorded_withholds_its_result_and_becomes_unknown():

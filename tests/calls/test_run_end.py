@@ -64,6 +64,8 @@ def test_a_run_entered_twice_begins_and_ends_once(stage: Stage):
         (TimeoutError(), "timed_out", "TimeoutError"),
         (asyncio.CancelledError(), "cancelled", None),
         (KeyboardInterrupt(), "cancelled", None),
+        (SystemExit(0), "succeeded", None),
+        (SystemExit(3), "failed", "SystemExit"),
     ],
 )
 def test_how_the_with_is_left_says_how_it_ended(error, outcome, reason):

@@ -23,7 +23,7 @@ from custody.calls.disabled import DisabledRun
 from custody.calls.observe import ObservedCall
 from custody.calls.run import RunRecord
 from custody.calls.steps import RecordedStep
-from custody.errors import CustodyError, Denied, UsageError
+from custody.errors import CustodyError, Denied, NotRecorded, UsageError
 from custody.records import Effect, Kind
 
 try:
@@ -70,6 +70,8 @@ class CustodyHooks(agents.RunHooks[Any]):
         on_denied: OnDenied = "refuse",
         effects: Mapping[str, Effect] | None = None,
     ) -> None:
+        if guard and isinstance(run, DisabledRun):
+            raise NotRecorded("Custody is disabled, so a guarded agent does not run.")
         self._run: Any = run
         self._guard = guard
         self._on_denied = on_denied

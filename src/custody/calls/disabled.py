@@ -14,6 +14,7 @@ from custody.records import Effect, Totals
 NO_ID = ""
 
 _NOTHING_DONE = Totals()
+_NO_GUARD = "Custody is disabled, so guarded calls do not run."
 
 _runs_here: ContextVar[int] = ContextVar("custody_disabled_runs", default=0)
 
@@ -128,6 +129,8 @@ class DisabledRun(_Scope):
         agent: str | None = None,
         guard: bool = False,
     ) -> DisabledCall:
+        if guard:
+            raise NotRecorded(_NO_GUARD, hint="Open a store, or leave guard out.")
         return DisabledCall()
 
     def step(self, text: str | None = None, **options: Any) -> DisabledStep:
@@ -143,10 +146,7 @@ class DisabledRun(_Scope):
         return self
 
     def call(self, *arguments: Any, **options: Any) -> NoReturn:
-        raise NotRecorded(
-            "Custody is disabled, so guarded calls do not run.",
-            hint="Run the tool yourself inside run.observe, or open a store.",
-        )
+        raise NotRecorded(_NO_GUARD, hint="Run the tool yourself inside run.observe, or open a store.")
 
     def finish(self, outcome: str | None = None, **options: Any) -> _Done:
         return _done

@@ -83,6 +83,8 @@ class Machinery(Struct, frozen=True, kw_only=True):
     """Effects whose *started* must be durable before anything runs."""
     unrecorded: set[bytes]
     """Calls that ran and whose end could not be recorded; the runtime tries again when it closes."""
+    unfinished: list[Draft]
+    """Ends that are known and could not be recorded; tried again at the close, and at the next open."""
 
 
 class _Progress:
@@ -230,8 +232,29 @@ async def _record_start(progress: _Progress, context: Context, machinery: Machin
     progress.position, progress.receipt = await ledger.append_first(asked.numbering, draft_at, opens=True)
     _note(progress, drafts[-1])
     if asked.tool.effect in machinery.durable_before and not asked.dry_run:
-        await progress.receipt.durable()
+        await _make_durable(progress, machinery)
     progress.record_us = (time.monotonic_ns() - began_ns) // 1000
+
+
+async def _make_durable(progress: _Progress, machinery: Machinery) -> None:
+    """Wait for the disk. Where that fails nothing runs, and the record says so as soon as it can."""
+    assert progress.receipt is not None, "it was appended before"
+    try:
+        await progress.receipt.durable()
+    except NotRecorded:
+        draft = machinery.ledger.recorder.draft(
+            CallFinished,
+            {},
+            call_id=progress.asked.call_id,
+            at_us=now_us(),
+            outcome="rejected",
+            reason="its start could not be made durable",
+        )
+        try:
+            await machinery.ledger.append(draft, closes=True)
+        except NotRecorded:
+            machinery.unfinished.append(draft)
+        raise
 
 
 def _note(progress: _Progress, first: Draft) -> None:

@@ -78,8 +78,10 @@ def judge_result(result: Any) -> Judgement:
     return Judgement("succeeded")
 
 
-def outcome_of(error: BaseException) -> Literal["failed", "timed_out", "cancelled"]:
+def outcome_of(error: BaseException) -> Literal["succeeded", "failed", "timed_out", "cancelled"]:
     """What an exception that leaves a call or run, run by their caller, says of it."""
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return "succeeded"  # the program ends in good order from within
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
         return "cancelled"
     return "timed_out" if isinstance(error, TimeoutError) else "failed"
@@ -90,7 +92,7 @@ def left_with(error: BaseException | None) -> tuple[RunOutcome | None, str | Non
     if error is None:
         return None, None
     outcome = outcome_of(error)
-    return outcome, None if outcome == "cancelled" else type(error).__name__
+    return outcome, None if outcome in ("succeeded", "cancelled") else type(error).__name__
 
 
 def describe(error: BaseException) -> dict[str, Any]:

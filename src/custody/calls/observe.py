@@ -371,7 +371,10 @@ class ObservedCall:
         if self._rejection is not None:
             return Judgement("rejected", self._rejection)
         if error is not None:
-            return Judgement(outcome_of(error), type(error).__name__, describe(error))
+            outcome = outcome_of(error)
+            if outcome == "succeeded":
+                return judge_result(self.result)
+            return Judgement(outcome, type(error).__name__, describe(error))
         if self._failure is not None:
             return Judgement("failed", self._failure["type"], self._failure)
         try:

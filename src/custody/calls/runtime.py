@@ -110,6 +110,7 @@ class Runtime:
             slots=asyncio.Semaphore(settings.parallel_calls),
             durable_before=settings.durable_before,
             unrecorded=set(),
+            unfinished=unfinished,
         )
         self.recording = Recording(
             recorder,
