@@ -44,6 +44,8 @@ INLINE_BYTES_MAX = 16 * 1024
 """A payload above this puts its large values into blobs, so that a frame stays small enough for any
 segment and a scan of the journal never reads a build log."""
 
+FRAME_BYTES = 64  # of a frame around its leaf and payload, at most
+
 FINISHED_RESERVE_BYTES = INLINE_BYTES_MAX + 2 * 1024
 """Room set aside with each *started*: the largest inline payload and its leaf. A *finished* that would
 need a blob on a full disk gives up its payload, not itself."""
@@ -70,7 +72,7 @@ class Draft(Struct, frozen=True, gc=False):
     @property
     def frame_bytes(self) -> int:
         """Upper bound of the room its frame takes."""
-        return len(self.leaf) + len(self.payload) + 64
+        return len(self.leaf) + len(self.payload) + FRAME_BYTES
 
     def said(self) -> dict[str, Any]:
         """The payload as a reader of the record gets it: secrets replaced, marks for what is not JSON."""
@@ -152,7 +154,9 @@ class Recorder:
 
     def may_wait(self, draft: Draft) -> bool:
         """Whether appending this draft may wait for a disk: then it has no place on an event loop."""
-        return bool(draft.blobs) or not self._journal.ready(draft.frame_bytes)
+        return bool(draft.blobs) or not self._journal.ready(
+            len(draft.leaf) + len(draft.payload) + FRAME_BYTES
+        )
 
     def append(self, draft: Draft, *, opens: bool = False, closes: bool = False) -> Receipt:
         """Put the draft on the record.

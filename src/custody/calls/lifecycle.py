@@ -43,6 +43,9 @@ class Judgement(Struct, frozen=True):
     error: dict[str, Any] | None = None
 
 
+_SUCCEEDED = Judgement("succeeded")
+
+
 def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     """A limit outranks an exit code, an exit code outranks what the result says of itself."""
     elapsed = (ended.ended_ns - ended.started_ns) / 1e9
@@ -66,8 +69,8 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
 
 def judge_result(result: Any) -> Judgement:
     """A result that says it failed is a failure: `success` is false, or `error` is not null."""
-    if not isinstance(result, Mapping):
-        return Judgement("succeeded")
+    if type(result) is not dict and not isinstance(result, Mapping):
+        return _SUCCEEDED
     said = cast("Mapping[Any, Any]", result)
     reported = said.get("error")
     if reported is not None:
@@ -75,7 +78,7 @@ def judge_result(result: Any) -> Judgement:
         return Judgement("failed", "the result reports an error", {"type": "ResultError", "message": message})
     if said.get("success") is False:
         return Judgement("failed", "the result says success is false")
-    return Judgement("succeeded")
+    return _SUCCEEDED
 
 
 def outcome_of(error: BaseException) -> Literal["succeeded", "failed", "timed_out", "cancelled"]:

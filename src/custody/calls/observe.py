@@ -6,7 +6,6 @@ Used by `run`; the guarded way of a call is `execute`.
 """
 
 import asyncio
-import os
 import threading
 import time
 from contextlib import suppress
@@ -14,7 +13,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
-from custody.calls import stated
+from custody.calls import process, stated
 from custody.calls.backlog import Offer
 from custody.calls.execute import current_call
 from custody.calls.lifecycle import Judgement, describe, judge_result, outcome_of
@@ -43,12 +42,31 @@ class ObservedCall:
     Set `result` before it ends. An exception inside is recorded, and goes on.
     """
 
-    __slots__ = (
-        "_agent", "_arguments", "_asked_at_us", "_closed", "_decision", "_dry_run", "_durable", "_effect",
-        "_external_id", "_failure", "_guard", "_keep", "_parent_id", "_pid", "_record_us", "_rejection",
-        "_reserved", "_run", "_slot", "_started", "_started_ns", "_step_id", "_strict", "_token", "_tool",
-        "cached", "call_id", "outcome", "passed", "position", "result", "stored",
-    )  # fmt: skip
+    # Defaults stand here and not in `__init__`: what a call does not use costs it nothing.
+    call_id = b""
+    position: int | None = None
+    """In its run; None until it is known, and for a call that was refused."""
+    stored: Receipt | Offer | None = None
+    """Of the newest record: a receipt once it is written."""
+    result: Any = None
+    """What the tool gave; set it before the call ends."""
+    passed: bool | None = None
+    """What a verifier said of the work."""
+    cached = False
+    """The result came from a cache: nothing was executed, so there is no latency."""
+    outcome: Outcome | None = None
+    """How it ended; None while it runs."""
+    _decision = UNGUARDED
+    _failure: dict[str, Any] | None = None
+    _rejection: str | None = None
+    _closed = False
+    _reserved = False
+    """Room for its end was set aside with its start."""
+    _started: Receipt | Offer | None = None
+    _token: Token[bytes | None] | None = None
+    _started_ns = _asked_at_us = 0
+    _keep: Keep = "full"
+    _record_us: int | None = None
 
     def __init__(
         self,
@@ -70,42 +88,18 @@ class ObservedCall:
         self._tool = stated.name(tool) or ""
         self._arguments: Any = arguments
         self._effect: Effect = stated.effect(effect)
-        self._external_id = stated.name(external_id)
+        self._external_id = None if external_id is None else stated.name(external_id)
         self._step_id = step_id
         self._parent_id = parent_id
         self._dry_run = bool(dry_run)
-        self._agent = stated.name(agent)
+        self._agent = None if agent is None else stated.name(agent)
         self._guard = guard
         self._strict = guard or (on_error or run.on_error) == "raise"
         self._durable = durable or (guard and self._effect in run.recording.durable_before and not dry_run)
-        self._decision = UNGUARDED
-        self._failure: dict[str, Any] | None = None
-        self._rejection: str | None = None
-        self._pid = os.getpid()
-        self._closed = False
-        self._reserved = False
-        """Room for its end was set aside with its start."""
+        self._pid = process.pid
         self._slot: list[None] = []
         """Its place among those that may have room set aside: whoever takes it out, of two threads, gives it
         back."""
-        self._started: Receipt | Offer | None = None
-        self._token: Token[bytes | None] | None = None
-        self._started_ns = self._asked_at_us = 0
-        self._keep: Keep = "full"
-        self._record_us: int | None = None
-        self.call_id = b""
-        self.position: int | None = None
-        """In its run; None until it is known, and for a call that was refused."""
-        self.stored: Receipt | Offer | None = None
-        """Of the newest record: a receipt once it is written."""
-        self.result: Any = None
-        """What the tool gave; set it before the call ends."""
-        self.passed: bool | None = None
-        """What a verifier said of the work."""
-        self.cached = False
-        """The result came from a cache: nothing was executed, so there is no latency."""
-        self.outcome: Outcome | None = None
-        """How it ended; None while it runs."""
 
     @property
     def id(self) -> str:
@@ -136,15 +130,23 @@ class ObservedCall:
     # -- with -----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.open()
-        self._enter()
+        # As `open` and `_enter`, without the calls: this is the path every observed call takes.
+        if self._durable:
+            self.open()
+        else:
+            self._open()
+        if self.call_id:
+            self._token = current_call.set(self.call_id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        self.close(error)
+        if self._durable:
+            self.close(error)
+        else:
+            self._close(error)
 
     async def __aenter__(self) -> Self:
         if self._strict:
@@ -225,7 +227,7 @@ class ObservedCall:
         if self.call_id or self._closed:
             return  # opened before
         self._closed = True  # until its start has been offered there is nothing to end
-        self._pid = os.getpid()
+        self._pid = process.pid
         if not run.takes("call", self._tool, strict=self._strict):
             return
         try:
@@ -319,7 +321,7 @@ class ObservedCall:
     def _close(self, error: BaseException | None) -> bool:
         """Whether there was something to end."""
         # A forked child holds a copy of what its parent has begun, and will end.
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self._pid != process.pid:
             return False
         self._closed = True
         try:

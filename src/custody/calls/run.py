@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from custody.calls import stated
+from custody.calls import process, stated
 from custody.calls.backlog import Dropped, Offer, cause_of
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
@@ -80,7 +80,7 @@ class RunRecord:
         """How it ended; None while it is open."""
         self._joined = new.joined
         self.lineage = (*new.ancestors, beginning.task())
-        self._pid = os.getpid()
+        self._pid = process.pid
         self._lock = threading.Lock()
         self._iterations = 0
         self._last_step_ns = time.monotonic_ns()
@@ -438,7 +438,7 @@ class RunRecord:
 
     def _ends_as(self, outcome: str | None) -> bool:
         """Settle the outcome; False if that has been done, or is its parent process's to do."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid:
             return False
         with self._lock:
             open_before = self.outcome is None
