@@ -150,7 +150,8 @@ async def open_runtime(
         keep=settings.file.tools.keep,
     )
 
-    prices = functools.cache(lambda: load_prices(settings.file.observe.prices))
+    own_prices = settings.file.observe.prices
+    prices = functools.cache(lambda: load_prices(own_prices and os.path.expanduser(own_prices)))
 
     def open_store() -> tuple[Journal, Recorder, "Recovered | None"]:
         if door == "python":

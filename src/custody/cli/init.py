@@ -24,6 +24,14 @@ timeout_seconds = 30             # deadline of a call that names none; 0 is none
                                  # command line hands on all but secrets, Python only well-known ones
 # limits = {{ nofile = 1024 }}     # resource limits of every command, as setrlimit(2) has them
 
+[observe]                        # of agents that run their own tools
+# on_error = "raise"             # instead of "warn": what cannot be recorded stops the agent
+# secret_tools = ["crm_lookup"]  # beside the built-in ones: a step that asks for one keeps its text back
+# prices = "~/prices.toml"       # a price table of your own
+
+[otel]                           # export what programs record, as OpenTelemetry
+# endpoint = "http://127.0.0.1:4318"
+
 [breaker]                        # calls are refused while the machine stands worse than this
 {breaker}
 
