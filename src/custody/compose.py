@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
     from custody.calls.runtime import CallSettings, Runtime
     from custody.index import Index, Progress
+    from custody.prices import Prices
     from custody.sandbox import Launchers
 
 REDACTION_KEY = "keys/redaction.key"
@@ -130,7 +131,6 @@ async def open_runtime(
     from custody.calls.runtime import Runtime
     from custody.host import Breaker, Sampler
     from custody.policy import Policy
-    from custody.prices import load_prices
     from custody.sandbox import Launchers
     from custody.tools import Registry, installed_tools
 
@@ -150,8 +150,7 @@ async def open_runtime(
         keep=settings.file.tools.keep,
     )
 
-    own_prices = settings.file.observe.prices
-    prices = functools.cache(lambda: load_prices(own_prices and os.path.expanduser(own_prices)))
+    prices = functools.cache(lambda: _prices(settings))
 
     def open_store() -> tuple[Journal, Recorder, "Recovered | None"]:
         if door == "python":
@@ -178,6 +177,13 @@ async def open_runtime(
         unfinished=_unfinished_in(settings.store),
         recovered=recovered,
     )
+
+
+def _prices(settings: Settings) -> "Prices":
+    from custody.prices import load_prices
+
+    own = settings.file.observe.prices
+    return load_prices(None if own is None else os.path.expanduser(own))
 
 
 def _open_store(
