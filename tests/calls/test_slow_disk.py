@@ -8,8 +8,13 @@ import tracemalloc
 
 from tests.calls.faces import UNDISTURBED_SECONDS, Stage, gaps, of_kind, settle, some_work, told
 
+from custody.calls import backlog
+from custody.compose import open_runtime
 from custody.index import CallFilter
+from custody.journal import RealDisk
+from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import RunFinished
+from custody.settings import load_settings
 
 
 def test_a_sync_that_hangs_delays_nobody_and_loses_nothing(stage: Stage):
@@ -224,3 +229,26 @@ def test_the_settings_file_sets_the_delay(tmp_path):
         return waited
 
     assert 0.65 < stage.play(scenario) < 0.7 + UNDISTURBED_SECONDS
+
+
+def test_who_outruns_a_slow_disk_is_slowed_down_and_loses_nothing(tmp_path, monkeypatch):
+    """Twelve threads offer large values faster than a disk of 2 ms an operation takes them."""
+    monkeypatch.setattr(backlog, "QUEUE_RECORDS_MAX", 4)
+    settings = load_settings(store=str(tmp_path / "store"))
+    disk = FaultyDisk(RealDisk(settings.store, create=True))
+
+    async def main():
+        async with await open_runtime(settings, disk=disk) as runtime, runtime.run() as run:
+            disk.inject(Fault(operation="create", error=None, stall_seconds=0.002, times=None))
+
+            def work(number):
+                for turn in range(5):
+                    with run.observe("dump", {"number": number, "turn": turn}) as call:
+                        call.result = f"{number} {turn} " * 10_000
+
+            await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(12)))
+            disk.heal()
+            return run.totals
+
+    totals = asyncio.run(main())
+    assert (totals.dropped, totals.calls_by_outcome) == (0, {"succeeded": 60})

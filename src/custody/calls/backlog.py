@@ -16,9 +16,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from custody.errors import CustodyError, NotRecorded
+from custody.calls.drops import CAUSES_MAX, Drops, cause_of
+from custody.errors import NotRecorded
 from custody.journal import Receipt
 from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, Event, Kind, now_us
@@ -39,12 +39,6 @@ RETRY_SECONDS = 0.25
 RETRY_SHARE = 10
 """While the store cannot be written, trying takes at most one part in so many of the agent's time."""
 
-GAP_RUNS_MAX = 100
-"""Runs named in one gap record; the counts are of all."""
-
-CAUSES_MAX = 16
-"""Told apart in one gap record, and in the log, until the store is back."""
-
 CLOSE_SECONDS = 10.0  # what is queued at the end gets so long to reach the disk
 
 EXIT_SECONDS = 1.0  # the same for a program that just ends
@@ -54,63 +48,6 @@ THREAD_END_SECONDS = 1.0  # it ends at once, unless it hangs in the disk: then i
 Write = Callable[[], Receipt]
 Dropped = Callable[[], bool]
 """Called, from any thread, when a record is dropped. True: it will be offered again, so it is no gap."""
-
-
-class Drops:
-    """What was dropped since the store was last written."""
-
-    def __init__(self) -> None:
-        self.since_us = now_us()
-        self.count = 0
-        self.by_kind: dict[str, int] = {}
-        self.by_run: dict[str, int] = {}
-        self.causes: dict[str, int] = {}
-
-    def add(self, kind: Kind, run_id: bytes | None, cause: str) -> None:
-        self.count += 1
-        name = kind.name.lower()
-        _count(self.by_kind, name, 1, len(Kind))
-        _count(self.causes, cause, 1, CAUSES_MAX)
-        _count(self.by_run, "" if run_id is None else run_id.hex(), 1, GAP_RUNS_MAX)
-
-    def absorb(self, later: "Drops") -> None:
-        self.count += later.count
-        for mine, theirs, names_max in (
-            (self.by_kind, later.by_kind, len(Kind)),
-            (self.by_run, later.by_run, GAP_RUNS_MAX),
-            (self.causes, later.causes, CAUSES_MAX),
-        ):
-            for name, count in theirs.items():
-                _count(mine, name, count, names_max)
-
-    def only_run(self) -> bytes | None:
-        """The run all of it belongs to, so that its record is found there."""
-        (run,) = self.by_run if len(self.by_run) == 1 else ("",)
-        return bytes.fromhex(run) if self.by_run.get(run) == self.count and run else None
-
-    def data(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "by_kind": self.by_kind,
-            "by_run": {run: count for run, count in self.by_run.items() if run},
-            "causes": self.causes,
-            "since_us": self.since_us,
-            "until_us": now_us(),
-        }
-
-
-def _count(counts: dict[str, int], name: str, more: int, names_max: int) -> None:
-    if name in counts or len(counts) < names_max:
-        counts[name] = counts.get(name, 0) + more
-
-
-def cause_of(error: Exception) -> str:
-    """Why a record was dropped, in words that repeat nothing of what was to be recorded."""
-    if isinstance(error, NotRecorded) and isinstance(error.__cause__, OSError):
-        return error.__cause__.strerror or "the disk failed"  # not that nothing was run: the agent goes on
-    if isinstance(error, CustodyError):
-        return error.message
-    return type(error).__name__
 
 
 class Offer:
@@ -178,6 +115,7 @@ class Backlog:
         self._mutex = threading.Lock()
         self._work = threading.Condition(self._mutex)
         self._empty = threading.Condition(self._mutex)
+        self._room = threading.Condition(self._mutex)
         self._queue: deque[Offer] = deque()
         self._queued_bytes = 0
         self._drops: Drops | None = None
@@ -185,6 +123,8 @@ class Backlog:
         self._failing = ""
         """Why the store takes nothing, while records are dropped."""
         self._thread: threading.Thread | None = None
+        self._stands_still = False
+        """Somebody has waited in vain for room in the queue, and nothing has been written since."""
         self._stalled = False
         """Somebody has waited in vain since the queue was last empty: nobody waits again."""
         self._said: set[str] = set()
@@ -248,6 +188,8 @@ class Backlog:
     def offer(self, offer: Offer) -> Offer | None:
         """Queue a record, or drop it; what is queued may be dropped later."""
         with self._mutex:
+            if self._is_full(offer):
+                self._wait_for_room(offer)
             refusal = self._refusal(offer) or self._start()
             if refusal is None:
                 self._queue.append(offer)
@@ -325,11 +267,27 @@ class Backlog:
             return "The store has been closed."
         if offer.essential:
             return None
-        if len(self._queue) >= QUEUE_RECORDS_MAX or self._queued_bytes + offer.size_bytes > QUEUE_BYTES_MAX:
+        if self._is_full(offer):
             return "The store's disk is too slow: the queue is full."
         if self._drops is not None and time.monotonic() < self._try_again_at:
             return self._failing
         return None
+
+    def _is_full(self, offer: Offer) -> bool:
+        """Whether the queue has no room for it."""
+        if offer.essential:
+            return False
+        return (
+            len(self._queue) >= QUEUE_RECORDS_MAX or self._queued_bytes + offer.size_bytes > QUEUE_BYTES_MAX
+        )
+
+    def _wait_for_room(self, offer: Offer) -> None:
+        """A disk that is slow slows down who outruns it; one that stands still does so once. Called with the
+        mutex, which it gives up meanwhile."""
+        if self._closed or self._stands_still or running_loop() is not None:
+            return
+        wanted = self._room.wait_for(lambda: self._closed or not self._is_full(offer), self.delay_seconds)
+        self._stands_still = not wanted
 
     # -- the thread -----------------------------------------------------------------------------------
 
@@ -377,6 +335,8 @@ class Backlog:
         with self._mutex:
             self._queue.popleft()
             self._queued_bytes -= offer.size_bytes
+            self._stands_still = False
+            self._room.notify()
         offer.settle(receipt)
 
     # -- what is dropped ------------------------------------------------------------------------------

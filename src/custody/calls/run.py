@@ -16,9 +16,10 @@ from typing import Any, cast
 import msgspec
 
 from custody.calls import process, stated
-from custody.calls.backlog import Dropped, Offer, cause_of
+from custody.calls.backlog import Dropped, Offer
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
+from custody.calls.drops import cause_of
 from custody.calls.execute import Who, current_call
 from custody.calls.first_record import FirstRecord
 from custody.calls.home import Home

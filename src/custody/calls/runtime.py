@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from msgspec import Struct
 
 from custody.calls import stated
-from custody.calls.backlog import cause_of
 from custody.calls.beginning import NAMES, Beginning, NewRun, RunOptions
+from custody.calls.drops import cause_of
 from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of, guards_of_observed
 from custody.calls.handle import RunHandle
