@@ -16,7 +16,7 @@ def main(endpoint: str) -> int:
         with run.observe("bow", {"depth_degrees": 15}) as call:
             call.result = "bowed"
 
-    # A cursor in the store says what has been sent: again and again is safe, and nothing is sent twice.
+    # A cursor in the store says what has been sent. A span that is sent again has the same id.
     command = [sys.executable, "-m", "custody", "export", "otel", "--endpoint", endpoint]
     return subprocess.run(command, check=False).returncode
 

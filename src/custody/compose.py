@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
-from custody.errors import CorruptJournal, NotRecorded, UsageError
+from custody.errors import CorruptJournal, NotRecorded, StoreReadOnly, UsageError
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.recorder import Draft, Recorder
 from custody.records import IdSource
@@ -189,11 +189,17 @@ def _prices(settings: Settings) -> "Prices":
 def _open_store(
     settings: Settings, disk: Disk | None, environ: Mapping[str, str]
 ) -> "tuple[Journal, Recorder, Recovered | None]":
-    """Take a shard of the store, and close what dead processes left open."""
-    disk = disk or open_disk(settings.store)
-    journal = Journal(disk)
-    recorder = make_recorder(disk, journal, environ)
-    journal.lease()
+    """Take a shard of the store, and close what dead processes left open. Raises StoreError, NotRecorded."""
+    try:
+        disk = disk or open_disk(settings.store)
+        journal = Journal(disk)
+        recorder = make_recorder(disk, journal, environ)
+        journal.lease()
+    except OSError as error:
+        raise StoreReadOnly(
+            f"The store {settings.store} cannot be written: {error.strerror or error}.",
+            hint="Make room, or choose another with CUSTODY_STORE or --store.",
+        ) from error
     unfinished = _unfinished_in(settings.store)
     if unfinished:
         from custody.calls.recording import retry_unfinished
@@ -211,8 +217,9 @@ def _unfinished_in(store: str) -> "list[Draft]":
 
 
 def _observe_settings(settings: Settings, on_error: Literal["warn", "raise"] | None) -> "ObserveSettings":
-    from custody.calls.recording import ObserveSettings
+    from custody.calls.recording import ObserveSettings, check_on_error
 
+    check_on_error(on_error)
     observe = settings.file.observe
     return ObserveSettings(
         on_error=on_error or observe.on_error,

@@ -1024,9 +1024,9 @@ def test_recording_that_is_turned_off_changes_nothing(how):
 
 
 def test_a_guard_without_a_record_is_refused_before_the_agent_starts():
-    with custody.disabled() as runtime, runtime.run("a task") as run:
-        with pytest.raises(custody.NotRecorded, match="Custody is disabled"):
-            CustodyRunner(run, guard=True)
+    refused = pytest.raises(custody.NotRecorded, match="Custody is disabled")
+    with custody.disabled() as runtime, runtime.run("a task") as run, refused:
+        CustodyRunner(run, guard=True)
 
 
 def python(code: str) -> str:

@@ -1,12 +1,15 @@
 """Values nobody should offer: the agent goes on, what can be kept is kept, the journal stays readable."""
 
 import gc
+import json
 import time
 import weakref
 
 import pytest
 from tests.calls.faces import Stage, events, of_kind, records, told
 
+import custody
+from custody.errors import UsageError
 from custody.index import CallFilter
 from custody.records import CallFinished, CallStarted
 
@@ -73,7 +76,7 @@ def test_what_cannot_be_serialised_is_marked_and_the_agent_goes_on(stage: Stage,
     [
         {"effect": "delete"}, {"effect": 5}, {"external_id": 7}, {"external_id": ["x"]}, {"step": "no id"},
         {"step": 7}, {"parent": "zz"}, {"parent": 9}, {"agent": 7}, {"dry_run": "yes"},
-        {"durable": "yes"}, {"on_error": "explode"}, {"external_id": "x" * 200_000}, {"agent": "a" * 200_000},
+        {"durable": "yes"}, {"external_id": "x" * 200_000}, {"agent": "a" * 200_000},
         {"parent": "ab"}, {"step": "ab"},
     ],
     ids=repr,
@@ -200,3 +203,33 @@ def test_the_end_of_a_call_that_began_before_the_run_finished_is_kept(stage: Sta
     assert (call.outcome, call.result) == ("succeeded", "late")
     assert refused == []
     assert isinstance(started, CallStarted)
+
+
+@pytest.mark.parametrize("word", ["rasie", "", 5, ["raise"]])
+def test_a_mistyped_on_error_is_refused_instead_of_meaning_something_else(word):
+    with (
+        pytest.raises(UsageError, match="on_error cannot be"),
+        custody.open(":memory:", on_error=word or "x"),
+    ):
+        pass
+    with custody.open(":memory:") as runtime:
+        with pytest.raises(UsageError, match="on_error cannot be"):
+            runtime.run(on_error=word or "x")
+        with runtime.run() as run:
+            with pytest.raises(UsageError, match="on_error cannot be"):
+                run.observe("search", on_error=word)
+            with pytest.raises(UsageError, match="on_error cannot be"):
+                run.step("text", on_error=word)
+
+
+def test_no_secret_is_kept_where_data_stands_for_a_name_or_json_for_data(tmp_path):
+    secret = {"api_key": "pl41n-s3cret-v4lue"}
+    with custody.open(tmp_path / "store") as runtime:
+        with runtime.run(secret, agent=secret, session=secret) as run:  # type: ignore[arg-type]
+            run.step(secret, calls=[{"id": "1", "name": "n", "arguments": json.dumps(secret)}])  # type: ignore[arg-type]
+            with run.observe("t", json.dumps(secret), external_id=secret):  # type: ignore[arg-type]
+                pass
+            run.finish(reason=secret)  # type: ignore[arg-type]
+        assert runtime.index.run("latest").intent.startswith('{"api_key":"[redacted:')
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert b"pl41n-s3cret-v4lue" not in kept

@@ -39,6 +39,9 @@ RETRY_SECONDS = 0.25
 RETRY_SHARE = 10
 """While the store cannot be written, trying takes at most one part in so many of the agent's time."""
 
+QUIET_SECONDS = 10.0
+"""What has been said in the log is not said again while it goes on, and for so long after."""
+
 CLOSE_SECONDS = 10.0  # what is queued at the end gets so long to reach the disk
 
 EXIT_SECONDS = 1.0  # the same for a program that just ends
@@ -127,7 +130,7 @@ class Backlog:
         """Somebody has waited in vain for room in the queue, and nothing has been written since."""
         self._stalled = False
         """Somebody has waited in vain since the queue was last empty: nobody waits again."""
-        self._said: set[str] = set()
+        self._said: dict[str, float] = {}
         self._reporting = threading.Lock()
         self._closed = False
 
@@ -247,12 +250,15 @@ class Backlog:
         if first:
             log.warning("A record is written, and not yet durable: %s.", cause)
 
-    def _is_news(self, cause: str) -> bool:
-        """Whether this has not been said yet. Called with the mutex."""
-        if cause in self._said or len(self._said) >= CAUSES_MAX:
+    def _is_news(self, words: str) -> bool:
+        """Whether this has not been said for a while: a store that is nearly full comes and goes. Called with
+        the mutex."""
+        now = time.monotonic()
+        if len(self._said) >= CAUSES_MAX and words not in self._said:
             return False
-        self._said.add(cause)
-        return True
+        last = self._said.get(words)
+        self._said[words] = now
+        return last is None or now - last > QUIET_SECONDS
 
     async def settled(self, stored: Receipt | Offer | None) -> Receipt | None:
         """The receipt, once the record has been written; None once it has been dropped."""
@@ -382,11 +388,13 @@ class Backlog:
                         drops.absorb(self._drops)
                     self._drops = drops
                 return False
-            log.warning("The store is back. %d records were dropped; a gap record says so.", drops.count)
+            with self._mutex:
+                first = self._is_news("back")
+            if first:
+                log.warning("The store can be written. A gap record says that %d were dropped.", drops.count)
         with self._mutex:
             if self._drops is not None and not self._drops.count:
                 self._drops = None
-                self._said.clear()
         return True
 
     def _gap(self, drops: Drops) -> Draft:

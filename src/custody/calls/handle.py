@@ -78,7 +78,15 @@ class RunHandle(RunRecord):
         is called in has been cancelled. Raises NotRecorded where `on_error` is `raise`.
         """
         if self.on_error == "raise":
-            await asyncio.shield(asyncio.to_thread(self._finish, outcome, output, reason, passed, totals))
+            work = asyncio.to_thread(self._finish, outcome, output, reason, passed, totals)
+            finishing = asyncio.ensure_future(work)
+            try:
+                await asyncio.shield(finishing)
+            except asyncio.CancelledError:
+                while not finishing.done():  # who is told of the end finds it on the record
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait({finishing})
+                raise
             return
         stored = self._finish(outcome, output, reason, passed, totals)
         if isinstance(stored, Offer):

@@ -17,7 +17,7 @@ from custody.calls import process, stated
 from custody.calls.backlog import Offer
 from custody.calls.execute import current_call
 from custody.calls.lifecycle import Judgement, describe, judge_result, outcome_of
-from custody.calls.recording import OnError, OpenRun
+from custody.calls.recording import OnError, OpenRun, check_on_error
 from custody.errors import Denied, NotRecorded
 from custody.journal import Receipt
 from custody.recorder import Draft, Keep
@@ -86,7 +86,7 @@ class ObservedCall:
     ) -> None:
         self._run = run
         self._tool = stated.name(tool) or ""
-        self._arguments: Any = arguments
+        self._arguments: Any = stated.arguments(arguments)
         self._effect: Effect = stated.effect(effect)
         self._external_id = None if external_id is None else stated.name(external_id)
         self._step_id = step_id
@@ -94,6 +94,8 @@ class ObservedCall:
         self._dry_run = bool(dry_run)
         self._agent = None if agent is None else stated.name(agent)
         self._guard = guard
+        if on_error is not None:
+            check_on_error(on_error)
         self._strict = guard or (on_error or run.on_error) == "raise"
         self._durable = durable or (guard and self._effect in run.recording.durable_before and not dry_run)
         self._pid = process.pid

@@ -16,7 +16,7 @@ from msgspec import Struct
 from custody.calls.backlog import DELAY_SECONDS, Backlog, Dropped, Offer
 from custody.calls.guards import Guard, Proposal, decide
 from custody.calls.tally import Tally
-from custody.errors import CustodyError
+from custody.errors import CustodyError, UsageError
 from custody.host import HostSample
 from custody.journal import Receipt
 from custody.prices import Prices
@@ -28,6 +28,13 @@ from custody.tools import Scope
 log = logging.getLogger("custody")
 
 OnError = Literal["warn", "raise"]
+
+
+def check_on_error(value: object) -> None:
+    """Raises UsageError for a word that would quietly mean something else."""
+    if value is not None and (type(value) is not str or value not in ("warn", "raise")):
+        raise UsageError(f"on_error cannot be {value!r:.80}.", hint='It is "warn" or "raise".')
+
 
 CHILD_DEPTH_MAX = 8
 """Runs below one another. Agents that hand a task on and on find out nothing at the ninth."""

@@ -26,7 +26,7 @@ from custody.calls.home import Home
 from custody.calls.lifecycle import describe
 from custody.calls.numbering import Numbering
 from custody.calls.observe import ObservedCall
-from custody.calls.recording import OnError
+from custody.calls.recording import OnError, check_on_error
 from custody.calls.steps import (
     TEXT_CHARACTERS_MAX,
     RecordedStep,
@@ -76,6 +76,7 @@ class RunRecord:
         self.who = Who(**{name: beginning.fields[name] for name in Who.__struct_fields__})
         self.numbering = Numbering(new.run_id, shared=beginning.shared)
         self.tally = Tally()
+        check_on_error(beginning.on_error)
         self.on_error: OnError = beginning.on_error or self.recording.settings.on_error
         self.outcome: RunOutcome | None = new.outcome
         """How it ended; None while it is open."""
@@ -174,6 +175,8 @@ class RunRecord:
         kept (None: all), the rest is counted, and kept beside it if `whole_text`. No answer at all is a step
         with `responded=False`.
         """
+        if on_error is not None:
+            check_on_error(on_error)
         strict = (on_error or self.on_error) == "raise"
         step = RecordedStep(self.run_id, b"")
         if not self.takes("step", model, strict=strict):

@@ -5,8 +5,12 @@ of its store. So what is no name, id or truth value becomes one here, or is left
 whatever code the value runs. Used by everything that fills a leaf with a caller's words.
 """
 
-from typing import cast
+from typing import Any, cast
+from uuid import UUID
 
+import msgspec
+
+from custody.calls import lifecycle
 from custody.records import CALL_ID_BYTES, EFFECTS, Effect
 
 NAME_CHARACTERS_MAX = 1_024
@@ -18,6 +22,9 @@ OWN_NAMES = "app."
 EVENT_NAME_CHARACTERS_MAX = 128  # the index keeps each as a word of its own
 
 _CUT = "…"
+
+_SPELT_OUT = frozenset({int, float, UUID})
+"""Types, beside text, whose values are names as they stand."""
 
 _EFFECTS: dict[str, Effect] = {known: known for known in EFFECTS}
 
@@ -33,12 +40,23 @@ def name(value: object) -> str | None:
         return value
     if _is_text(value):
         text = str.__str__(cast("str", value))
-    else:
-        try:
-            text = str.__str__(str(value))
-        except Exception:  # the value's own code
-            text = f"<{type(value).__name__}>"
+    elif type(value) in _SPELT_OUT:
+        text = str(value)
+    elif issubclass(type(value), BaseException):
+        text = lifecycle.describe(cast("BaseException", value))["message"]
+    else:  # what it would say of itself may hold anything, a secret among it
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= NAME_CHARACTERS_MAX else text[: NAME_CHARACTERS_MAX - 1] + _CUT
+
+
+def arguments(value: Any) -> Any:
+    """As data: providers hand them over as JSON in a text, in which no secret is found by its name."""
+    if type(value) is not str or value[:1] != "{":
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return value
 
 
 def event_name(value: object) -> str:

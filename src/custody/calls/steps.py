@@ -131,6 +131,8 @@ def make_turn(
                 payload["whole_text"] = said
             elif cut is not said:
                 fields["text_cut_bytes"] = max(1, fields["text_bytes"] - _bytes(cut))
+    elif data is None:
+        data = text  # what is no text is kept as data, where secrets are found by their names
     if data is not None:
         payload["data"] = data
     fields |= {
@@ -199,11 +201,12 @@ def _name(name: str, value: Any, unusable: _Unusable) -> str | None:
 def _text(text: Any, unusable: _Unusable) -> str | None:
     if text is None:
         return None
-    try:
-        return str.__str__(text if _subclass(_type(text), str) else str(text))
-    except Exception:  # its own code
-        unusable.note("text")
-        return None
+    if _subclass(_type(text), str):
+        return str.__str__(text)
+    if _type(text) in (int, float):
+        return str(text)
+    unusable.note("text")
+    return None
 
 
 def _calls(
@@ -219,7 +222,7 @@ def _calls(
                 unusable.note("calls")
                 continue
             name = _name("calls.name", call.get("name"), unusable)
-            arguments: Any = call.get("arguments")
+            arguments = stated.arguments(call.get("arguments"))
             if name is not None and recording.keep(name) != "full":
                 arguments = Mark({"$omitted": True})  # the call's own record has the digest
             asked_for.append({"id": call.get("id"), "name": name or "", "arguments": arguments})

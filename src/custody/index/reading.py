@@ -228,7 +228,7 @@ class Reader:
             door=first.door,
             shared=first.shared,
             external_id=first.external_id,
-            intent=payload.get("intent"),
+            intent=_text(payload.get("intent")),
             outcome_description=payload.get("outcome_description"),
             inputs=payload.get("inputs"),
             labels=payload.get("labels"),
@@ -354,6 +354,11 @@ def _shown(value: Struct) -> dict[str, Any]:
 
 def _shown_all(values: Iterable[Any]) -> list[Any]:
     return [_shown(value) if isinstance(value, Struct) else value for value in values]
+
+
+def _text(value: Any) -> str | None:
+    """What is shown as text, also where something else was said: as JSON then."""
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _hex(value: bytes | None) -> str | None:

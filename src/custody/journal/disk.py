@@ -169,6 +169,8 @@ class RealFile:
             raise OSError(errno.EBADF, "the file is closed", self._path)
         try:
             _sync_data(self._descriptor)
+            if os.fstat(self._descriptor).st_nlink == 0:
+                raise OSError(errno.ESTALE, "the file has been deleted", self._path)
         except OSError as error:
             self._sync_error = error
             raise
