@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 import time
 
@@ -314,8 +315,6 @@ def test_no_secret_of_an_argument_is_in_a_log_line_or_a_gap(stage: Stage, caplog
 
 
 def test_a_store_deleted_under_a_running_program_does_not_disturb_it(folder_stage: Stage):
-    import shutil
-
     async def scenario(runtime):
         async with runtime.run() as run:
             await some_work(run)
@@ -326,6 +325,19 @@ def test_a_store_deleted_under_a_running_program_does_not_disturb_it(folder_stag
         return run.outcome, run.totals.calls
 
     assert folder_stage.play(scenario) == ("succeeded", 43)
+
+
+def test_in_a_deleted_store_a_strict_durable_call_does_not_run(folder_stage: Stage):
+    async def scenario(runtime):
+        async with runtime.run() as run:
+            await some_work(run)
+            shutil.rmtree(folder_stage.store)
+            with pytest.raises(NotRecorded):
+                async with run.observe("pay", durable=True, on_error="raise"):
+                    raise AssertionError("it ran")
+        return True
+
+    assert folder_stage.play(scenario)
 
 
 def test_a_store_that_is_closed_drops_what_still_comes(stage: Stage, caplog):
