@@ -97,10 +97,16 @@ def _remember_json(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 
 def json_option(decorated: Decorated) -> Decorated:
     """`--json`. Read before every other option, so that their errors are JSON too."""
-    return click.option(
-        "--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json,
-        help="One JSON document on standard output.",
-    )(decorated)  # fmt: skip
+    return _json_option("One JSON document on standard output.")(decorated)
+
+
+def json_lines_option(decorated: Decorated) -> Decorated:
+    """`--json` of a command that goes on: a document for each record."""
+    return _json_option("One JSON document a line on standard output.")(decorated)
+
+
+def _json_option(text: str) -> Callable[[Decorated], Decorated]:
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_remember_json, help=text)
 
 
 def store_option(decorated: Decorated) -> Decorated:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from custody.cli.options import json_option, load, store_option
+from custody.cli.options import json_lines_option, load, store_option
 from custody.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ FLUSH_RECORDS = 1_000  # what is written between two saves of the cursor file wh
     "--cursor", "cursor_file", metavar="FILE", help="Go on after what this file says was seen; keep it there."
 )
 @store_option
-@json_option
+@json_lines_option
 def tail_command(follow: bool, cursor_file: str | None, store: str | None, as_json: bool) -> int:
     """Print the records; with -f, as they are written."""
     from custody.compose import open_view
