@@ -157,6 +157,21 @@ def test_a_turn_that_asks_for_a_secret_bearing_tool_keeps_its_narration_back(sta
     assert step.requested == ("search", tool)
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [{"name": "search"}] * 1_000 + [{"name": "http_post"}],
+        [{"name": "http_" + "x" * 300}],
+    ],
+    ids=["too many", "too long"],
+)
+def test_a_secret_bearing_tool_among_requests_that_are_not_kept_keeps_the_narration_back(stage: Stage, calls):
+    step = only_step(stage, "the password is …", calls=calls)
+    assert (step.text, step.text_withheld) == (None, True)
+    step = only_step(stage, {"narration": "the password is …"}, calls=calls)
+    assert (step.text, step.data) == (None, None)
+
+
 def test_other_tools_keep_nothing_back(stage: Stage):
     step = only_step(stage, "hello", calls=[{"name": "search"}, {"name": "https"}])
     assert (step.text, step.text_withheld) == ("hello", False)

@@ -28,7 +28,7 @@ TOKENS_MAX = 10**9
 MODEL_US_MAX = 10**12
 """Of one turn; more is a mistake, and would spoil every sum it enters."""
 
-CALLS_MAX = 1_000  # asked for in one turn; further ones are counted, not named
+CALLS_MAX = 1_000  # kept of what one turn asks for; that there were more is noted
 
 NAME_CHARACTERS_MAX = 256  # of a model, a tool, a reason: what is longer is no name
 
@@ -116,22 +116,22 @@ def make_turn(
     prices = recording.prices
     model_named = fields["model"] or fields["requested_model"]
     cost = None if prices is None else prices.cost_nano_usd(model_named, counted)
-    asked_for = _calls(recording, calls, unusable)
+    asked_for, withheld = _calls(recording, calls, unusable)
     requested = tuple(call["name"] for call in asked_for)
     payload: dict[str, Any] = {"calls": asked_for} if asked_for else {}
     redactions: tuple[Redaction, ...] = ()
     said = _text(text, unusable)
     if said is not None:
         fields["text_bytes"] = _bytes(said)
-        fields["text_withheld"] = any(map(recording.settings.secret_tools.matches, requested))
-        if not fields["text_withheld"]:
+        fields["text_withheld"] = withheld
+        if not withheld:
             cut, redactions = _cut(recording, said, text_characters_max)
             payload["text"] = cut
             if cut is not said and whole_text:
                 payload["whole_text"] = said
             elif cut is not said:
                 fields["text_cut_bytes"] = max(1, fields["text_bytes"] - _bytes(cut))
-    elif data is None:
+    elif data is None and not withheld:
         data = text  # what is no text is kept as data, where secrets are found by their names
     if data is not None:
         payload["data"] = data
@@ -211,14 +211,20 @@ def _text(text: Any, unusable: _Unusable) -> str | None:
 
 def _calls(
     recording: Recording, calls: Iterable[Mapping[str, Any]], unusable: _Unusable
-) -> list[dict[str, Any]]:
-    """What the model asked for: `id`, `name` and `arguments` of each."""
+) -> tuple[list[dict[str, Any]], bool]:
+    """What the model asked for: `id`, `name`, `arguments`; and whether any of it, kept or not, is a tool
+    that handles secrets."""
     asked_for: list[dict[str, Any]] = []
+    secret = False
     if calls is None:  # pyright: ignore[reportUnnecessaryComparison] - as adapters find it
-        return asked_for
+        return asked_for, secret
     try:
         for call in calls:
-            if not _subclass(_type(call), Mapping) or len(asked_for) >= CALLS_MAX:
+            if not _subclass(_type(call), Mapping):
+                unusable.note("calls")
+                continue
+            secret = secret or recording.settings.secret_tools.matches(stated.name(call.get("name")) or "")
+            if len(asked_for) >= CALLS_MAX:
                 unusable.note("calls")
                 continue
             name = _name("calls.name", call.get("name"), unusable)
@@ -228,7 +234,7 @@ def _calls(
             asked_for.append({"id": call.get("id"), "name": name or "", "arguments": arguments})
     except Exception:  # their own code
         unusable.note("calls")
-    return asked_for
+    return asked_for, secret
 
 
 def _named(requested: tuple[str, ...], unusable: _Unusable) -> tuple[str, ...]:
