@@ -17,8 +17,10 @@ from msgspec import Struct
 from custody import __version__
 from custody.journal import Journal, Receipt, boot_id, sha256
 from custody.records import (
+    CALL_ID_BYTES,
     EVENT_NAMES,
     KINDS,
+    OWN_EVENTS,
     SALT_BYTES,
     CallAnswered,
     Event,
@@ -198,23 +200,26 @@ class Recorder:
         leaf = msgspec.structs.replace(decode_leaf(draft.kind, draft.leaf), payload_digest=said.digest)
         return Draft(draft.kind, encode_leaf(leaf), said.data, said.blobs, draft.redactions)
 
-    def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> bytes:
-        """Record an event; returns its id. `leaf_data` keeps the data for ever."""
-        assert name in EVENT_NAMES, f"{name} is not in the closed list of records.EVENT_NAMES"
-        event_id = self.ids.take(8)
-        payload = {} if leaf_data else {"data": data}
-        self.append(
-            self.draft(
-                Event,
-                payload,
-                event_id=event_id,
-                name=name,
-                at_us=now_us(),
-                data=dict(data) if leaf_data else None,
-                **fields,
-            )
+    def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> None:
+        """Record an event. `leaf_data` keeps the data for ever. Raises NotRecorded."""
+        self.append(self.draft_event(name, data, leaf_data=leaf_data, **fields))
+
+    def draft_event(
+        self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any
+    ) -> Draft:
+        """An event for whoever decides how it is appended; else as `event`."""
+        assert name in EVENT_NAMES or name.startswith(OWN_EVENTS), (
+            f"{name} is not in the closed list of records.EVENT_NAMES"
         )
-        return event_id
+        return self.draft(
+            Event,
+            {} if leaf_data else {"data": data},
+            event_id=self.ids.take(CALL_ID_BYTES),
+            name=name,
+            at_us=now_us(),
+            data=dict(data) if leaf_data else None,
+            **fields,
+        )
 
     def after_fork_in_child(self) -> None:
         self._introduced = False

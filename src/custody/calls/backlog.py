@@ -21,7 +21,7 @@ from custody.calls.drops import CAUSES_MAX, Drops, cause_of
 from custody.errors import NotRecorded
 from custody.journal import Receipt
 from custody.recorder import Draft, Recorder
-from custody.records import CALL_ID_BYTES, Event, Kind, now_us
+from custody.records import Kind
 
 running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage] - asked at every record
 log = logging.getLogger("custody")
@@ -242,7 +242,6 @@ class Backlog:
             self._say_not_durable(error)
 
     def _say_not_durable(self, error: Exception) -> None:
-        """Once, until the queue has been empty again."""
         slow = isinstance(error, TimeoutError | concurrent.futures.TimeoutError)
         cause = "the disk is slow" if slow else cause_of(error)
         with self._mutex:
@@ -398,16 +397,7 @@ class Backlog:
         return True
 
     def _gap(self, drops: Drops) -> Draft:
-        recorder = self.recorder
-        return recorder.draft(
-            Event,
-            {},
-            event_id=recorder.ids.take(CALL_ID_BYTES),
-            name="journal.gap",
-            at_us=now_us(),
-            run_id=drops.only_run(),
-            data=drops.data(),
-        )
+        return self.recorder.draft_event("journal.gap", drops.data(), leaf_data=True, run_id=drops.only_run())
 
     # -- the end --------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class RunHandle(RunRecord):
         `totals` is what the caller counted, kept beside the run's own numbers. It ends although the task it
         is called in has been cancelled. Raises NotRecorded where `on_error` is `raise`.
         """
-        if self.on_error == "raise":
+        if self._strict:
             work = asyncio.to_thread(self._finish, outcome, output, reason, passed, totals)
             finishing = asyncio.ensure_future(work)
             try:

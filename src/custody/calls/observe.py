@@ -374,10 +374,7 @@ class ObservedCall:
     def _judge(self, error: BaseException | None) -> Judgement:
         if self._rejection is not None:
             return Judgement("rejected", self._rejection)
-        if error is not None:
-            outcome = outcome_of(error)
-            if outcome == "succeeded":
-                return judge_result(self.result)
+        if error is not None and (outcome := outcome_of(error)) != "succeeded":
             return Judgement(outcome, type(error).__name__, describe(error))
         if self._failure is not None:
             return Judgement("failed", self._failure["type"], self._failure)

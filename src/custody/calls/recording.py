@@ -21,7 +21,7 @@ from custody.host import HostSample
 from custody.journal import Receipt
 from custody.prices import Prices
 from custody.recorder import Draft, Keep, Recorder
-from custody.records import CALL_ID_BYTES, Decision, Effect, Event, Kind, Leaf, now_us
+from custody.records import Decision, Effect, Kind, Leaf
 from custody.redaction import SecretTools
 from custody.tools import Scope
 
@@ -30,19 +30,18 @@ log = logging.getLogger("custody")
 OnError = Literal["warn", "raise"]
 
 
-def check_on_error(value: object) -> None:
-    """Raises UsageError for a word that would quietly mean something else."""
-    if value is not None and (type(value) is not str or value not in ("warn", "raise")):
-        raise UsageError(f"on_error cannot be {value!r:.80}.", hint='It is "warn" or "raise".')
-
-
 CHILD_DEPTH_MAX = 8
 """Runs below one another. Agents that hand a task on and on find out nothing at the ninth."""
-
 
 OPEN_RESERVED_MAX = 256
 """Observed calls for whose end room is set aside: more are open at once only where somebody forgets to close
 them, and those must not use up the store."""
+
+
+def check_on_error(value: object) -> None:
+    """Raises UsageError for a word that would quietly mean something else."""
+    if value is not None and (type(value) is not str or value not in ("warn", "raise")):
+        raise UsageError(f"on_error cannot be {value!r:.80}.", hint='It is "warn" or "raise".')
 
 
 class ObserveSettings(Struct, frozen=True, kw_only=True):
@@ -179,15 +178,7 @@ class Recording:
         self._refused_again[run_id] = self._refused_again.get(run_id, 0) + 1
 
     def _say_refused(self, run_id: bytes, count: int) -> None:
-        recorder = self.recorder
-        draft = recorder.draft(
-            Event,
-            {"data": {"count": count}},
-            event_id=recorder.ids.take(CALL_ID_BYTES),
-            name="run.refused",
-            at_us=now_us(),
-            run_id=run_id,
-        )
+        draft = self.recorder.draft_event("run.refused", {"count": count}, run_id=run_id)
         self.backlog.submit(draft, run_id=run_id, dropped=lambda: False, essential=True)
 
     def close(self) -> None:

@@ -44,7 +44,6 @@ from custody.records import (
     KINDS,
     RUN_OUTCOMES,
     Effect,
-    Event,
     Kind,
     Leaf,
     RunFinished,
@@ -197,18 +196,23 @@ class RunRecord:
 
     def event(self, name: str, /, **data: Any) -> None:
         """Record something else worth keeping. A name that does not begin with `app.` is given that."""
-        if self.takes("event", name, strict=self.on_error == "raise"):
+        if self.takes("event", name, strict=self._strict):
             self._event(stated.event_name(name), data)
 
     def error(self, message: str | BaseException, /, **data: Any) -> None:
         """Record that something went wrong, without ending the run."""
-        if self.takes("event", "run.error", strict=self.on_error == "raise"):
+        if self.takes("event", "run.error", strict=self._strict):
             said: dict[str, Any] = {"message": message}
             if issubclass(type(message), BaseException):
                 said = describe(cast("BaseException", message))
             self._event("run.error", said | data)
 
     # -- for observed calls ---------------------------------------------------------------------------
+
+    @property
+    def _strict(self) -> bool:
+        """Whether what cannot be recorded raises."""
+        return self.on_error == "raise"
 
     def takes(self, offered: str, name: object, *, strict: bool) -> bool:
         """Whether it is still open. What is offered to a finished run is refused and counted.
@@ -291,7 +295,9 @@ class RunRecord:
         if strict:
             return write()
         size_bytes = draft_at(None).frame_bytes
-        stored = backlog.offer(Offer(write, KINDS[leaf_type], size_bytes, self.run_id, dropped, False))
+        stored = backlog.offer(
+            Offer(write, KINDS[leaf_type], size_bytes, self.run_id, dropped, essential=False)
+        )
         return None if stored is None else backlog.wait(stored) or stored
 
     def dropped(self) -> bool:
@@ -343,20 +349,11 @@ class RunRecord:
 
     def _event(self, name: str, data: Mapping[str, Any]) -> None:
         recorder = self.recording.recorder
-        strict = self.on_error == "raise"
         try:
-            draft = recorder.draft(
-                Event,
-                {"data": data},
-                event_id=recorder.ids.take(CALL_ID_BYTES),
-                name=name,
-                at_us=now_us(),
-                run_id=self.run_id,
-                call_id=current_call.get(),
-            )
-            self.keep(draft, strict=strict)
+            draft = recorder.draft_event(name, data, run_id=self.run_id, call_id=current_call.get())
+            self.keep(draft, strict=self._strict)
         except Exception as error:
-            if strict:
+            if self._strict:
                 raise
             self.failed(Kind.EVENT, error)
 
@@ -377,7 +374,7 @@ class RunRecord:
 
     @property
     def _waits_to_start(self) -> bool:
-        return self._beginning.shared or self.on_error == "raise"
+        return self._beginning.shared or self._strict
 
     def _start(self) -> None:
         """Put the run on the record. Raises NotRecorded for a shared run and where `on_error` is `raise`."""
@@ -429,7 +426,7 @@ class RunRecord:
             )
 
         self.first.offer()
-        if self.on_error == "raise":
+        if self._strict:
             return recorder.append(draft(), closes=not shared)
 
         def dropped() -> bool:

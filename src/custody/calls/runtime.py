@@ -117,7 +117,7 @@ class Runtime:
             observing,
             guards=guards_of_observed(policy, breaker),
             scope=Scope(settings.cwd, settings.roots),
-            sample=self._machinery.samples.now,
+            sample=sampler.sample,
             durable_before=settings.durable_before,
             door=settings.door,
             load_prices=load_prices,

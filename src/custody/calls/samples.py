@@ -47,12 +47,6 @@ class Samples:
                 self._due_at = time.monotonic() + SAMPLE_SECONDS
         return self._newest
 
-    def now(self) -> HostSample | None:
-        """For a call that its caller runs: a sample of the last second, which is not recorded."""
-        if time.monotonic() >= self._due_at:
-            return self._sampler.sample()
-        return self._newest.sample
-
     async def _take(self) -> Sampled:
         sample = await asyncio.to_thread(self._sampler.sample)
         data = sample.to_data()

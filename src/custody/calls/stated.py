@@ -11,13 +11,10 @@ from uuid import UUID
 import msgspec
 
 from custody.calls import lifecycle
-from custody.records import CALL_ID_BYTES, EFFECTS, Effect
+from custody.records import CALL_ID_BYTES, EFFECTS, OWN_EVENTS, Effect
 
 NAME_CHARACTERS_MAX = 1_024
 """Of a tool, an agent, a foreign id: what is longer is no name, and leaves have to stay small."""
-
-OWN_NAMES = "app."
-"""What the names of a user's events begin with: the others are Custody's, and some change what is allowed."""
 
 EVENT_NAME_CHARACTERS_MAX = 128  # the index keeps each as a word of its own
 
@@ -62,7 +59,7 @@ def arguments(value: Any) -> Any:
 def event_name(value: object) -> str:
     """Of a user's event."""
     said = name(value) or ""
-    return (said if said.startswith(OWN_NAMES) else OWN_NAMES + said)[:EVENT_NAME_CHARACTERS_MAX]
+    return (said if said.startswith(OWN_EVENTS) else OWN_EVENTS + said)[:EVENT_NAME_CHARACTERS_MAX]
 
 
 def truth(value: object) -> bool | None:

@@ -39,7 +39,10 @@ EVENT_NAMES = frozenset(
         "recovery.reported",  # processes that may belong to a dead call, not provably ours
     }
 )
-"""Closed list of Custody's own event names; names under `app.` are the user's."""
+"""Closed list of Custody's own event names."""
+
+OWN_EVENTS = "app."
+"""What the names of a user's events begin with: the others are Custody's, and some change what is allowed."""
 
 Redacted = NewType("Redacted", bytes)
 """Bytes that redaction has seen. Only `custody.redaction` makes them (`tests/test_architecture.py`
