@@ -114,6 +114,7 @@ class Exporter:
         self._pace = pace
         self._say = say
         self._resource = resource_of(service_name)
+        self._content = content
         self._spans = SpanMaker(index, content=content)
         self._sender: Sender = sender_of(destination, send_seconds=pace.send_seconds)
         self._cursor = Cursor()
@@ -411,7 +412,8 @@ class Exporter:
 
     def _turn(self, stored: Stored, step: Step) -> Turn:
         agent, session_id = self._spans.tree.agent_and_session(step.run_id)
-        payload: dict[str, Any] | None = self._index.describe(stored)["payload"]
+        # Only content comes from the payload, whose blobs are files to read.
+        payload: dict[str, Any] | None = self._index.describe(stored)["payload"] if self._content else None
         return Turn(
             step=step,
             payload=payload or {},
