@@ -1,11 +1,15 @@
 """What was issued and what was acknowledged, kept outside the disk, and how a recovered journal is judged."""
 
 import random
+from collections import deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from custody.journal import Journal, Receipt, Stored
 from custody.records import SALT_BYTES, Event, Kind, Redacted, decode_leaf
+
+Record = tuple[int, bytes, bytes]
+"""Kind, leaf and payload."""
 
 TAG = b"\xa6crash-"  # begins the leaves of the tests; a leaf of the journal's own is a msgpack array
 
@@ -104,10 +108,47 @@ class Oracle:
             yield f"shard {shard}: records stand in another order than they were issued in"
 
 
-def is_own_event(stored: Stored) -> bool:
-    """Whether this is an event the journal wrote of its own accord."""
+@dataclass
+class Followed:
+    """What a reader that keeps its cursor has of one shard whose writers are killed while no sync fails.
+
+    A put that a kill cut short leaves a torn tail. The next writer repeats the records before it that are
+    not known to be durable, in a new segment: the reader is given those once more, byte for byte the same,
+    and the event that says so behind them.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    """The n-th has sequence n."""
+    segment: int = 0
+    steps_back: int = 0
+    expected: deque[Record | None] = field(default_factory=deque)
+    """What must come next; None is the event."""
+
+    def take(self, stored: Stored) -> None:
+        if stored.sequence <= len(self.records):
+            assert not self.expected, "a repetition is repeated before it ends"
+            assert stored.segment > self.segment
+            self.expected.extend([*self.records[stored.sequence - 1 :], None])
+            del self.records[stored.sequence - 1 :]
+            self.steps_back += 1
+        assert stored.sequence == len(self.records) + 1
+        record = (stored.kind, stored.leaf, stored.payload)
+        if self.expected:
+            wanted = self.expected.popleft()
+            assert own_event(stored) == "journal.repaired" if wanted is None else record == wanted
+        self.records.append(record)
+        self.segment = stored.segment
+
+
+def own_event(stored: Stored) -> str | None:
+    """The name of an event the journal wrote of its own accord; None for any other record."""
     try:
         leaf = decode_leaf(stored.kind, stored.leaf)
     except Exception:
-        return False
-    return isinstance(leaf, Event) and leaf.name.startswith(("journal.", "writer."))
+        return None
+    own = isinstance(leaf, Event) and leaf.name.startswith(("journal.", "writer."))
+    return leaf.name if own else None
+
+
+def is_own_event(stored: Stored) -> bool:
+    return own_event(stored) is not None

@@ -4,6 +4,7 @@
   each torn at 512-byte sectors.
 - A name that was created, renamed or removed survives only after a sync of its folder.
 - After a failed sync the kernel has marked the pages clean: they can still be read, and are never written.
+- A process that is killed in the middle of a put has put it up to the end of some page of the file.
 """
 
 import errno
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Literal
 
 SECTOR_BYTES = 512
+PAGE_BYTES = 4096
 
 CrashMode = Literal["none", "subset", "all"]
 CRASH_MODES: tuple[CrashMode, ...] = ("none", "subset", "all")
@@ -62,6 +64,18 @@ class Inode:
             start = end
 
 
+class KilledInPut(OSError):
+    """Raised by `on_operation` before a put: the process dies when about this share of it has been put."""
+
+    def __init__(self, share: float, path: str) -> None:
+        super().__init__(errno.EIO, "the process is killed", path)
+        self.share = share
+
+    def bytes_put(self, offset: int, count: int) -> int:
+        page_end = (offset + int(count * self.share)) // PAGE_BYTES * PAGE_BYTES
+        return max(0, page_end - offset)
+
+
 class SimulatedFile:
     def __init__(self, disk: "SimulatedDisk", inode: Inode, path: str, write: bool) -> None:
         self._disk, self._inode, self._path, self._write = disk, inode, path, write
@@ -72,7 +86,11 @@ class SimulatedFile:
             self._check_open()
             if not self._write:
                 raise OSError(errno.EBADF, "opened for reading only", self._path)
-            self._disk.enter("put", self._path)
+            try:
+                self._disk.enter("put", self._path)
+            except KilledInPut as killed:
+                self._inode.put(offset, bytes(data[: killed.bytes_put(offset, len(data))]))
+                raise
             self._inode.put(offset, bytes(data))
 
     def read(self, count: int, offset: int) -> bytes:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from tests.crash.simulated_disk import CRASH_MODES, SECTOR_BYTES, SimulatedDisk
+from tests.crash.simulated_disk import CRASH_MODES, PAGE_BYTES, SECTOR_BYTES, KilledInPut, SimulatedDisk
 
 
 def disk_with_file(*, folder_synced: bool = True) -> SimulatedDisk:
@@ -107,3 +107,22 @@ def test_the_page_cache_survives_the_death_of_the_process_but_its_locks_do_not()
     after.open("a").sync()
     assert after.after_power_loss("none", random.Random(1)).read_all("a") == b"written"
     assert disk.after_power_loss("none", random.Random(1)).read_all("a") == b""
+
+
+@pytest.mark.parametrize(("share", "bytes_put"), [(0.0, 0), (0.3, 0), (0.4, 3996), (0.7, 3996), (0.9, 8092)])
+def test_a_kill_in_the_middle_of_a_put_leaves_it_up_to_the_end_of_a_page(
+    share: float, bytes_put: int
+) -> None:
+    disk = disk_with_file()
+    disk.open("a").put(bytes(100), 0)
+    file = disk.open("a")
+
+    def kill(operation: str, path: str) -> None:
+        raise KilledInPut(share, path)
+
+    disk.on_operation = kill
+    with pytest.raises(KilledInPut):
+        file.put(b"x" * 10_000, 100)
+    content = disk.after_process_death().read_all("a")
+    assert content == bytes(100) + b"x" * bytes_put
+    assert content is not None and (len(content) == 100 or len(content) % PAGE_BYTES == 0)

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from custody.errors import CorruptJournal
+from custody.errors import CorruptJournal, NotRecorded
 from custody.journal import Cursor, Journal, Stored
 from custody.journal.disk import Disk, RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.journal.disk_memory import MemoryDisk
-from custody.records import Kind, Redacted
+from custody.records import Event, Kind, Redacted, decode_leaf
 
 OpenJournal = Callable[..., Journal]
 
@@ -116,6 +116,36 @@ def test_records_written_again_after_a_failed_sync_come_once_more(open_journal: 
     assert sequences(after) == [(1, 2), (1, 3), (1, 4)]
     assert [stored.leaf for stored in after[:2]] == [stored.leaf for stored in before[1:]]
     assert read(journal, cursor)[0] == []
+
+
+def test_records_before_a_put_that_a_kill_cut_short_come_once_more(open_journal: OpenJournal) -> None:
+    memory = MemoryDisk()
+    disk = FaultyDisk(memory)
+    writer, reader = open_journal(disk), open_journal(memory)
+    put(writer, 0)
+    writer.sync()
+    put(writer, 1)
+    put(writer, 2)
+    before, cursor = read(reader)
+    disk.inject(Fault(operation="put", put_bytes=100), Fault(operation="any", at=2, times=None))
+    with pytest.raises(NotRecorded):
+        put(writer, 3)
+    with pytest.raises(NotRecorded):
+        writer.close()  # frees the shard, and leaves the disk as it is
+    assert read(reader, cursor) == ([], cursor)
+    put(open_journal(memory), 4)
+    after, cursor = read(reader, cursor)
+    assert sequences(before) == [(1, 1), (1, 2), (1, 3)]
+    assert sequences(after) == [(1, 2), (1, 3), (1, 4), (1, 5)]
+    assert [(stored.leaf, stored.payload) for stored in after[:2]] == [
+        (stored.leaf, stored.payload) for stored in before[1:]
+    ]
+    repaired, last = decode_leaf(after[2].kind, after[2].leaf), after[3].leaf
+    assert isinstance(repaired, Event)
+    assert repaired.name == "journal.repaired"
+    assert last == b"leaf 4"
+    assert read(reader, cursor)[0] == []
+    assert read(reader)[0] == before[:1] + after
 
 
 def test_records_that_were_durable_and_are_gone_are_missed(tmp_path: Path, open_journal: OpenJournal) -> None:

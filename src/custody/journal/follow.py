@@ -4,9 +4,10 @@ Owns where a reader stands and what it does at the end of what there is. Takes n
 a live shard's records are seen as they are put, and one that is not whole yet is not there yet. Used by
 the index, `tail`, export, and by `positions`.
 
-A record's sequence may step back once in a while: a shard was repaired after a power loss, or records were
-written again after a failed sync. Whoever keeps a view of records drops what it has of that shard from
-that sequence on, and takes what follows.
+A record's sequence may step back once in a while: a shard was repaired after a power loss or after a kill in
+the middle of a put, or records were written again after a failed sync. Whoever keeps a view of records drops
+what it has of that shard from that sequence on, and takes what follows. Unless the power or the disk failed,
+that begins with the same records, byte for byte.
 """
 
 from collections.abc import Iterator, Mapping
