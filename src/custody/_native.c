@@ -454,6 +454,36 @@ static int any_in(const char *data, Py_ssize_t count, PyObject *needles)
     return 0;
 }
 
+/* -- credentials in URLs: `holds_userinfo` in redaction/urls.py ------------------------------------------------- */
+
+#define LONE_BYTES_MIN 8 /* as in the twin, whose characters take a byte or more */
+
+/* What an authority is not made of, beside what is no graphic character: it ends there. */
+static const uint8_t ENDS[256] = {
+    ['/'] = 1, ['?'] = 1, ['#'] = 1, ['"'] = 1, ['\''] = 1, ['<'] = 1, ['>'] = 1, ['\\'] = 1, ['`'] = 1, [0x7f] = 1,
+};
+
+static int ends_authority(uint8_t byte) { return byte <= ' ' || ENDS[byte]; }
+
+/* Whether what stands between `://` and an `@` may be a secret. The search goes by the `@`, which is rare, and back
+   from each to the one before: so no byte is looked at twice. */
+static int may_hold_userinfo(const char *data, Py_ssize_t count)
+{
+    const char *end = data + count, *stop = data, *start = NULL, *at = data;
+    while ((at = memchr(at, '@', (size_t)(end - at))) != NULL) {
+        const char *from = at;
+        while (from > stop && !ends_authority((uint8_t)from[-1]))
+            from--;
+        if (from > stop || stop == data) /* else it goes on behind the `@` before, and begins where that did */
+            start = from - data >= 3 && memcmp(from - 3, "://", 3) == 0 ? from : NULL;
+        if (start != NULL && at > start &&
+            (at - start >= LONE_BYTES_MIN || memchr(start, ':', (size_t)(at - start)) != NULL))
+            return 1;
+        stop = ++at;
+    }
+    return 0;
+}
+
 /* holds_any(data, needles) -> bool */
 static PyObject *holds_any(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
@@ -910,6 +940,8 @@ static PyObject *encode_ordinary(PyObject *module, PyObject *const *given, Py_ss
         int found = any_in((const char *)walk.start + salt_bytes, used - (Py_ssize_t)salt_bytes, given[2]);
         done = found < 0 ? FAILED : found ? GIVEN_UP : ORDINARY;
     }
+    if (done == ORDINARY && may_hold_userinfo((const char *)walk.start + salt_bytes, used - (Py_ssize_t)salt_bytes))
+        done = GIVEN_UP;
     if (done == ORDINARY) {
         if (walk.bytes == NULL)
             return PyBytes_FromStringAndSize((const char *)walk.start, used);
@@ -924,7 +956,7 @@ static PyObject *encode_ordinary(PyObject *module, PyObject *const *given, Py_ss
 
 /* -- the module --------------------------------------------------------------------------------------------- */
 
-#define INTERFACE 2 /* as in native.py: another means that one of the two is of an older build */
+#define INTERFACE 3 /* as in native.py: another means that one of the two is of an older build */
 
 #define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
 

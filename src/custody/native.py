@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-INTERFACE = 2
+INTERFACE = 3
 """Changes with what the functions take and give: a module built from an older source is not used."""
 
 

@@ -226,7 +226,20 @@ TEXTS = st.one_of(
         "".join,
         st.lists(
             st.sampled_from(
-                [*KNOWN.values(), "hunter2-", "hunter2", "x", "é", " ", "--token", "=", "PASSWORD", ":"]
+                [
+                    *KNOWN.values(),
+                    "hunter2-",
+                    "hunter2",
+                    "x",
+                    "é",
+                    " ",
+                    "--token",
+                    "=",
+                    "PASSWORD",
+                    ":",
+                    "://",
+                    "@",
+                ]
             ),
             max_size=4,
         ),

@@ -17,6 +17,7 @@ from custody import native
 from custody.redaction import VALUE_BYTES_MAX, Redactor
 from custody.redaction.known import holds_any_in_python
 from custody.redaction.redactor import DEPTH_MAX, MARK_KEYS, _Walk
+from custody.redaction.urls import holds_userinfo
 
 pytestmark = built
 
@@ -57,6 +58,7 @@ WORDS = st.sampled_from([
     "=", ":", "-", "--", "hunter2-hunter2", "hunter2", "ü", "€", "𝄞", "\udc80", "\ud834\udd1e", "\0",
     "x" * 64, "x" * 65, "x" * 64 + "=1", "x" * 129 + "=1", "a" * 31, "a" * 32, "a" * 255, "a" * 256,
     "é" * 128, "𝄞" * 70,
+    "://", "@", "user", "a:b", "https://a:b@h", "https://longer-than-8@h", "ssh://git@h", "a@b", "/", "\x7f",
 ])  # fmt: skip
 TEXTS = st.one_of(WORDS, st.text(max_size=6), st.lists(WORDS, max_size=3).map("".join))
 NUMBERS = st.one_of(
@@ -190,6 +192,25 @@ def test_needles_are_found_by_both(data: bytes, needles: tuple[bytes, ...]) -> N
     value = {"a": data}
     found = holds_any_in_python(msgspec.msgpack.encode(value), needles)
     assert (encode(value, needles=needles) is None) is found
+
+
+@settings(max_examples=2000)
+@given(
+    st.lists(
+        st.sampled_from([b"://", b"@", b":", b"/", b"a", b"seven77", b" ", b"\\", b"\xff", b"\0", b"<"]),
+        max_size=12,
+    ).map(b"".join)
+)
+@example(b"@://a:@")
+@example(b"://@@:@")
+@example(b"://1234567@")
+@example(b"://12345678@")
+@example(b"://1234@678@")
+def test_what_may_be_credentials_in_a_url_is_found_by_both(data: bytes) -> None:
+    value = {"a": data}
+    found = holds_userinfo(msgspec.msgpack.encode(value))
+    assert (encode(value) is None) is found
+    assert encode({"a": 1}, salt=b"://a:b@h") is not None
 
 
 def test_a_needle_is_not_looked_for_in_the_salt() -> None:

@@ -1,12 +1,13 @@
 """What is not kept: secrets are replaced before the first byte of a record is written.
 
-Owns the turning of any Python value into the bytes of a payload, and the two rules applied on the way:
+Owns the turning of any Python value into the bytes of a payload, and the three rules applied on the way:
 
 - `sensitive_key`: a value filed under a name that says it is a secret, at any depth of mappings, in an
   argument list (`--api-key VALUE`, `NAME=value`) or in a `name`/`value` pair. A name is split into words
   at case, `_`, `-` and anything else that is no letter; the last word, or the last two, decide.
 - `known_value`: a value the runtime was told of (`secrets_of` finds them in an environment), wherever it
   stands inside a string, bytes or a mapping's key.
+- `url_credentials`: the password of `https://user:secret@host`, or the token that stands there alone.
 
 A secret becomes `[redacted:RULE:FP]`, FP being the first 8 hex digits of HMAC-SHA256 under the store's
 key: equal secrets can be told to be equal, and nothing else. Knows nothing of records' fields, of files

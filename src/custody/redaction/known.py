@@ -46,11 +46,11 @@ class KnownValues:
         needles: dict[str, str] = {}
         for value in known.values():
             value = value.strip()
-            token = fingerprints.token("known_value", _encoded(value))
+            token = fingerprints.token("known_value", encoded(value))
             for spelling in _spellings(value):
                 needles.setdefault(spelling, token)
         self._texts = tuple(needles.items())
-        self._bytes = tuple((_encoded(text), token.encode()) for text, token in needles.items())
+        self._bytes = tuple((encoded(text), token.encode()) for text, token in needles.items())
         self.byte_needles = tuple(needle for needle, _ in self._bytes)
 
     def replace(self, text: str) -> tuple[str, int]:
@@ -78,14 +78,14 @@ holds_any = native.holds_any or holds_any_in_python
 def _spellings(value: str) -> list[str]:
     if not value:
         return []
-    quoted = "".join(chr(byte) if chr(byte) in _UNRESERVED else f"%{byte:02X}" for byte in _encoded(value))
+    quoted = "".join(chr(byte) if chr(byte) in _UNRESERVED else f"%{byte:02X}" for byte in encoded(value))
     spellings = [value, quoted]
     if encodable(value):
         spellings.append(msgspec.json.encode(value).decode()[1:-1])
     return spellings
 
 
-def _encoded(text: str) -> bytes:
+def encoded(text: str) -> bytes:
     """The bytes an environment's text was made of (PEP 383)."""
     try:
         return text.encode("utf-8", "surrogateescape")

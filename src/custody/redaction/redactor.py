@@ -5,9 +5,9 @@ by the recorder.
 
 Most values are plain data without a secret. `_weigh` proves that of a value (exact built-in
 types, names that are no secrets' names, within the bounds), one search of the encoded bytes proves that no
-known value is in it (text lies in msgpack as it is), and the encoder's output is the result. Where it was
-built, C does both in one go for most of them. Whatever is not proved goes the long way, `_Walk`, which
-alone decides what is replaced.
+known value and no URL with credentials is in it (text lies in msgpack as it is), and the encoder's output is
+the result. Where it was built, C does both in one go for most of them. Whatever is not proved goes the long
+way, `_Walk`, which alone decides what is replaced.
 """
 
 import re
@@ -22,8 +22,10 @@ from custody.records import Redacted, Redaction
 from custody.redaction.keys import has_secret_argument, secret_arguments, secret_name
 from custody.redaction.known import Fingerprints, KnownValues, encodable, holds_any
 from custody.redaction.typed import MARK_KEYS, Mark, class_name, integer, opaque, reduce, surrogates
+from custody.redaction.urls import RULE as URL_CREDENTIALS
+from custody.redaction.urls import UrlCredentials, holds_userinfo
 
-RULES = ("sensitive_key", "known_value")
+RULES = ("sensitive_key", "known_value", URL_CREDENTIALS)
 
 VALUE_BYTES_MAX = 64 * 1024 * 1024
 """Of one kept value. It is encoded on the caller's thread with the interpreter lock held; what is larger
@@ -76,6 +78,7 @@ class Redactor:
     def __init__(self, key: bytes, known: Mapping[str, str] | None = None) -> None:
         self._fingerprints = Fingerprints(key)
         self._known = KnownValues(known or {}, self._fingerprints)
+        self._urls = UrlCredentials(self._fingerprints)
         self._needles = self._known.byte_needles
         self._ordinary_names: set[str] = set()
 
@@ -104,15 +107,17 @@ class Redactor:
         return data if data is None else salt + data
 
     def text(self, text: str, path: str) -> tuple[str, tuple[Redaction, ...]]:
-        """A text that stands in a leaf: known values replaced, and fit for UTF-8."""
-        text, count = self._known.replace(text)
+        """A text that stands in a leaf: known values and credentials in URLs replaced, and fit for UTF-8."""
+        text, known = self._known.replace(text)
+        text, in_urls = self._urls.replace(text)
         if not encodable(text):
             text = surrogates(text)
-        return text, (Redaction("known_value", _bounded(path), count),) if count else ()
+        counts = (("known_value", known), (URL_CREDENTIALS, in_urls))
+        return text, tuple(Redaction(rule, _bounded(path), count) for rule, count in counts if count)
 
     def knows(self, data: bytes) -> bool:
-        """Whether a known value stands in these bytes."""
-        return holds_any(data, self._needles)
+        """Whether a known value, or what may be credentials in a URL, stands in these bytes."""
+        return holds_any(data, self._needles) or holds_userinfo(data)
 
     def keep_slowly(self, value: Any, path: str, salt: bytes) -> Kept:
         """What `keep` gives for any value, found on the long way."""
@@ -130,7 +135,7 @@ class Redactor:
         try:
             if self._weigh(value if type(value) in _CONTAINERS else (value,), VALUE_BYTES_MAX, 0) >= 0:
                 data = _encode(value)
-                if not holds_any(data, self._needles):
+                if not holds_any(data, self._needles) and not holds_userinfo(data):
                     return data
         except (UnicodeEncodeError, OverflowError, RuntimeError):
             pass  # lone surrogates, integers beyond 64 bits, changed while it was read: the walk marks them
@@ -189,6 +194,7 @@ class _Walk:
     def __init__(self, fingerprints: Fingerprints, known: KnownValues, root: str) -> None:
         self._fingerprints = fingerprints
         self._known = known
+        self._urls = UrlCredentials(fingerprints)
         self._root = root
         self._left = VALUE_BYTES_MAX
         self._open: set[int] = set()
@@ -255,8 +261,7 @@ class _Walk:
         kind = _type(name)
         if issubclass(kind, _STR):
             name = str.__str__(name)
-            shown, count = self._known.replace(name)
-            self._hit("known_value", path, count)
+            shown = self._without_secrets(name, path)
             if not encodable(shown):
                 shown = surrogates(shown)
             if len(shown) > _ORDINARY_NAME_CHARACTERS_MAX and not self._spend(len(shown)):
@@ -298,8 +303,7 @@ class _Walk:
             return _too_large(text, bytes=len(text) if text.isascii() else None, characters=len(text))
         if secret:
             return self._secret(text, text.encode("utf-8", "surrogatepass"), path)
-        text, count = self._known.replace(text)
-        self._hit("known_value", path, count)
+        text = self._without_secrets(text, path)
         if encodable(text):
             return text
         return {"$type": "str", "escaped": surrogates(text)}
@@ -311,6 +315,8 @@ class _Walk:
             return self._secret(data, data, path)
         data, count = self._known.replace_bytes(data)
         self._hit("known_value", path, count)
+        data, count = self._urls.replace_bytes(data)
+        self._hit(URL_CREDENTIALS, path, count)
         return data
 
     def _number(self, number: int | float, path: str, secret: bool) -> Any:
@@ -340,6 +346,13 @@ class _Walk:
         return self._bytes(data, path, secret)
 
     # -- replacing ------------------------------------------------------------------------------------
+
+    def _without_secrets(self, text: str, path: str) -> str:
+        text, count = self._known.replace(text)
+        self._hit("known_value", path, count)
+        text, count = self._urls.replace(text)
+        self._hit(URL_CREDENTIALS, path, count)
+        return text
 
     def _secret(self, value: Any, data: bytes, path: str) -> Any:
         if not data or (type(value) is str and _TOKEN.fullmatch(value)):
