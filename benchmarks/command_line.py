@@ -9,7 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import Measurement, Timing, arguments, interleave, never_refused, report, scratch, settle
+from harness import (
+    Measurement,
+    Timing,
+    arguments,
+    interleave,
+    never_refused,
+    report,
+    scratch,
+    settle,
+    small_workspace,
+)
 
 COMMAND_MS_MAX = 150.0
 IMPORT_MS_MAX = 60.0
@@ -39,9 +49,11 @@ def commands(folder: Path, calls: int) -> dict[str, Timing]:
     # Installed packages are compiled; a checkout compiles itself at the first run, unless it is told not to.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["CUSTODY_STORE"] = str(folder / "store")
+    workspace = small_workspace(folder)
 
     def command(*words: str) -> None:
-        done = subprocess.run([*custody_command(), *words], env=environment, capture_output=True)
+        line = [*custody_command(), *words]
+        done = subprocess.run(line, env=environment, cwd=workspace, capture_output=True)
         if done.returncode:
             sys.exit(f"custody {' '.join(words)}: {done.stderr.decode(errors='replace')}")
 

@@ -108,6 +108,15 @@ def never_refused(folder: Path) -> None:
     os.environ["CUSTODY_CONFIG"] = str(settings)
 
 
+def small_workspace(folder: Path, files: int = 20) -> Path:
+    """A working directory of a few files: commands tell what changed in theirs, which costs by the file."""
+    workspace = folder / f"workspace_of_{files}"
+    workspace.mkdir()
+    for number in range(files):
+        (workspace / f"{number:04d}.txt").write_text(f"{number}\n" * 100, encoding="utf-8")
+    return workspace
+
+
 class RawDisk:
     """The least a durable record can cost here: put and fdatasync into a file filled with zeros."""
 

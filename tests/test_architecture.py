@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "custody"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "native"),
     ("records",),
-    ("journal", "redaction", "policy", "prices", "host", "sandbox"),
+    ("journal", "redaction", "policy", "prices", "host", "sandbox", "files"),
     ("index", "recorder"),
     ("retention", "changes"),
     ("tools",),
@@ -52,6 +52,7 @@ STORE_CALLS_IN_JOURNAL = {
 PATH_METHODS = {"write_bytes", "write_text", "read_bytes", "read_text", "touch", "iterdir"}
 STORE_FILES = {
     "calls/numbering.py": "counts in memory that forked processes share; no file of the store",
+    "files/putting.py": "puts the user's files in place; no file of the store",
     "cli/cursor.py": "keeps the cursor file the user named, which lies outside the store",
 }
 

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -18,17 +18,20 @@ from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.recorder import Draft, Recorder
 from custody.records import IdSource
 from custody.redaction import Redactor, SecretTools, secrets_of
-from custody.settings import MEMORY, Settings, load_settings
+from custody.settings import MEMORY, Settings, load_settings, user_settings_path
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
     from custody.calls.recording import ObserveSettings
     from custody.calls.recovery import Recovered
     from custody.calls.runtime import CallSettings, Runtime
+    from custody.changes import UndoStore
+    from custody.files import Protected
     from custody.index import Index, Progress
     from custody.prices import Prices
     from custody.sandbox import Launchers
 
+DAY_SECONDS = 24 * 3600
 REDACTION_KEY = "keys/redaction.key"
 REDACTION_KEY_BYTES = 32
 
@@ -84,16 +87,25 @@ class View:
         disk = open_disk(settings.store, create=False)
         self.journal = Journal(disk)
         self.index = open_index(settings.store, self.journal)
+        self._open_undo = lambda: undo_store(settings, disk)
         self.recovered = Recovered()
         try:
             self.index.refresh(progress)
             self.recovered = recover(
-                self.journal, self.index, lambda: make_recorder(disk, self.journal, os.environ)
+                self.journal,
+                self.index,
+                lambda: make_recorder(disk, self.journal, os.environ),
+                lambda: self.undo,
             )
         except CorruptJournal:
             pass  # what can be read is shown; `index.damage` says what cannot
         except (OSError, NotRecorded) as error:
             warnings.warn(f"Calls of dead processes could not be closed: {error}", stacklevel=2)
+
+    @functools.cached_property
+    def undo(self) -> "UndoStore":
+        """What files were before calls changed them."""
+        return self._open_undo()
 
     def __enter__(self) -> Self:
         return self
@@ -152,20 +164,20 @@ async def open_runtime(
 
     prices = functools.cache(lambda: _prices(settings))
 
-    def open_store() -> tuple[Journal, Recorder, "Recovered | None"]:
+    def open_store() -> _OpenStore:
         if door == "python":
             prices()  # a program may record steps; not while its event loop waits for the first
         return _open_store(settings, disk, {**os.environ, **call_settings.environment_added})
 
     try:
-        journal, recorder, recovered = await asyncio.to_thread(open_store)
+        opened = await asyncio.to_thread(open_store)
     except BaseException:
         await launchers.close()
         raise
     return Runtime(
-        journal=journal,
-        recorder=recorder,
-        open_index=lambda: open_index(settings.store, journal),
+        journal=opened.journal,
+        recorder=opened.recorder,
+        open_index=lambda: open_index(settings.store, opened.journal),
         registry=registry,
         policy=Policy(settings.rules),
         sampler=Sampler("/" if settings.store == MEMORY else settings.store),
@@ -174,8 +186,9 @@ async def open_runtime(
         settings=call_settings,
         observing=_observe_settings(settings, on_error),
         load_prices=prices,
+        undo=functools.cache(lambda: undo_store(settings, opened.disk)),
         unfinished=_unfinished_in(settings.store),
-        recovered=recovered,
+        recovered=opened.recovered,
     )
 
 
@@ -186,9 +199,14 @@ def _prices(settings: Settings) -> "Prices":
     return load_prices(None if own is None else os.path.expanduser(own))
 
 
-def _open_store(
-    settings: Settings, disk: Disk | None, environ: Mapping[str, str]
-) -> "tuple[Journal, Recorder, Recovered | None]":
+class _OpenStore(NamedTuple):
+    disk: Disk
+    journal: Journal
+    recorder: Recorder
+    recovered: "Recovered | None"
+
+
+def _open_store(settings: Settings, disk: Disk | None, environ: Mapping[str, str]) -> _OpenStore:
     """Take a shard of the store, and close what dead processes left open. Raises StoreError, NotRecorded."""
     try:
         disk = disk or open_disk(settings.store)
@@ -205,7 +223,8 @@ def _open_store(
         from custody.calls.recording import retry_unfinished
 
         retry_unfinished(recorder, unfinished)
-    return journal, recorder, recover_from_crashes(settings.store, journal, lambda: recorder)
+    recovered = recover_from_crashes(settings, journal, disk, lambda: recorder)
+    return _OpenStore(disk, journal, recorder, recovered)
 
 
 _unfinished: "dict[str, list[Draft]]" = {}
@@ -234,32 +253,57 @@ def _observe_settings(settings: Settings, on_error: Literal["warn", "raise"] | N
 def _call_settings(settings: Settings, *, at_terminal: bool) -> "CallSettings":
     """What the settings say of calls; a person at a terminal gets more of the machine than an agent."""
     from custody.calls.runtime import CallSettings
+    from custody.tools import Scope
 
     calls = settings.file.calls
     return CallSettings(
-        roots=settings.roots,
-        cwd=settings.cwd,
+        scope=Scope(settings.cwd, settings.roots, functools.cache(lambda: protected_by(settings))),
         timeout_seconds=calls.timeout_seconds or None,
         parallel_calls=calls.parallel,
         durable_before=calls.durable_before,
         environment=calls.environment or ("all_but_secret" if at_terminal else "allow_list"),
         no_new_privs=not at_terminal,
         limits=calls.limits,
+        watch=settings.file.files.watch,
         workspace=settings.workspace,
     )
 
 
+def protected_by(settings: Settings) -> "Protected":
+    """What no tool may touch: the list, what the settings add to it, and what is Custody's own."""
+    from custody.files import load_protected
+
+    files = settings.file.files
+    own = [user_settings_path()]
+    if settings.store != MEMORY:
+        own.append(settings.store)
+    return load_protected(own=own, secret=files.secret, write=files.protected)
+
+
+def undo_store(settings: Settings, disk: Disk) -> "UndoStore":
+    """Where a store keeps what files were before they were changed."""
+    from custody.changes import UndoStore
+
+    undo = settings.file.undo
+    return UndoStore(
+        disk,
+        bytes_max=undo.bytes_max,
+        age_seconds=undo.days_max * DAY_SECONDS,
+        call_bytes_max=undo.call_bytes_max,
+    )
+
+
 def recover_from_crashes(
-    store: str, journal: Journal, recorder: Callable[[], Recorder]
+    settings: Settings, journal: Journal, disk: Disk, recorder: Callable[[], Recorder]
 ) -> "Recovered | None":
     """Close what dead processes left open; None when none did."""
     if not journal.left_open():
         return None
     from custody.calls.recovery import recover
 
-    index = open_index(store, journal)
+    index = open_index(settings.store, journal)
     try:
-        return recover(journal, index, recorder)
+        return recover(journal, index, recorder, lambda: undo_store(settings, disk))
     finally:
         index.close()
 

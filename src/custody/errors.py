@@ -57,6 +57,10 @@ class RunNotShared(UsageError):
     """The run was not started as shared, so no other process may join it."""
 
 
+class PathInvalid(UsageError):
+    """The path cannot be used."""
+
+
 # -- the store ----------------------------------------------------------------------------------------
 
 
@@ -107,6 +111,23 @@ class DelegationRefused(Denied):
 
     `details` has `depth` and `agent`.
     """
+
+
+class PathRefused(CustodyError):
+    """The path is outside the allowed roots, or protected."""
+
+    exit_code = 3
+
+
+class UndoConflict(CustodyError):
+    """Files have changed since, so the change cannot be taken back as it stands.
+
+    `details` has `conflicts`: for each path what was left there and what is found now.
+    """
+
+
+class UndoGone(CustodyError):
+    """What would be needed to take the change back is not kept, or not kept any more."""
 
 
 class ExportFailed(CustodyError):

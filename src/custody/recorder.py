@@ -39,7 +39,7 @@ from custody.redaction import MARK_KEYS, Mark, Redactor, plain
 Keep = Literal["full", "digest", "none"]
 """What the record holds of a tool's arguments and results."""
 
-SAID = frozenset({"arguments", "result", "error"})
+SAID = frozenset({"arguments", "result", "error", "changes"})
 """The parts of a payload that `Keep` is about."""
 
 INLINE_BYTES_MAX = 16 * 1024
@@ -240,14 +240,17 @@ class Recorder:
         self.event("writer.opened", facts)
 
     def _encode_clean(self, leaf: Leaf) -> bytes:
-        """The leaf's bytes. Names and reasons repeat what callers said, so known values are replaced there
-        too; ids, times and decisions are not text and pass as they are."""
+        """The leaf's bytes. Names and reasons repeat what callers said, so known values and credentials in
+        URLs are replaced there too; ids, times and decisions are not text and pass as they are."""
         hits: list[Redaction] = []
         plain: Any = self._clean(msgspec.to_builtins(leaf, builtin_types=(bytes,)), hits)
         clean = msgspec.convert(plain, type(leaf))
         if hits and not isinstance(clean, CallAnswered):
-            merged = Redaction(hits[0].rule, "leaf", sum(hit.count for hit in hits))
-            clean = msgspec.structs.replace(clean, redactions=(*clean.redactions, merged))
+            rules = dict.fromkeys(hit.rule for hit in hits)
+            merged = [
+                Redaction(rule, "leaf", sum(hit.count for hit in hits if hit.rule == rule)) for rule in rules
+            ]
+            clean = msgspec.structs.replace(clean, redactions=(*clean.redactions, *merged))
         return encode_leaf(clean)
 
     def _clean(self, value: Any, hits: list[Redaction]) -> Any:

@@ -56,6 +56,27 @@ class ToolsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What the record holds of a tool's arguments and results, by tool name."""
 
 
+class FilesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[files]`"""
+
+    protected: tuple[str, ...] = ()
+    """Names that no tool writes, beside the built-in list: `deploy.key`, `infra/*.tfstate`."""
+    secret: tuple[str, ...] = ()
+    """Names that no tool reads or writes, beside the built-in list."""
+    watch: bool = True
+    """Whether a command's changes to files are told."""
+
+
+class UndoSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[undo]`"""
+
+    bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 2 * 1024**3
+    """Of all that is kept to undo with; the oldest goes first."""
+    days_max: Annotated[float, msgspec.Meta(ge=0)] = 7
+    call_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 * 1024**2
+    """Of one call; a change whose old state is larger is refused."""
+
+
 class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[policy]`"""
 
@@ -85,6 +106,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     calls: CallsSection = CallsSection()
     tools: ToolsSection = ToolsSection()
     policy: PolicySection = PolicySection()
+    files: FilesSection = FilesSection()
+    undo: UndoSection = UndoSection()
     observe: ObserveSection = ObserveSection()
     otel: OtelSection = OtelSection()
     breaker: BreakerThresholds = BreakerThresholds()

@@ -89,8 +89,10 @@ class Program:
             with open_store(os.fspath(self.store)) as runtime:
                 yield runtime
 
-    def at_terminal(self, *arguments: str, columns: int, **environment: str) -> str:
-        """What a terminal so wide gets."""
+    def at_terminal(
+        self, *arguments: str, columns: int, typed: str = "", code: int = 0, **environment: str
+    ) -> str:
+        """What a terminal so wide shows, on which somebody types; the command must exit with `code`."""
         import fcntl
         import pty
         import struct
@@ -103,6 +105,7 @@ class Program:
             env={**self.environment, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment},
         )  # fmt: skip
         os.close(slave)
+        os.write(master, typed.encode())  # a terminal keeps what is typed until it is read
         output = b""
         try:
             while data := os.read(master, 65536):
@@ -110,7 +113,7 @@ class Program:
         except OSError:  # nobody writes to it any more
             pass
         os.close(master)
-        assert process.wait(RUN_SECONDS_MAX) == 0
+        assert process.wait(RUN_SECONDS_MAX) == code, output
         return output.decode().replace("\r\n", "\n")
 
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":

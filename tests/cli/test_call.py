@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from tests.cli.conftest import eventually
 
+from custody.tools.registry import BUILT_IN
+
 
 def test_a_call_prints_its_result(custody):
     ran = custody("call", "shell", "--args", '{"command": "echo hi"}')
@@ -132,3 +134,10 @@ def test_a_named_run_is_joined_by_later_commands_of_the_same_shell(custody):
     assert len({call["run_id"] for call in calls}) == 1
     assert [call["position"] for call in calls] == [0, 1, 2]
     assert custody("runs", "--running", "--json").json["items"][0]["name"] == "nightly"
+
+
+def test_the_built_in_tools_are_named_by_the_help_and_completed(custody):
+    told = custody("call", "--help").out
+    assert [name for name in BUILT_IN if name not in told] == []
+    words = custody(_CUSTODY_COMPLETE="bash_complete", COMP_WORDS="custody call file_w", COMP_CWORD="2")
+    assert words.out == "plain,file_write\n"

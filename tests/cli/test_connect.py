@@ -86,12 +86,17 @@ def test_the_demos_claims_hold(custody):
     ran = custody("demo", TMPDIR=str(custody.folder))
     assert ran.code == 0, ran.out + ran.err
     assert "✗" not in ran.out
-    assert ran.out.count("✓") >= 10
+    assert ran.out.count("✓") >= 15
+    assert "byte for byte as before" in ran.out
     shown = ran.out[ran.out.index("What is on the record") :]
     assert "unittest" in shown
-    assert shown.count("  custody ") == 3
-    command = next(line for line in shown.splitlines() if line.startswith("  custody show")).split()
-    assert custody(*command[1:]).code == 0
+    commands = [line.split()[1:] for line in shown.splitlines() if line.startswith("  custody ")]
+    assert [command[0] for command in commands] == ["runs", "show", "changes", "exec"]
+    assert custody(*commands[1]).code == 0
+    changes = custody(*commands[2])
+    assert changes.code == 0
+    assert "/workspace/docs/  folder" in changes.out
+    assert "All of it was undone since." in changes.err
 
 
 def test_the_demo_in_json_lists_its_claims(custody):

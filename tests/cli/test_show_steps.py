@@ -204,11 +204,19 @@ def test_in_json_a_run_is_a_run_and_with_timeline_both(recorded):
     run = program("show", made["run"], "--json").json
     assert run["id"] == made["run"]
     assert run["totals"]["steps"] == run["steps"] == 4
+    assert run["totals"]["refused"] == 1
     both = program("show", made["run"], "--json", "--timeline").json
     assert set(both) == {"run", "timeline"}
     assert both["run"] == run
     kinds = [entry["kind"] for entry in both["timeline"]]
     assert (kinds.count("step"), kinds.count("call")) == (4, 4)
+    assert [
+        entry["step"] and entry["step"]["id"] for entry in both["timeline"] if entry["kind"] != "event"
+    ] == [
+        entry["id"] if entry["kind"] == "step" else None
+        for entry in both["timeline"]
+        if entry["kind"] != "event"
+    ]
     step = program("show", made["step"], "--json").json
     assert (step["run_id"], step["iteration"], step["tokens"]["input"]) == (made["run"], 1, 1200)
     assert isinstance(step["cost_usd"], float)

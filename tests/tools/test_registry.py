@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import pytest
+from tests.tools import tools_reference
 
 import custody
 from custody.errors import InvalidSetting, UsageError
 from custody.tools import Registry, installed_tools
+from custody.tools.registry import BUILT_IN
 
 
 @dataclass
@@ -97,7 +99,8 @@ def test_names_are_exact_and_the_nearest_are_told():
 
     assert registry.get("EXEC") is None
     assert registry.nearest("exce") == ["exec"]
-    assert registry.nearest("zzzzzz") == ["exec", "shell"]
+    assert registry.nearest("file_red")[0] == "file_read"
+    assert registry.nearest("zzzzzz") == registry.names() == sorted(BUILT_IN)
 
 
 def test_tools_are_found_in_modules_named_in_settings(tmp_path, monkeypatch):
@@ -116,3 +119,10 @@ def test_an_isolated_tool_must_be_importable_by_name():
 
         @custody.tool(isolated=True)
         def local() -> None: ...
+
+
+def test_the_page_of_the_tools_is_made_from_the_tools():
+    page = tools_reference.PAGE.read_text(encoding="utf-8")
+
+    assert tools_reference.made(page) == page
+    assert "## `file_read`" in page

@@ -30,6 +30,7 @@ from custody.records import (
     Effect,
     Kind,
     Request,
+    changes_said,
     now_us,
     rfc3339,
 )
@@ -286,6 +287,8 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
     payload: dict[str, Any] = {"result": ended.result}
     if judgement.error is not None:
         payload["error"] = judgement.error
+    if ended.changes is not None:
+        payload["changes"] = changes_said(ended.changes)
 
     def draft(keep: Keep) -> Draft:
         return ledger.recorder.draft(
@@ -305,6 +308,7 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
             usage=ended.usage,
             child_pid=ended.child_pid,
             child_start_ticks=ended.child_start_ticks,
+            changes=None if ended.changes is None else len(ended.changes),
             host_after=progress.host_after.event_id,
         )
 
@@ -356,6 +360,7 @@ def _as_call(
     """The call as its caller gets it: the result as the tool gave it, the rest as recorded."""
     asked, request, receipt = progress.asked, progress.request(progress.position), progress.receipt
     assert receipt is not None, "a call is returned only once it is on the record"
+    changes = None if ended is None else ended.changes
     return Call(
         id=asked.call_id.hex(),
         run_id=None if request.run_id is None else request.run_id.hex(),
@@ -393,7 +398,8 @@ def _as_call(
         usage=None if ended is None else ended.usage,
         host_before=progress.host_before.data if ended is not None else None,
         host_after=progress.host_after.data,
-        changes=None,
+        changes=changes,
+        changes_count=None if changes is None else len(changes),
         redactions=progress.redactions,
         cwd=progress.cwd,
         environment_withheld=progress.withheld,

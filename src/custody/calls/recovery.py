@@ -1,12 +1,13 @@
 """What a dead process left open is closed: calls become unknown, survivors are ended, runs incomplete.
 
 Owns the judgement whether an open call's writer is dead (its shard's lock is free, or the shard has been
-leased anew since) and what is recorded of it. Runs when a store is opened; never re-runs anything.
+leased anew since) and what is recorded of it. Changes to files that it was in the middle of are taken back
+where that is exactly possible (`changes.recover`). Runs when a store is opened; never re-runs anything.
 """
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -14,6 +15,9 @@ from custody.index import Index, OpenCall, OpenRun
 from custody.journal import Journal, ShardState
 from custody.recorder import Recorder
 from custody.records import CallFinished, RunFinished, now_us
+
+if TYPE_CHECKING:
+    from custody.changes import UndoStore
 
 
 class Recovered(Struct, frozen=True):
@@ -24,9 +28,15 @@ class Recovered(Struct, frozen=True):
     runs_incomplete: tuple[str, ...] = ()
     processes_ended: tuple[int, ...] = ()
     processes_reported: tuple[int, ...] = ()
+    changes_taken_back: tuple[str, ...] = ()
 
 
-def recover(journal: Journal, index: Index, make_recorder: Callable[[], Recorder]) -> Recovered:
+def recover(
+    journal: Journal,
+    index: Index,
+    make_recorder: Callable[[], Recorder],
+    open_undo: "Callable[[], UndoStore]",
+) -> Recovered:
     """Close what dead writers left open. Only one process at a time does it; others go on at once."""
     if not any(_left_open(journal, index)):
         return Recovered()
@@ -43,6 +53,7 @@ def recover(journal: Journal, index: Index, make_recorder: Callable[[], Recorder
             [call for call in calls if call.call_id in open_calls],
             [run for run in runs if run.run_id in open_runs],
             make_recorder(),
+            open_undo,
         )
     finally:
         lock.release()
@@ -70,12 +81,20 @@ def _orphaned(open_one: OpenCall | OpenRun, states: dict[int, ShardState]) -> bo
     return open_one.sequence < state.lease_sequence
 
 
-def _close(calls: list[OpenCall], runs: list[OpenRun], recorder: Recorder) -> Recovered:
+def _close(
+    calls: list[OpenCall],
+    runs: list[OpenRun],
+    recorder: Recorder,
+    open_undo: "Callable[[], UndoStore]",
+) -> Recovered:
     ended: list[int] = []
     reported: list[int] = []
     for call in calls:
         if call.started:
             _end_survivors(call, recorder, ended, reported)
+    # Before the calls are closed: should this fail, whoever opens the store next tries again.
+    taken_back = _take_back(recorder, open_undo) if any(call.started for call in calls) else ()
+    for call in calls:
         recorder.append(
             recorder.draft(
                 CallFinished,
@@ -104,7 +123,19 @@ def _close(calls: list[OpenCall], runs: list[OpenRun], recorder: Recorder) -> Re
         tuple(run.run_id.hex() for run in runs),
         tuple(ended),
         tuple(reported),
+        taken_back,
     )
+
+
+def _take_back(recorder: Recorder, open_undo: "Callable[[], UndoStore]") -> tuple[str, ...]:
+    """Undo what calls of dead processes were in the middle of changing; ids of those calls."""
+    from custody.changes import recover_changes  # only where something crashed
+
+    found = recover_changes(open_undo(), _alive)
+    for one in found:
+        data = {"restored": one.restored, "left": list(one.left), "sealed": one.sealed}
+        recorder.event("recovery.restored", data, call_id=one.call_id)
+    return tuple(one.call_id.hex() for one in found if one.restored)
 
 
 def _end_survivors(call: OpenCall, recorder: Recorder, ended: list[int], reported: list[int]) -> None:

@@ -36,11 +36,12 @@ from custody.prices import Prices
 from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
 from custody.redaction import secret_name
-from custody.sandbox import Launchers, build_environment, start_ticks
-from custody.tools import Context, ProcessIO, Registry, Scope, Tool
+from custody.sandbox import InheritedEnvironment, Launchers, start_ticks
+from custody.tools import Context, Means, ProcessIO, Registry, Scope, Tool
 
 if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
+    from custody.changes import UndoStore
     from custody.index import Index
 
 log = logging.getLogger("custody")
@@ -54,8 +55,7 @@ CLOSE_SECONDS = 10.0  # calls still running at close get so long to end, their p
 class CallSettings(Struct, frozen=True, kw_only=True):
     """How a runtime treats calls."""
 
-    roots: tuple[str, ...]
-    cwd: str
+    scope: Scope
     timeout_seconds: float | None = 30.0
     parallel_calls: int = 64
     durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
@@ -64,6 +64,8 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     no_new_privs: bool = True
     limits: Mapping[str, int] = {}
     """Resource limits of every process, by the name of setrlimit(2) in lower case."""
+    watch: bool = True
+    """Whether what a command changes in its workspace is told."""
     door: str = "python"
     agent: str | None = None
     caller: str | None = None
@@ -88,6 +90,7 @@ class Runtime:
         settings: CallSettings,
         observing: ObserveSettings,
         load_prices: Callable[[], Prices],
+        undo: "Callable[[], UndoStore]",
         unfinished: list[Draft],
         recovered: "Recovered | None" = None,
     ) -> None:
@@ -103,6 +106,15 @@ class Runtime:
         """What follows the journal beside the calls, to be ended before the store is closed."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
+        self._means = Means(
+            launchers=launchers,
+            inherit=InheritedEnvironment(settings.environment, settings.environment_added, secret_name),
+            no_new_privs=settings.no_new_privs,
+            limits=settings.limits,
+            undo=undo,
+            index=lambda: self.index,
+            watch=settings.watch,
+        )
         self._machinery = Machinery(
             ledger=self.ledger,
             samples=Samples(sampler, self.ledger),
@@ -116,7 +128,7 @@ class Runtime:
             recorder,
             observing,
             guards=guards_of_observed(policy, breaker),
-            scope=Scope(settings.cwd, settings.roots),
+            scope=settings.scope,
             sample=sampler.sample,
             durable_before=settings.durable_before,
             door=settings.door,
@@ -127,8 +139,6 @@ class Runtime:
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
-        self._environment_judged: dict[bytes, bytes] | None = None
-        self._inherited: tuple[dict[str, str], tuple[str, ...]] = ({}, ())
 
     @cached_property
     def index(self) -> "Index":
@@ -176,7 +186,7 @@ class Runtime:
         name = known.name if known is not None else str(tool)
         limit = self._limit_seconds(timeout, known)
         call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
-        scope = Scope(self.settings.cwd, self.settings.roots).at(cwd)
+        scope = self.settings.scope.at(cwd)
         stated = Who(session_id=session, agent=agent, caller=caller)
         if run is None:
             stated = self._who(stated, None)
@@ -267,23 +277,9 @@ class Runtime:
             dry_run=dry_run,
             scope=scope,
             timeout_seconds=limit,
-            launchers=self._launchers,
-            inherit=self._inherit,
             io=io,
-            no_new_privs=self.settings.no_new_privs,
-            limits=self.settings.limits,
+            means=self._means,
         )
-
-    def _inherit(self) -> tuple[dict[str, str], tuple[str, ...]]:
-        """The environment by the door's rule; judged anew only when ours has changed."""
-        ours = dict(os.environb)
-        if ours != self._environment_judged:
-            settings = self.settings
-            self._inherited = build_environment(
-                os.environ, settings.environment, settings.environment_added, secret_name
-            )
-            self._environment_judged = ours
-        return self._inherited
 
     # -- runs ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
-"""What `exec` and `call` share: open a runtime, find or make the run, make the call, read its outcome.
+"""What `exec`, `call` and `undo` share: open a runtime, find or make the run, make the call, read its end.
 
-Owns the exit table of a call and the sentence that says why it did not succeed. Used by `exec` and
-`call`.
+Owns the exit table of a call and the sentence that says why it did not succeed.
 """
 
 import os
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from custody.cli.invocation import message
+from custody.cli.invocation import Interrupted, message
 from custody.cli.options import load
-from custody.errors import NotFound
+from custody.errors import NotFound, PathRefused
 from custody.records import Call
 
 if TYPE_CHECKING:
@@ -37,19 +36,19 @@ ID_DIGITS_MIN = 8  # as tables show ids; anything shorter is a name
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """The options of `exec` and `call`."""
+    """What the options of `exec`, `call` and `undo` say."""
 
-    run_name: str | None
-    session: str | None
-    agent: str | None
-    caller: str | None
-    intent: str | None
-    timeout: float | None
+    run_name: str | None = None
+    session: str | None = None
+    agent: str | None = None
+    caller: str | None = None
+    intent: str | None = None
+    timeout: float | None = None
     """Seconds; 0 is no deadline, None the usual one."""
-    cwd: str | None
-    roots: tuple[str, ...]
-    dry_run: bool
-    store: str | None
+    cwd: str | None = None
+    roots: tuple[str, ...] = ()
+    dry_run: bool = False
+    store: str | None = None
 
 
 async def act(
@@ -89,6 +88,29 @@ async def act(
         return await _call(runtime, asked, tool, arguments, own_run=own_run, io=io, as_recorded=as_recorded)
     finally:
         await runtime.close()
+
+
+async def act_interruptibly(
+    asked: Asked, tool: str, arguments: Any, *, own_run: bool, as_recorded: bool
+) -> Call:
+    """`act`; a signal to us cancels the call, so that it ends on the record. Raises Interrupted as well."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(act(asked, tool, arguments, own_run=own_run, as_recorded=as_recorded))
+    received: list[int] = []
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise Interrupted(received[0]) from None
 
 
 async def _call(
@@ -150,6 +172,8 @@ def exit_code(call: Call) -> int:
     """The exit table of the README."""
     if call.outcome == "rejected" and call.decision.by == "schema":
         return INPUT_EXIT_CODE
+    if call.outcome == "failed" and call.error is not None and call.error.get("type") == PathRefused.__name__:
+        return PathRefused.exit_code  # what a path leads to is known for certain only once it is opened
     return OUTCOME_EXIT_CODES[call.outcome or "unknown"]
 
 

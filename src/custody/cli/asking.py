@@ -1,7 +1,7 @@
-"""What the questions of `custody stats` have in common: their filters, and what is said of their answers.
+"""What lists and the questions of `custody stats` have in common: their filters, and what is said of answers.
 
 Owns the options by which a question is narrowed down and the sentences for nothing found and for more than
-was looked at. Used by `stats`, `usage` and `questions`.
+was looked at. Used by `lists`, `stats`, `usage` and `questions`.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from custody.cli.options import PAGE_ITEMS, PAGE_ITEMS_MAX, Decorated, Moment, json_option, store_option
+from custody.cli.options import PAGE_ITEMS_MAX, Decorated, Moment, json_option, store_option
 
 if TYPE_CHECKING:
     from custody.compose import View
+
+ELSEWHERE = "Shown is this workspace; --all shows every one."
+LATELY_ELSEWHERE = """
+SELECT 1 FROM (SELECT workspace FROM runs ORDER BY started_at_us DESC LIMIT 50) WHERE workspace IS NOT ?
+"""
+"""Whether one of the last runs was in another workspace than the one given."""
 
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     "run": click.option("--run", metavar="ID|NAME", help="Of this run."),
@@ -74,6 +80,5 @@ def say_where(view: "View", asked: Any, given: dict[str, Any]) -> None:
 
     if asked.workspace is None or given.get("workspace") is not None:
         return
-    lately = view.index.runs(limit=PAGE_ITEMS, refresh=False).items
-    if any(run.workspace != asked.workspace for run in lately):
-        remark("Shown is this workspace; --all shows every one.")
+    if view.index.sql(LATELY_ELSEWHERE, (asked.workspace,), limit=1, refresh=False).rows:
+        remark(ELSEWHERE)

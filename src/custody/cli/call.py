@@ -9,9 +9,17 @@ from typing import Any
 
 import click
 
-from custody.cli.acting import Asked, act, exit_code, explanation
-from custody.cli.invocation import Interrupted, message, printable
-from custody.cli.options import act_options, complete_id, json_option, load, store_option
+from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
+from custody.cli.invocation import message, printable
+from custody.cli.options import (
+    ACT_OPTIONS,
+    act_options,
+    complete_id,
+    complete_tool,
+    json_option,
+    load,
+    store_option,
+)
 from custody.errors import InvalidInput
 from custody.records import Call
 
@@ -22,18 +30,23 @@ ARGUMENTS_BYTES_MAX = 64 * 1024 * 1024  # bounds what a mistaken @file can make 
     "call",
     epilog="Example:  custody call shell --args '{\"command\": \"make test\"}' --intent 'see that it builds'",
 )
-@click.argument("tool")
+@click.argument("tool", shell_complete=complete_tool)
 @click.option(
     "--args", "text", metavar="JSON|@FILE|-", help="The tool's arguments, a JSON object [default: {}]."
 )
-@act_options
+@act_options(*ACT_OPTIONS)
 def call_command(tool: str, text: str | None, as_json: bool, **options: Any) -> int:
-    """Call a tool by name, with arguments as JSON."""
+    """Call a tool by name, with arguments as JSON.
+
+    Built in: exec, file_delete, file_edit, file_list, file_read, file_search, file_write, git, process_kill,
+    shell, undo. What each takes is told when the arguments do not fit, and in docs/reference/tools.md.
+    """
     import asyncio
 
     asked = Asked(**options)
     arguments = read_arguments(text)
-    call = asyncio.run(_interruptible(asked, tool, arguments, as_recorded=as_json))
+    own_run = asked.intent is not None
+    call = asyncio.run(act_interruptibly(asked, tool, arguments, own_run=own_run, as_recorded=as_json))
     if as_json:
         from custody.cli.document import print_document
 
@@ -41,29 +54,6 @@ def call_command(tool: str, text: str | None, as_json: bool, **options: Any) -> 
     else:
         _print_result(call)
     return exit_code(call)
-
-
-async def _interruptible(asked: Asked, tool: str, arguments: Any, *, as_recorded: bool) -> Call:
-    """Make the call; a signal to us cancels it, so that it ends on the record. Raises Interrupted."""
-    import asyncio
-    import signal
-
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(
-        act(asked, tool, arguments, own_run=asked.intent is not None, as_recorded=as_recorded)
-    )
-    received: list[int] = []
-
-    def interrupt(number: int) -> None:
-        received.append(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt, number)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise Interrupted(received[0]) from None
 
 
 def read_arguments(text: str | None) -> dict[str, Any]:

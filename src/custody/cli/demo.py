@@ -1,7 +1,8 @@
 """`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
 
-Owns the story and its checks. Goes through the public Python face only, in a temporary folder with a
-store of its own. Each claim is printed after it was found true; one that fails makes the exit code 1.
+Owns the story and its checks; the chapters about files are `demo_files`'. Goes through the public Python face
+only, in a temporary folder with a store of its own. Each claim is printed after it was found true; one that
+fails makes the exit code 1.
 """
 
 import os
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.demo_files import reach_out, take_back
+from custody.cli.demo_story import Story
 from custody.cli.invocation import message
 from custody.cli.options import json_option
 from custody.cli.render import duration, paint
@@ -89,31 +92,6 @@ with custody.open(store, cwd=folder) as runtime, runtime.run("nightly import", a
 """A worker with a runtime of its own, in the middle of a call when it is killed."""
 
 
-class Story:
-    """Says what happens, checks what is claimed, and remembers whether all of it was true."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.claims: list[dict[str, Any]] = []
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            print(text, flush=True)
-
-    def chapter(self, text: str) -> None:
-        self.say(f"\n{paint(text, 'bold')}")
-
-    def claim(self, text: str, held: bool, found: object = None) -> None:
-        """Print the claim with its verdict."""
-        self.claims.append({"claim": text, "held": held})
-        mark = paint("✓", "green") if held else paint("✗", "red")
-        self.say(f"  {mark} {text}" + ("" if held or found is None else f"   (found: {found})"))
-
-    @property
-    def held(self) -> bool:
-        return all(claim["held"] for claim in self.claims)
-
-
 @click.command("demo", epilog="Example:  custody demo")
 @click.option("--store", metavar="FOLDER", help="Keep the demo's records in this store [default: a new one].")
 @json_option
@@ -123,21 +101,21 @@ def demo_command(store: str | None, as_json: bool) -> int:
     store = os.path.abspath(store) if store is not None else str(folder / "store")
     story = Story(quiet=as_json)
     began = time.monotonic()
-    run_id = tell(story, folder, store)
+    run_id, undone_id = tell(story, folder, store)
     elapsed = time.monotonic() - began
     if as_json:
         from custody.cli.document import print_document
 
         print_document({"held": story.held, "claims": story.claims, "store": store, "run_id": run_id})
     else:
-        _end(store, run_id, elapsed)
+        _end(store, run_id, undone_id, elapsed)
     if not story.held:
         message("a claim did not hold.")
     return 0 if story.held else 1
 
 
-def tell(story: Story, folder: Path, store: str) -> str:
-    """The whole story; returns the id of the agent's run."""
+def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
+    """The whole story; returns the ids of the agent's run and of the one that was taken back."""
     import custody
 
     workspace = folder / "workspace"
@@ -152,28 +130,16 @@ def tell(story: Story, folder: Path, store: str) -> str:
     (folder / "custody.toml").write_text(SETTINGS)
     (folder / "gitconfig").write_text(GIT_IDENTITY)
     (folder / "leave_daemon.sh").write_text(DAEMON)
-    with (
-        custody.open(store, cwd=str(workspace), roots=[str(workspace)], tools=[edit_file]) as runtime,
-        runtime.run("Make the failing tests pass", agent="demo-agent", session="demo") as run,
-    ):
-        repair(story, run, workspace)
-        stay_inside(story, run, workspace)
-        overrun(story, run, folder)
-        keep_secret(story, run, secret)
-        run_id = run.id
+    with custody.open(store, cwd=str(workspace), roots=[str(workspace)]) as runtime:
+        with runtime.run("Make the failing tests pass", agent="demo-agent", session="demo") as run:
+            repair(story, run, workspace)
+            reach_out(story, run, workspace, folder / "custody.toml", store)
+            overrun(story, run, folder)
+            keep_secret(story, run, workspace, secret)
+        undone_id = take_back(story, runtime, workspace)
     worker_killed(story, folder, store)
     secret_nowhere(story, Path(store), secret)
-    return run_id
-
-
-def edit_file(path: str, old: str, new: str, context: Any) -> dict[str, Any]:
-    """Replace a text in a file."""
-    file = Path(context.cwd, path)
-    text = file.read_text()
-    if old not in text:
-        raise ValueError(f"{path} does not contain {old!r}")
-    file.write_text(text.replace(old, new))
-    return {"path": path, "replaced": text.count(old)}
+    return run.id, undone_id
 
 
 def repair(story: Story, run: "BlockingRun", workspace: Path) -> None:
@@ -191,28 +157,19 @@ def repair(story: Story, run: "BlockingRun", workspace: Path) -> None:
         red.outcome == "failed" and red.exit_code == 1 and "FAILED" in written(red, "stderr"),
         red.result,
     )
-    run.call("edit_file", {"path": "thermometer/__init__.py", "old": WRONG, "new": RIGHT})
+    fixed = run.call(
+        "file_edit", {"path": "thermometer/__init__.py", "edits": [{"old": WRONG, "new": RIGHT}]}
+    )
     green = run.call("exec", {"argv": TESTS})
     story.claim(
-        f"fixed by a Python tool; the same tests now pass: {green.outcome} in {duration(green.latency_us)}",
-        green.outcome == "succeeded" and "OK" in written(green, "stderr"),
-        green.result,
+        f"fixed with file_edit; the same tests now pass: {green.outcome} in {duration(green.latency_us)}",
+        fixed.changes_count == 1 and green.outcome == "succeeded" and "OK" in written(green, "stderr"),
+        fixed.error or green.result,
     )
     git("add", "--all")
     git("commit", "--quiet", "-m", COMMIT_MESSAGE)
     log = git("log", "--format=%s")
     story.claim("git has the commit", written(log) == f"{COMMIT_MESSAGE}\n", log.result)
-
-
-def stay_inside(story: Story, run: "BlockingRun", workspace: Path) -> None:
-    story.chapter("2. A command outside its root")
-    marker = workspace / "was-here"
-    refused = run.call("exec", {"argv": ["touch", str(marker)], "cwd": "/"})
-    story.claim(
-        f"refused before it ran: {refused.decision.reason}",
-        refused.outcome == "rejected" and refused.decision.by == "path" and not marker.exists(),
-        refused.outcome,
-    )
 
 
 def overrun(story: Story, run: "BlockingRun", folder: Path) -> None:
@@ -229,7 +186,7 @@ def overrun(story: Story, run: "BlockingRun", folder: Path) -> None:
     )
 
 
-def keep_secret(story: Story, run: "BlockingRun", secret: str) -> None:
+def keep_secret(story: Story, run: "BlockingRun", workspace: Path, secret: str) -> None:
     story.chapter("4. A secret in the environment")
     seen = run.call("shell", {"command": f'echo "${{{SECRET_NAME}:-absent}}"'})
     story.claim(
@@ -239,13 +196,21 @@ def keep_secret(story: Story, run: "BlockingRun", secret: str) -> None:
     )
     echoed = run.call("exec", {"argv": ["echo", f"the token is {secret}"]})
     story.claim("handed over in an argument it works as usual", secret in written(echoed), echoed.outcome)
+    kept = run.call("file_write", {"path": "service.ini", "content": f"token = {secret}\n"})
+    was_there = secret in (workspace / "service.ini").read_text()
+    gone = run.call("file_delete", {"path": "service.ini"})
+    story.claim(
+        "a file with it is written and deleted; what could bring it back is kept",
+        was_there and kept.outcome == gone.outcome == "succeeded" and gone.changes_count == 1,
+        kept.error or gone.error,
+    )
 
 
 def worker_killed(story: Story, folder: Path, store: str) -> None:
     """SIGKILL a worker in mid-call, then open its store."""
     import custody
 
-    story.chapter("5. A worker is killed with SIGKILL in the middle of a call")
+    story.chapter("6. A worker is killed with SIGKILL in the middle of a call")
     pids = folder / "worker.pids"
     command = [sys.executable, "-c", WORKER, store, str(folder / "workspace"), str(pids)]
     worker = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -276,11 +241,11 @@ def find_call(runtime: "BlockingRuntime", text: str) -> Any:
 
 def secret_nowhere(story: Story, store: Path, secret: str) -> None:
     """Search every byte of the store. Nobody has it open in this process: closing a file drops its locks."""
-    story.chapter("6. The secret, looked for on disk")
+    story.chapter("7. The secret, looked for on disk")
     files = [file for file in store.rglob("*") if file.is_file()]
     found = [str(file) for file in files if secret.encode() in file.read_bytes()]
     story.claim(
-        f"in the {len(files)} files of the store the secret's bytes do not occur",
+        f"in the {len(files)} files of the store the secret's bytes do not occur, undo data included",
         bool(files) and not found,
         found,
     )
@@ -318,7 +283,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def _end(store: str, run_id: str, elapsed_seconds: float) -> None:
+def _end(store: str, run_id: str, undone_id: str, elapsed_seconds: float) -> None:
     from custody.cli.options import load
     from custody.cli.show import print_run
     from custody.compose import open_view
@@ -327,5 +292,10 @@ def _end(store: str, run_id: str, elapsed_seconds: float) -> None:
     with open_view(load(store)) as view:
         print_run(view, view.index.run(run_id))
     print(f"\n{paint('Try next', 'bold')}")
-    for command in (f"runs --all --store {store}", f"show {run_id[:8]} --store {store}", "exec -- ls -l"):
+    for command in (
+        f"runs --all --store {store}",
+        f"show {run_id[:8]} --store {store}",
+        f"changes {undone_id[:8]} --store {store}",
+        "exec -- ls -l",
+    ):
         print(f"  custody {command}")

@@ -130,6 +130,7 @@ def _store(settings: "Settings") -> Iterator[Finding]:
     try:
         with open_view(settings) as view:
             yield from _shards(view)
+            yield _undo(settings, view)
     except CustodyError as error:
         yield _refused("journal", error)
 
@@ -161,6 +162,15 @@ def _shards(view: Any) -> Iterator[Finding]:
     if recovered.calls_unknown:
         count = len(recovered.calls_unknown)
         yield Finding("recovered", "note", count, f"{count} calls of dead processes are now unknown")
+
+
+def _undo(settings: "Settings", view: Any) -> Finding:
+    from custody.cli.render import size
+
+    kept = {"calls": sum(1 for _ in view.undo.call_ids()), "bytes": view.undo.total_bytes()}
+    bound = settings.file.undo
+    text = f"of {kept['calls']:,} calls, {size(kept['bytes'])} of {size(bound.bytes_max)}"
+    return Finding("undo data", "ok", kept, f"{text}; kept for {bound.days_max:g} days")
 
 
 def _machine(settings: "Settings") -> Iterator[Finding]:

@@ -27,8 +27,23 @@ def print_list(items: Iterable[Any], next_cursor: str | None) -> None:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of a read model or plain data; bytes and odd floats as the marks a record has for them."""
-    return msgspec.json.encode(plain(document(value)), enc_hook=repr)
+    """The JSON of a read model or plain data; what JSON cannot hold as the marks a record has for it."""
+    shown = plain(document(value))
+    try:
+        return msgspec.json.encode(shown, enc_hook=repr)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_without_surrogates(shown), enc_hook=repr)
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Texts that UTF-8 cannot hold escaped, as names of files may be that are not UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
 def write_bytes(data: bytes) -> None:

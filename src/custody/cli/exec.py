@@ -14,7 +14,7 @@ import click
 from custody import errors
 from custody.cli.acting import Asked, act, exit_code, explanation
 from custody.cli.invocation import Invocation, message
-from custody.cli.options import Variable, act_options
+from custody.cli.options import ACT_OPTIONS, Variable, act_options
 from custody.records import Call
 
 TIMED_OUT = 124
@@ -41,7 +41,7 @@ class Transparent(click.Command):
     "--env", "variables", multiple=True, type=Variable(), metavar="NAME[=VALUE]",
     help="A variable the command gets, its name secret-looking or not (repeatable).",
 )  # fmt: skip
-@act_options
+@act_options(*ACT_OPTIONS)
 def exec_command(
     argv: tuple[str, ...], variables: tuple[tuple[str, str], ...], as_json: bool, **options: Any
 ) -> int:

@@ -162,7 +162,7 @@ def _follow(
     from_start: bool,
     as_json: bool,
 ) -> int:
-    """Until SIGINT or SIGTERM; a second one does not wait for the collector."""
+    """Until SIGINT or SIGTERM."""
     from custody.bridges.otel.background import BackgroundExport
 
     heard: list[int] = []

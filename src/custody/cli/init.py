@@ -24,6 +24,15 @@ timeout_seconds = 30             # deadline of a call that names none; 0 is none
                                  # command line hands on all but secrets, Python only well-known ones
 # limits = {{ nofile = 1024 }}     # resource limits of every command, as setrlimit(2) has them
 
+[files]                          # what the tools that work on files may touch
+# protected = ["infra/*.tfvars"] # names no tool writes, beside the built-in list
+# secret = ["*.tfstate"]         # names no tool reads or writes, beside the built-in list
+# watch = false                  # `exec` and `shell` then do not tell which files changed
+
+[undo]                           # what files were before a call changed them, encrypted
+# days_max = 7
+# bytes_max = 2_147_483_648      # all of it; the oldest goes first
+
 [observe]                        # of agents that run their own tools
 # on_error = "raise"             # instead of "warn": what cannot be recorded stops the agent
 # secret_tools = ["crm_lookup"]  # beside the built-in ones: a step that asks for one keeps its text back

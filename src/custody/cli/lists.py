@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
+from custody.cli.asking import ELSEWHERE, OPTIONS
 from custody.cli.invocation import message
-from custody.cli.options import Decorated, Moment, json_option, load, page_options, store_option
+from custody.cli.options import Decorated, json_option, load, page_options, store_option
 from custody.records import Call, Run
 
 if TYPE_CHECKING:
@@ -25,19 +26,12 @@ PLACED = ("run", "session", "external_id", "parent", "workspace")
 def filter_options(decorated: Decorated) -> Decorated:
     """What `runs` and `calls` can both be filtered by."""
     options = [
-        click.option("--all", "everywhere", is_flag=True, help="Not only those of this workspace."),
+        OPTIONS["all"],
         click.option("--running", is_flag=True, help="Only those that have not ended."),
         click.option(
             "--outcome", metavar="WORD", help="succeeded failed timed_out cancelled rejected unknown …"
         ),
-        click.option("--session", metavar="NAME"),
-        click.option("--agent", metavar="NAME"),
-        click.option("--caller", metavar="NAME"),
-        click.option("--workspace", metavar="FOLDER", help="Those of another workspace."),
-        click.option(
-            "--since", "since_us", type=Moment(), metavar="TIME", help="2h (ago), 2026-05-01, RFC 3339."
-        ),
-        click.option("--until", "until_us", type=Moment(), metavar="TIME", help="Before this time."),
+        *(OPTIONS[name] for name in ("session", "agent", "caller", "workspace", "since", "until")),
         click.option("--parent", metavar="ID", help="Only those made in this one."),
         click.option("--top-level", is_flag=True, help="Only those made in no other."),
         click.option("--text", metavar="WORDS", help='All these words occur; "a phrase" as such.'),
@@ -53,7 +47,7 @@ def filter_options(decorated: Decorated) -> Decorated:
 
 @click.command("runs", epilog="Example:  custody runs --running --all")
 @click.option("--name", metavar="NAME", help="Runs of this name.")
-@click.option("--channel", metavar="NAME")
+@OPTIONS["channel"]
 @filter_options
 def runs_command(
     everywhere: bool, limit: int, cursor: str | None, store: str | None, as_json: bool, **given: Any
@@ -76,8 +70,8 @@ def runs_command(
 
 
 @click.command("calls", epilog="Example:  custody calls --outcome failed --since 2h --tool exec")
-@click.option("--run", metavar="ID|NAME", help="Calls of this run.")
-@click.option("--tool", metavar="NAME")
+@OPTIONS["run"]
+@OPTIONS["tool"]
 @click.option("--effect", metavar="WORD", help="read write irreversible unknown")
 @click.option("--external-id", metavar="ID", help="The id another system gave the call.")
 @click.option("--door", metavar="WORD", help="Calls that came in this way: cli, python, …")
@@ -149,7 +143,7 @@ def _footer(page: "Page[Any]", hides: bool) -> None:
     if page.next is not None:
         remark(f"There are more; go on with --cursor {page.next}")
     if hides:
-        remark("Shown is this workspace; --all shows every one.")
+        remark(ELSEWHERE)
 
 
 def _print_page(page: "Page[Any]") -> None:

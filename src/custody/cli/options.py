@@ -126,33 +126,44 @@ def page_options(decorated: Decorated) -> Decorated:
     )(decorated)  # fmt: skip
 
 
-def act_options(decorated: Decorated) -> Decorated:
-    """What `exec` and `call` may be told."""
-    options = [
-        click.option(
-            "--run", "run_name", metavar="NAME|ID",
-            help="Join this run, or start one so named; it ends with the shell or script that started it.",
-        ),
-        click.option("--session", metavar="NAME", help="The session the run belongs to; opened when new."),
-        click.option("--agent", metavar="NAME", help="Which agent acts."),
-        click.option("--caller", metavar="NAME", help="On whose behalf."),
-        click.option("--intent", metavar="TEXT", help="What the run is for; `call` makes one by it."),
-        click.option(
-            "--timeout", type=Duration(), metavar="TIME",
-            help="Deadline: seconds, 500ms, 2m; 0 for none [default: as the settings say, else 30 s].",
-        ),
-        click.option("--cwd", metavar="FOLDER", help="Where it runs [default: here]."),
-        click.option(
-            "--root", "roots", multiple=True, metavar="FOLDER",
-            help="Also allow this working directory, and below (repeatable).",
-        ),
-        click.option("--dry-run", is_flag=True, help="Check and record, but run nothing."),
-        store_option,
-        json_option,
-    ]  # fmt: skip
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+ACT_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "run": click.option(
+        "--run", "run_name", metavar="NAME|ID",
+        help="Join this run, or start one so named; it ends with the shell or script that started it.",
+    ),
+    "session": click.option(
+        "--session", metavar="NAME", help="The session the run belongs to; opened when new."
+    ),
+    "agent": click.option("--agent", metavar="NAME", help="Which agent acts."),
+    "caller": click.option("--caller", metavar="NAME", help="On whose behalf."),
+    "intent": click.option(
+        "--intent", metavar="TEXT", help="What the run is for; `call` makes one by it."
+    ),
+    "timeout": click.option(
+        "--timeout", type=Duration(), metavar="TIME",
+        help="Deadline: seconds, 500ms, 2m; 0 for none [default: as the settings say, else 30 s].",
+    ),
+    "cwd": click.option("--cwd", metavar="FOLDER", help="Where it runs [default: here]."),
+    "root": click.option(
+        "--root", "roots", multiple=True, metavar="FOLDER",
+        help="Also allow this folder, and below (repeatable).",
+    ),
+    "dry_run": click.option("--dry-run", is_flag=True, help="Check and record, but run nothing."),
+    "store": store_option,
+    "json": json_option,
+}  # fmt: skip
+"""What a call may be told, by name."""
+
+
+def act_options(*names: str) -> Callable[[Decorated], Decorated]:
+    """Those options of a call, in the order in which its help shows them."""
+
+    def decorate(decorated: Decorated) -> Decorated:
+        for name in reversed(names):
+            decorated = ACT_OPTIONS[name](decorated)
+        return decorated
+
+    return decorate
 
 
 def complete_id(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -166,6 +177,17 @@ def complete_id(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
         return []
     known = [run.name for run in runs if run.name] + [found.id for found in (*runs, *calls)]
     return [word for word in dict.fromkeys(known) if word.startswith(incomplete)]
+
+
+def complete_tool(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: tools that begin so."""
+    from custody.tools import Registry, installed_tools
+
+    try:
+        names = Registry(installed=lambda: installed_tools(load(None).file.tools.modules)).names()
+    except Exception:  # whatever is wrong, the shell has nobody to tell it to
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def load(store: str | None, *, roots: tuple[str, ...] = ()) -> "Settings":

@@ -24,11 +24,13 @@ SECTIONS: dict[str, dict[str, str]] = {
         "exec": "custody.cli.exec:exec_command",
         "call": "custody.cli.call:call_command",
         "cancel": "custody.cli.call:cancel_command",
+        "undo": "custody.cli.undo:undo_command",
     },
     "Look": {
         "runs": "custody.cli.lists:runs_command",
         "calls": "custody.cli.lists:calls_command",
         "show": "custody.cli.show:show_command",
+        "changes": "custody.cli.changes:changes_command",
         "sessions": "custody.cli.lists:sessions_command",
         "tail": "custody.cli.tail:tail_command",
         "stats": "custody.cli.stats:stats_command",

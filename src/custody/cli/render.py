@@ -18,6 +18,8 @@ from custody.cli.invocation import fold_lines, message, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from custody.records import Redaction
+
 UNKNOWN = "–"
 SHORT_ID = 8
 """Hex digits of an id in a table: 32 bits tell a store's calls apart for a person who then reads one."""
@@ -195,6 +197,14 @@ def width() -> int | None:
 
 def heading(text: str) -> None:
     sys.stdout.write(f"\n{paint(text, 'bold')}\n")
+
+
+def redacted(hits: "Iterable[Redaction]") -> None:
+    """Print where something was replaced, if anywhere."""
+    lines = [f"{hit.path}: {hit.rule}" + (f" × {hit.count}" if hit.count > 1 else "") for hit in hits]
+    if lines:
+        heading("Redacted")
+        sys.stdout.write(printable("\n".join(lines)) + "\n")
 
 
 def remark(text: str) -> None:

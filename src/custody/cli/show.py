@@ -4,7 +4,7 @@ Owns how a run and a call are laid out for a person; a step is `step`'s, and wha
 steps `timeline`'s. Used by `demo` too, which ends with a run.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +14,11 @@ from custody.errors import UsageError
 from custody.records import Call, Run
 
 if TYPE_CHECKING:
+    from custody.cli.diffs import Differ
     from custody.cli.render import Cell
     from custody.compose import View
     from custody.index import StepView
+    from custody.settings import Settings
 
 HOST_READINGS = (
     ("processor", "cpu_percent", " %"),
@@ -43,26 +45,35 @@ OWN_EVENTS = ("run.", "app.", "journal.")
 )
 @click.argument("identifier", metavar="ID", shell_complete=complete_id)
 @click.option("--timeline", is_flag=True, help="Of a run every step, call and event, however many there are.")
+@click.option("--diff", "with_diff", is_flag=True, help="Of a call what it changed inside each text file.")
 @click.option("--perf", is_flag=True, help="Print the perf lines that cut out exactly this call.")
 @store_option
 @json_option
-def show_command(identifier: str, timeline: bool, perf: bool, store: str | None, as_json: bool) -> int:
+def show_command(
+    identifier: str, timeline: bool, with_diff: bool, perf: bool, store: str | None, as_json: bool
+) -> int:
     """Show a run as it went, or all about one call or step."""
     from custody.cli.view import opened
 
-    with opened(load(store)) as view:
+    settings = load(store)
+    with opened(settings) as view:
         found = view.index.find(identifier)
         if perf:
             return _perf(found, as_json=as_json)
         if timeline and not isinstance(found, Run):
-            what = "call" if isinstance(found, Call) else "step"
-            raise UsageError(f"Only a run has a timeline, and this is a {what}.", hint=_its_run(found))
+            raise UsageError(
+                f"Only a run has a timeline, and this is a {_kind(found)}.", hint=_its_run(found)
+            )
+        if with_diff and not isinstance(found, Call):
+            hint = f"See custody changes {(found.id if isinstance(found, Run) else found.run_id)[:8]} --diff."
+            raise UsageError(f"Only a call is shown with its diffs, and this is a {_kind(found)}.", hint=hint)
+        differ = _differ(view, settings, found) if with_diff and isinstance(found, Call) else None
         if as_json:
-            _print_json(view, found, timeline=timeline)
+            _print_json(view, found, timeline=timeline, differ=differ)
         elif isinstance(found, Run):
             print_run(view, found, whole=timeline)
         elif isinstance(found, Call):
-            print_call(found)
+            print_call(view, found, settings.cwd, differ)
         else:
             from custody.cli.step import print_step
 
@@ -70,13 +81,36 @@ def show_command(identifier: str, timeline: bool, perf: bool, store: str | None,
     return 0
 
 
+def _kind(found: "Run | Call | StepView") -> str:
+    if isinstance(found, Run):
+        return "run"
+    return "call" if isinstance(found, Call) else "step"
+
+
+def _differ(view: "View", settings: "Settings", call: Call) -> "Differ":
+    from custody.cli.diffs import Differ
+
+    differ = Differ(view, settings)
+    differ.know(call)
+    return differ
+
+
 def _its_run(found: "Call | StepView") -> str | None:
     return None if found.run_id is None else f"See custody show {found.run_id[:8]}."
 
 
-def _print_json(view: "View", found: "Run | Call | StepView", *, timeline: bool) -> None:
+def _print_json(
+    view: "View", found: "Run | Call | StepView", *, timeline: bool, differ: "Differ | None"
+) -> None:
     from custody.cli.document import print_document
 
+    if differ is not None and isinstance(found, Call):
+        from custody.cli.diffs import change_documents
+        from custody.records import document
+
+        changes = change_documents(differ, found.changes or (), found.workspace)
+        print_document(document(found) | {"changes": changes if found.changes is not None else None})
+        return
     if not timeline:
         print_document(found)
         return
@@ -111,7 +145,7 @@ def print_run(view: "View", run: Run, *, whole: bool = False) -> None:
     from custody.cli.render import fields, heading
 
     heading(f"Run {run.id}")
-    fields([*_run_fields(view, run), *_run_sums(view, run)])
+    fields([*_run_fields(view, run), *_run_sums(run)])
     if whole or run.steps or _has_own_events(view, run):
         _print_timeline(view, run, whole=whole)
     else:
@@ -147,19 +181,18 @@ def _run_fields(view: "View", run: Run) -> "list[tuple[str, Cell | str | None]]"
     ]
 
 
-def _run_sums(view: "View", run: Run) -> "list[tuple[str, Cell | str | None]]":
+def _run_sums(run: Run) -> "list[tuple[str, Cell | str | None]]":
     from custody.cli.render import count, outcomes
     from custody.cli.step import cost_in_sum, tokens_in_sum
 
     totals = run.totals
-    refused = max(totals.refused, _refused(view, run))
     return [
         ("calls", outcomes(run.calls_by_outcome) or "0"),
         ("steps", count(run.steps) if run.steps else None),
         ("tokens", tokens_in_sum(totals)),
         ("cost", cost_in_sum(totals)),
         ("stated", _compact(run.stated_totals)),
-        ("refused", f"{refused:,} offered after its end" if refused else None),
+        ("refused", f"{totals.refused:,} offered after its end" if totals.refused else None),
         ("dropped", f"{totals.dropped:,} records could not be kept" if totals.dropped else None),
     ]
 
@@ -170,15 +203,6 @@ def _has_own_events(view: "View", run: Run) -> bool:
 
     events = view.index.events(EventFilter(run=run.id, order="oldest"), refresh=False).items
     return any(event.name.startswith(OWN_EVENTS) for event in events)
-
-
-def _refused(view: "View", run: Run) -> int:
-    """What was offered to a run after its end, which its own totals cannot have."""
-    from custody.index import EventFilter
-
-    events = view.index.events(EventFilter(name="run.refused", run=run.id), refresh=False).items
-    said = [cast("dict[str, Any]", event.data) for event in events if isinstance(event.data, dict)]
-    return sum(data["count"] for data in said if isinstance(data.get("count"), int))
 
 
 def _parent(view: "View", run: Run) -> str | None:
@@ -206,6 +230,7 @@ def _print_timeline(view: "View", run: Run, *, whole: bool) -> None:
 def _print_calls(view: "View", run: Run) -> None:
     from custody.cli.render import (
         Cell,
+        count,
         duration,
         flexible,
         number,
@@ -221,17 +246,21 @@ def _print_calls(view: "View", run: Run) -> None:
     if not page.items:
         return
     print()
+    changing = any(call.changes_count for call in page.items)
     table(
         [number("#"), "call", "tool", flexible("what"), "outcome",
-         number("took"), flexible("why")],
+         *([number("changed", optional=True)] if changing else []), number("took"), flexible("why")],
         [
             [str(call.position), short(call.id), call.tool, summary(call.tool, call.arguments),
-             outcome(call.outcome), duration(call.latency_us), Cell(call.reason or "", "dim")]
+             outcome(call.outcome), *([count(call.changes_count)] if changing else []),
+             duration(call.latency_us), Cell(call.reason or "", "dim")]
             for call in page.items
         ],
     )  # fmt: skip
     if page.next is not None:
         remark(f"The first {CALLS_SHOWN_MAX} of {run.calls} calls; all: custody calls --run {run.id[:8]}")
+    if changing:
+        remark(f"What it changed in files: custody changes {run.id[:8]}")
 
 
 def _print_children(view: "View", run: Run) -> None:
@@ -253,8 +282,12 @@ def _print_children(view: "View", run: Run) -> None:
         remark(f"The first {CHILDREN_SHOWN_MAX}; all: custody runs --parent {run.id[:8]}")
 
 
-def print_call(call: Call) -> None:
-    """Everything that is known of a call; what is unknown is left out."""
+def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = None) -> None:
+    """Everything that is known of a call; what is unknown is left out.
+
+    Paths are shown from its workspace, or from `cwd` where it has none.
+    """
+    from custody.cli.changes import print_changes_of
     from custody.cli.render import duration, fields, heading, local_time, outcome, summary
 
     heading(f"Call {call.id}")
@@ -297,6 +330,7 @@ def print_call(call: Call) -> None:
     _print_host(call)
     _print_withheld(call)
     _print_content(call)
+    print_changes_of(view, call, call.workspace or cwd, differ)
 
 
 def _decision(call: Call) -> str:
@@ -378,15 +412,12 @@ def _change(before: str | None, after: str | None) -> str | None:
 
 
 def _print_withheld(call: Call) -> None:
-    from custody.cli.render import heading
+    from custody.cli.render import heading, redacted
 
     if call.environment_withheld:
         heading("Withheld from its environment")
         print(printable(", ".join(call.environment_withheld)))
-    if call.redactions:
-        heading("Redacted")
-        for hit in call.redactions:
-            print(printable(f"{hit.path}: {hit.rule}" + (f" × {hit.count}" if hit.count > 1 else "")))
+    redacted(call.redactions)
 
 
 def _print_content(call: Call) -> None:

@@ -87,8 +87,8 @@ class Questions(click.Group):
 def stats_command() -> None:
     """Count calls by tool; usage, failures, loops and more by name.
 
-    Every question takes --all, --since, --until, --agent, --json and others: custody stats QUESTION --help.
-    Without a name it is `tools`.
+    Every question takes --all, --since, --until, --agent, --store, --json and others; custody stats
+    QUESTION --help has them. Without a name it is `tools`.
     """
 
 

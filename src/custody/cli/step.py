@@ -16,6 +16,7 @@ from custody.cli.render import (
     fields,
     heading,
     local_time,
+    redacted,
     size,
 )
 from custody.records import Tokens, Totals
@@ -124,7 +125,7 @@ def print_step(step: "StepView") -> None:
             ("record", f"shard {step.shard}, sequence {step.sequence}"),
         ]
     )
-    _print_redactions(step)
+    redacted(step.redactions)
     _print_content(step)
 
 
@@ -133,13 +134,6 @@ def _priced(step: "StepView") -> str:
     if said is None:
         return UNKNOWN
     return f"{said} by the prices {step.prices}" if step.prices else said
-
-
-def _print_redactions(step: "StepView") -> None:
-    if step.redactions:
-        heading("Redacted")
-        for hit in step.redactions:
-            print(printable(f"{hit.path}: {hit.rule}" + (f" × {hit.count}" if hit.count > 1 else "")))
 
 
 def _print_content(step: "StepView") -> None:

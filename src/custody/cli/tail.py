@@ -138,6 +138,7 @@ def _words(record: dict[str, Any], request: dict[str, Any]) -> list[str]:
         said += [request["tool"], summary(request["tool"], payload.get("arguments"))]
     said += [str(record[name]) for name in ("name", "outcome", "reason") if record.get(name)]
     said += [duration(record.get("latency_us")) or "", payload.get("intent") or ""]
+    said += [f"{record['changes']:,} changed" if record.get("changes") else ""]
     error: Any = payload.get("error")
     if isinstance(error, dict):
         error = cast("dict[str, Any]", error).get("message")

@@ -54,7 +54,7 @@ def pages(index: "Index", run_id: str, most: int | None) -> "Iterator[Page[Timel
 
 def print_timeline(index: "Index", run_id: str, *, most: int | None) -> bool:
     """Print the entries of a run; returns whether those were all."""
-    printer = _Printer(index)
+    printer = _Printer()
     complete = True
     for page in pages(index, run_id, most):
         printer.page(page.items)
@@ -65,8 +65,7 @@ def print_timeline(index: "Index", run_id: str, *, most: int | None) -> bool:
 class _Printer:
     """Prints a run page by page; knows how deep what was printed stood."""
 
-    def __init__(self, index: "Index") -> None:
-        self._index = index
+    def __init__(self) -> None:
         self._depths: dict[str, int] = {}
         self._width = width()
         self._digits = 0
@@ -112,7 +111,8 @@ class _Printer:
     def _lines(self, entry: "TimelineEntry", calls: int, begin: int) -> list[str]:
         room = None if self._width is None else max(self._width - begin, 16)
         if entry.kind == "step":
-            return _step_lines(self._index.step(entry.id, refresh=False), entry, calls, room)
+            assert entry.step is not None, "an entry of a step carries it"
+            return _step_lines(entry.step, entry, calls, room)
         return (_call_lines if entry.kind == "call" else _event_lines)(entry, room)
 
 
@@ -147,6 +147,8 @@ def _call_lines(entry: "TimelineEntry", room: int | None) -> list[str]:
     taken = duration(entry.latency_us)
     head = f"{one_line(entry.name or UNKNOWN)}  "
     said = ended.text + (f" {taken}" if taken else "")
+    if entry.changes_count:
+        said += f", {entry.changes_count:,} changed"
     what = one_line(_asked(entry))
     left = None if room is None else max(room - cells(head) - cells(said) - GAP, 0)
     shown = begun(what, entry.arguments_cut_characters, left)

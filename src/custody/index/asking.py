@@ -37,6 +37,9 @@ TIME_US_MAX = 2**62
 GAPS_MAX = 100
 """Records of gaps looked at for one run: each stands for a time in which the store could not be written."""
 
+REFUSALS_MAX = 1_000
+"""Records of refusals read for one run: a process leaves two of them, and one for each child it refused."""
+
 CALL_WORDS = ("session", "workspace", "agent", "caller", "tool", "outcome", "effect", "door")
 SCOPE_WORDS = ("session", "workspace", "agent", "caller")
 RUN_WORDS = ("channel", "reason", "session", "workspace", "agent", "caller", "outcome")
@@ -146,10 +149,11 @@ def places_of_run(database: Database, row: int) -> tuple[Places, RunSums]:
         calls=sum(begun for _, _, begun in counts),
         calls_by_outcome={word: count for word, count in by_outcome.items() if word != RUNNING},
         **sums,
-        refused=database.one("count_run_events", row, database.word_id("run.refused")),
     )
+    refusals: list[Any] = database.rows("run_events", row, database.word_id("run.refused"), REFUSALS_MAX)
     gaps: list[Any] = database.rows("events_since", database.word_id("journal.gap"), found[0], GAPS_MAX)
-    return Places(found[1:4], finished=optional_place(found[4:7])), RunSums(by_outcome, totals, gaps)
+    places = Places(found[1:4], finished=optional_place(found[4:7]))
+    return places, RunSums(by_outcome, totals, refusals, gaps)
 
 
 def step_totals(sums: Any) -> dict[str, int | None]:

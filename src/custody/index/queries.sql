@@ -135,8 +135,8 @@ SELECT count(*), sum(input_tokens), sum(output_tokens), sum(reasoning_tokens), s
   sum(cost_nano_usd IS NULL)
 FROM steps WHERE run = ?;
 
--- name: count_run_events
-SELECT count(*) FROM events WHERE run = ? AND name = ?;
+-- name: run_events
+SELECT shard, segment, offset FROM events WHERE run = ? AND name = ? ORDER BY at_us LIMIT ?;
 
 -- name: events_since
 SELECT shard, segment, offset FROM events WHERE name = ? AND at_us >= ? ORDER BY at_us LIMIT ?;

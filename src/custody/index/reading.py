@@ -20,6 +20,7 @@ from custody.records import (
     CallAsked,
     CallFinished,
     CallStarted,
+    Change,
     Event,
     Kind,
     Leaf,
@@ -29,6 +30,7 @@ from custody.records import (
     RunStarted,
     Step,
     Totals,
+    changes_read,
     decode_leaf,
     decode_payload,
     rfc3339,
@@ -60,7 +62,9 @@ class RunSums(Struct, frozen=True):
     calls_by_outcome: dict[str, int]
     """Those that run included."""
     totals: Totals
-    """Without what was dropped."""
+    """Without what was refused or dropped."""
+    refusals: list[Place]
+    """Records of what was offered after the end, or should not have been."""
     gaps: list[Place]
     """Records of gaps that may say so."""
 
@@ -144,6 +148,7 @@ class Reader:
             decision=request.decision if answered is None else answered.decision,
             result=ending.get("result"),
             error=ending.get("error"),
+            changes=_changes(ending.get("changes")),
             host_before=None,
             host_after=None,
             redactions=tuple(hit for leaf in leaves.values() for hit in leaf.redactions),
@@ -213,6 +218,9 @@ class Reader:
             finished, end = self.leaf(places.finished, RunFinished)
             ending = self.payload(end)
         totals = finished and finished.totals
+        if totals is None:
+            totals = self._added_up(first.run_id, sums)
+        refused = max(totals.refused, sum(map(self._refused, sums.refusals)))
         return Run(
             id=first.run_id.hex(),
             name=first.name,
@@ -242,7 +250,7 @@ class Reader:
             calls=sum(sums.calls_by_outcome.values()),
             calls_by_outcome=sums.calls_by_outcome,
             steps=sums.totals.steps,
-            totals=self._added_up(first.run_id, sums) if totals is None else totals,
+            totals=msgspec.structs.replace(totals, refused=refused) if refused else totals,
             stated_totals=ending.get("stated_totals"),
             owner_pid=first.owner_pid or None,
             shard=stored.shard,
@@ -256,6 +264,14 @@ class Reader:
             count: Any = by_run.get(run_id.hex()) if _kind(by_run) is dict else None
             dropped += count if isinstance(count, int) else 0
         return msgspec.structs.replace(sums.totals, dropped=dropped) if dropped else sums.totals
+
+    def _refused(self, place: Place) -> int:
+        """How much was offered after the end, by one record of it. A child refused before is none of it."""
+        said: Any = self.event(place).data
+        if _kind(said) is not dict:
+            return 1
+        count: Any = said.get("count", 1)
+        return count if isinstance(count, int) and "reason" not in said else 0
 
     def open_run(self, place: Place) -> OpenRun:
         leaf, stored = self.leaf(place, RunStarted)
@@ -387,6 +403,11 @@ def _asked(call_id: bytes, request: Request, stored: Stored) -> dict[str, Any]:
     }
 
 
+def _changes(said: Any) -> tuple[Change, ...] | None:
+    """None also where the tool's setting keeps them out of the record."""
+    return changes_read(said) if _kind(said) is list else None
+
+
 def _executed(started: CallStarted | None) -> dict[str, Any]:
     return {
         "started_at": None if started is None else rfc3339(started.at_us),
@@ -399,7 +420,7 @@ _RUNNING: dict[str, Any] = {
     "source": "executed",
     **dict.fromkeys((
         "outcome", "reason", "passed", "exit_code", "signal", "limit_hit", "finished_at", "monotonic_end_ns",
-        "latency_us", "record_us", "usage", "changes", "child_pid", "child_start_ticks",
+        "latency_us", "record_us", "usage", "changes_count", "child_pid", "child_start_ticks",
     )),
 }  # fmt: skip
 
@@ -420,7 +441,7 @@ def _ended(finished: CallFinished | None) -> dict[str, Any]:
         "latency_us": finished.latency_us,
         "record_us": finished.record_us,
         "usage": finished.usage,
-        "changes": finished.changes,
+        "changes_count": finished.changes,
         "child_pid": finished.child_pid,
         "child_start_ticks": finished.child_start_ticks,
     }

@@ -46,6 +46,10 @@ class TimelineEntry(Struct, frozen=True, kw_only=True):
     preview: str | None
     """The beginning of a call's result or error, of a step's text, of an event's data."""
     preview_cut_characters: int
+    step: StepView | None = None
+    """All of a step."""
+    changes_count: int | None = None
+    """How much a call changed in files; None where its tool does not tell."""
 
 
 class Line(Struct, frozen=True):
@@ -103,6 +107,7 @@ def _of_call(call: Call) -> TimelineEntry:
         arguments_cut_characters=asked.cut_characters,
         preview=said.text,
         preview_cut_characters=said.cut_characters,
+        changes_count=call.changes_count,
     )
 
 
@@ -125,6 +130,7 @@ def _of_step(step: StepView) -> TimelineEntry:
         arguments_cut_characters=asked.cut_characters,
         preview=said.text,
         preview_cut_characters=said.cut_characters,
+        step=step,
     )
 
 

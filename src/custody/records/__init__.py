@@ -9,6 +9,15 @@ outcomes, times, measurements and the salted digest of the payload. The *payload
 arguments, results, texts; it can be purged without touching the leaf.
 """
 
+from custody.records.changes import (
+    CHANGES_KEPT_MAX,
+    Change,
+    ChangeKind,
+    EntryKind,
+    Version,
+    changes_read,
+    changes_said,
+)
 from custody.records.ids import (
     CALL_ID_BYTES,
     RUN_ID_BYTES,
@@ -62,15 +71,19 @@ from custody.records.models import (
 __all__ = [
     "By",
     "CALL_ID_BYTES",
+    "CHANGES_KEPT_MAX",
     "Call",
     "CallAnswered",
     "CallAsked",
     "CallFinished",
     "CallStarted",
+    "Change",
+    "ChangeKind",
     "Decision",
     "EFFECTS",
     "EVENT_NAMES",
     "Effect",
+    "EntryKind",
     "Event",
     "IdSource",
     "KINDS",
@@ -97,6 +110,9 @@ __all__ = [
     "Totals",
     "Usage",
     "Verdict",
+    "Version",
+    "changes_read",
+    "changes_said",
     "decode_leaf",
     "decode_payload",
     "document",

@@ -36,6 +36,7 @@ EVENT_NAMES = frozenset(
         "run.refused",  # something was offered to a run that had finished
         "recovery.reaped",  # processes of a dead call were ended
         "export.advanced",  # what was exported was taken: destination, cursor, counts
+        "recovery.restored",  # changes to files that a dead call was in the middle of were taken back
         "recovery.reported",  # processes that may belong to a dead call, not provably ours
     }
 )

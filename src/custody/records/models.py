@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from custody.records.changes import Change
 from custody.records.leaves import (
     Decision,
     Effect,
@@ -103,7 +104,11 @@ class Call(Struct, frozen=True, kw_only=True):
     usage: Usage | None
     host_before: dict[str, Any] | None
     host_after: dict[str, Any] | None
-    changes: int | None
+    changes: tuple[Change, ...] | None
+    """What it did to files, the first `CHANGES_KEPT_MAX` of it; None where its tool does not tell, or the
+    payload was purged."""
+    changes_count: int | None
+    """All of it."""
     redactions: tuple[Redaction, ...]
     cwd: str | None
     """Where its process ran."""

@@ -5,7 +5,7 @@
 
 from custody.sandbox.command import Command, Finished, LimitHit, TerminalSize
 from custody.sandbox.control import Control
-from custody.sandbox.environment import EnvironmentMode, build_environment
+from custody.sandbox.environment import EnvironmentMode, InheritedEnvironment, build_environment
 from custody.sandbox.output import Output
 from custody.sandbox.process import Launchers
 from custody.sandbox.survivors import (
@@ -22,6 +22,7 @@ __all__ = [
     "Control",
     "EnvironmentMode",
     "Finished",
+    "InheritedEnvironment",
     "Launchers",
     "LimitHit",
     "Output",

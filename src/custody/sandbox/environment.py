@@ -5,6 +5,7 @@ no rule lets through is absent, whatever it is called. What looks like a secret 
 and handed in. Used by whoever makes a `Command`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -44,6 +45,25 @@ def build_environment(
             withheld.append(name)
     environment.update(add)
     return environment, tuple(sorted(withheld))
+
+
+class InheritedEnvironment:
+    """What the commands of one program are given of its environment; judged anew when that has changed."""
+
+    def __init__(self, mode: EnvironmentMode, add: Mapping[str, str], secret: Callable[[str], bool]) -> None:
+        self._mode: EnvironmentMode = mode
+        self._add = add
+        self._secret = secret
+        self._judged: dict[bytes, bytes] | None = None
+        self._built: tuple[dict[str, str], tuple[str, ...]] = ({}, ())
+
+    def __call__(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """As `build_environment`."""
+        ours = dict(os.environb)
+        if ours != self._judged:
+            self._built = build_environment(os.environ, self._mode, self._add, self._secret)
+            self._judged = ours
+        return self._built
 
 
 def _is_safe(name: str) -> bool:

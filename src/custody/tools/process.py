@@ -1,18 +1,21 @@
 """The built-in tools that run commands: `exec` (an argument vector) and `shell` (a line for `sh -c`).
 
 Owns how arguments become a command and how an ended process becomes a result. Starting, killing and
-measuring it is `sandbox`'s.
+measuring it is `sandbox`'s, what it changed is told by `watching`.
 """
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from custody.errors import SandboxError
+import msgspec
+
+from custody.errors import LauncherLost, SandboxError
 from custody.records import Decision, Effect, Level
 from custody.sandbox import Command, Finished
 from custody.tools.roots import Scope
 from custody.tools.tool import Context, Ended, Keep
+from custody.tools.watching.watch import Told, begin
 
 _STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COMMON = {
@@ -49,19 +52,45 @@ class _ProcessTool:
         began = time.monotonic_ns()
         if context.dry_run:
             return Ended(started_ns=began, ended_ns=began, result={"dry_run": True, "would_run": list(argv)})
+        scope = context.scope.at(arguments.get("cwd"))
         stdin = arguments.get("stdin")
         command = Command(
             argv=argv,
-            cwd=context.scope.at(arguments.get("cwd")).cwd,
+            cwd=scope.cwd,
             environment=context.environment(arguments.get("env", {})),
             stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
-            deadline_seconds=context.remaining_seconds(),
+            deadline_seconds=context.remaining_seconds(),  # all of it, however long the first look takes
         )
+        if not context.watch:
+            return await _run(command, context)
+        watch = await begin(scope, command.deadline_seconds)
         try:
-            finished = await context.run_process(command)
-        except SandboxError as error:
-            return Ended(started_ns=began, ended_ns=time.monotonic_ns(), error=error)
-        return ended(finished, result_of(finished))
+            if context.cancelled:
+                now = time.monotonic_ns()
+                return Ended(started_ns=now, ended_ns=now, limit_hit="cancelled")
+            done = await _run(command, context)
+            if done.error is not None and not isinstance(done.error, LauncherLost):  # it never ran
+                return done
+            return _with_changes(done, await watch.finish(context))
+        finally:
+            watch.close()
+
+
+async def _run(command: Command, context: Context) -> Ended:
+    began = time.monotonic_ns()
+    try:
+        finished = await context.run_process(command)
+    except SandboxError as error:
+        return Ended(started_ns=began, ended_ns=time.monotonic_ns(), error=error)
+    return ended(finished, result_of(finished))
+
+
+def _with_changes(done: Ended, told: Told) -> Ended:
+    """`unwatched` stands in the result only where something was not looked at."""
+    result = done.result
+    if told.unwatched is not None and result is not None:
+        result = {**result, "unwatched": told.unwatched}
+    return msgspec.structs.replace(done, result=result, changes=told.changes)
 
 
 class ExecTool(_ProcessTool):

@@ -5,6 +5,7 @@ checking their shape and compiling their schemas. Used by every door through the
 """
 
 import difflib
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, overload
@@ -13,11 +14,26 @@ from custody.errors import InvalidSetting, UsageError
 from custody.records import EFFECTS, Effect
 from custody.tools.function import FunctionTool
 from custody.tools.isolated import IsolatedTool
-from custody.tools.process import ExecTool, ShellTool
 from custody.tools.schema import ArgumentsSchema
 from custody.tools.tool import Keep, Tool
 
 ENTRY_POINTS = "custody.tools"
+
+BUILT_IN = {
+    "exec": "process:ExecTool",
+    "file_delete": "file_delete:FileDelete",
+    "file_edit": "file_edit:FileEdit",
+    "file_list": "file_list:FileList",
+    "file_read": "file_read:FileRead",
+    "file_search": "file_search:FileSearch",
+    "file_write": "file_write:FileWrite",
+    "git": "git.tool:GitTool",
+    "process_kill": "process_kill:ProcessKill",
+    "shell": "process:ShellTool",
+    "undo": "undo:UndoTool",
+}
+"""Name -> module of this package and class: loaded when first asked for, as most commands use one or none."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # what every model provider and MCP accept as a tool's name
 
 
@@ -37,7 +53,7 @@ class Registry:
         self._keep = keep or {}
         self._tools: dict[str, Tool] = {}
         self._schemas: dict[str, ArgumentsSchema] = {}
-        for tool in (ExecTool(), ShellTool(), *tools):
+        for tool in tools:
             self.add(tool)
 
     def add(self, tool: Any) -> Tool:
@@ -46,8 +62,11 @@ class Registry:
         Raises UsageError for a shape that cannot be offered or a name that is taken.
         """
         tool = as_tool(tool)
-        if tool.name in self._tools:
+        if tool.name in self._tools or tool.name in BUILT_IN:
             raise UsageError(f"There already is a tool named {tool.name!r}.")
+        return self._offer(tool)
+
+    def _offer(self, tool: Tool) -> Tool:
         self._schemas[tool.name] = ArgumentsSchema(tool.schema, tool.name)
         self._tools[tool.name] = tool
         return tool
@@ -73,6 +92,8 @@ class Registry:
 
     def get(self, name: str) -> Tool | None:
         if name not in self._tools:
+            if name in BUILT_IN:
+                return self._offer(_built_in(name))
             self._load_installed()
         return self._tools.get(name)
 
@@ -81,11 +102,11 @@ class Registry:
 
     def names(self) -> list[str]:
         self._load_installed()
-        return sorted(self._tools)
+        return sorted(self._tools.keys() | BUILT_IN)
 
     def __iter__(self) -> Iterator[Tool]:
-        self._load_installed()
-        return iter(self._tools.values())
+        tools = map(self.get, self.names())
+        return (tool for tool in tools if tool is not None)
 
     def _load_installed(self) -> None:
         installed, self._installed = self._installed, None
@@ -94,7 +115,14 @@ class Registry:
 
     def nearest(self, name: str) -> list[str]:
         """Names a person may have meant, best first; all names if none is near."""
-        return difflib.get_close_matches(name, self._tools, n=3, cutoff=0.4) or self.names()
+        return difflib.get_close_matches(name, self._tools.keys() | BUILT_IN, n=3, cutoff=0.4) or self.names()
+
+
+def _built_in(name: str) -> Tool:
+    module, _, kind = BUILT_IN[name].partition(":")
+    tool: Tool = getattr(importlib.import_module(f"custody.tools.{module}"), kind)()
+    assert tool.name == name, f"{kind} calls itself {tool.name}"
+    return tool
 
 
 def as_tool(candidate: Any) -> Tool:

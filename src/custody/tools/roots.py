@@ -1,14 +1,20 @@
 """Roots: the folders a call may work in.
 
-Owns the comparison of a working directory with the allowed roots, after symlinks are resolved. Used by
-tools that take a directory.
+Owns the comparison of a working directory with the allowed roots, after symlinks are resolved. What a call
+reaches as files is `files.Reach`'s to say. Used by tools that take a directory or a path.
 """
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from custody.records import Decision
+
+if TYPE_CHECKING:
+    from custody.files import Protected, Reach
 
 
 class Scope(Struct, frozen=True):
@@ -16,12 +22,21 @@ class Scope(Struct, frozen=True):
 
     cwd: str
     roots: tuple[str, ...]
+    protected: "Callable[[], Protected]"
+    """What no tool may touch, loaded where a path is first asked for."""
+
+    @property
+    def reach(self) -> "Reach":
+        """Where this call's file work may go."""
+        from custody.files import Reach  # most commands of a person run a program and touch no file
+
+        return Reach(self.cwd, self.roots, self.protected())
 
     def at(self, folder: str | None) -> "Scope":
         """The same roots, with another working directory (relative ones are taken from this one)."""
-        return (
-            self if folder is None else Scope(os.path.join(self.cwd, os.path.expanduser(folder)), self.roots)
-        )
+        if folder is None:
+            return self
+        return msgspec.structs.replace(self, cwd=os.path.join(self.cwd, os.path.expanduser(folder)))
 
     def check(self) -> Decision | None:
         """A refusal when the working directory is gone or outside every root."""

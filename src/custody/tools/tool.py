@@ -1,22 +1,27 @@
 """What a tool is: a named thing with a JSON Schema, an effect, and one way to execute it.
 
 Owns the seam between a call and the work it asks for: `Tool.execute(arguments, context) -> Ended`. The
-kinds of tool are `function` (Python), `isolated` (Python in a child that can be killed) and `process`
-(commands). Knows nothing of runs, records or guards; `calls` executes tools, nobody else does.
+kinds of tool are `function` (Python), `isolated` (Python in a child that can be killed), `process` (commands)
+and the built-ins that work on files, one file each. Knows nothing of runs, records or guards; `calls` alone
+executes tools.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from custody.records import Decision, Effect, Level, Usage
+from custody.records import Change, Decision, Effect, Level, Usage
 from custody.sandbox import Command, Control, Finished, Launchers, TerminalSize
 from custody.tools.roots import Scope
+
+if TYPE_CHECKING:
+    from custody.changes import UndoStore
+    from custody.index import Index
 
 Keep = Literal["full", "digest", "none"]
 
@@ -36,6 +41,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     child_pid: int | None = None
     child_start_ticks: int | None = None
+    changes: tuple[Change, ...] | None = None
+    """What was done to files; None where the tool does not tell."""
 
 
 class ProcessIO(Struct, frozen=True, kw_only=True):
@@ -50,6 +57,19 @@ class ProcessIO(Struct, frozen=True, kw_only=True):
     """Through which the door sends signals, keys and sizes while it runs."""
 
 
+class Means(Struct, frozen=True, kw_only=True):
+    """What a runtime lends to every call it makes."""
+
+    launchers: Launchers
+    inherit: Callable[[], tuple[dict[str, str], tuple[str, ...]]]
+    """Gives what a child gets of our environment, and the names of what it does not."""
+    no_new_privs: bool
+    limits: Mapping[str, int]
+    undo: "Callable[[], UndoStore]"
+    index: "Callable[[], Index]"
+    watch: bool
+
+
 class Context:
     """What a tool may know of the call it serves; a function asks for it with a `context` parameter."""
 
@@ -61,11 +81,8 @@ class Context:
         dry_run: bool,
         scope: Scope,
         timeout_seconds: float | None,
-        launchers: Launchers,
-        inherit: Callable[[], tuple[dict[str, str], tuple[str, ...]]],
         io: ProcessIO,
-        no_new_privs: bool,
-        limits: Mapping[str, int],
+        means: Means,
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -74,18 +91,15 @@ class Context:
         self.timeout_seconds = timeout_seconds
         self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
-        self._no_new_privs = no_new_privs
-        self._limits = dict(limits)
-        self._inherit = inherit
+        self._means = means
         self._cancelled = threading.Event()
         self._on_cancel: list[Callable[[], None]] = []
-        self._launchers = launchers
         self._io = io
 
     @cached_property
     def inherited(self) -> tuple[dict[str, str], tuple[str, ...]]:
         """What a child gets of our environment by the door's rule, and the names of what it does not."""
-        return self._inherit()
+        return self._means.inherit()
 
     def environment(self, added: Mapping[str, str]) -> dict[str, str]:
         """A child's whole environment."""
@@ -95,6 +109,21 @@ class Context:
     def cwd(self) -> str:
         """The call's working directory."""
         return self.scope.cwd
+
+    @property
+    def undo(self) -> "UndoStore":
+        """Where a tool that changes files keeps what they were."""
+        return self._means.undo()
+
+    @property
+    def index(self) -> "Index":
+        """Questions about what is recorded. It waits, so it has no place on the event loop."""
+        return self._means.index()
+
+    @property
+    def watch(self) -> bool:
+        """Whether a command's changes to files are to be told."""
+        return self._means.watch
 
     @property
     def cancelled(self) -> bool:
@@ -119,18 +148,18 @@ class Context:
 
     async def run_process(self, command: Command) -> Finished:
         """Run a command behind the call's level, deadline and cancellation. Raises SandboxError."""
-        io = self._io
+        io, means = self._io, self._means
         joined = msgspec.structs.replace(
             command,
             stdin_fd=io.stdin_fd,
             terminal=io.terminal,
-            no_new_privs=self._no_new_privs,
-            limits=self._limits,
+            no_new_privs=means.no_new_privs,
+            limits=dict(means.limits),
             token=self.call_id,
         )
         control = io.control or Control()
         self.on_cancel(control.cancel)
-        return await self._launchers.run(joined, on_output=io.on_output, control=control)
+        return await means.launchers.run(joined, on_output=io.on_output, control=control)
 
 
 class Tool(Protocol):

@@ -214,7 +214,7 @@ CALL: tuple[Row, ...] = (
     _of("custody.queue_us", "queue_us"),
     _of("custody.decide_us", "decide_us"),
     _of("custody.record_us", "record_us"),
-    _of("custody.changes", "changes"),
+    _of("custody.changes", "changes_count"),
     Row("custody.usage.*", "`usage`, field by field", _usage),
     Row("custody.redactions", "how many values were redacted", _redacted),
     _of("custody.shard", "shard"),

@@ -1,0 +1,53 @@
+"""The page docs/reference/tools.md, from the built-in tools themselves.
+
+`python -m tests.tools.tools_reference` writes it, `test_registry` checks it.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from custody.tools import Registry, Tool
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "tools.md"
+MARKED = re.compile(r"(<!-- tools -->\n).*(<!-- /tools -->)", re.DOTALL)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    kinds = schema.get("type") or " or ".join(one.get("type", "") for one in schema.get("anyOf", ()))
+    if isinstance(kinds, list):
+        kinds = " or ".join(kinds)
+    items = schema.get("items", {}).get("type")
+    return f"{kinds} of {items}" if items else str(kinds)
+
+
+def _section(tool: Tool) -> str:
+    required = tool.schema.get("required", ())
+    lines = [
+        f"## `{tool.name}`",
+        "",
+        tool.description,
+        "",
+        f"Effect `{tool.effect}`, level `{tool.level}`.",
+        "",
+    ]
+    lines += ["| argument | | |", "|---|---|---|"]
+    for name, schema in tool.schema["properties"].items():
+        needed = " **(needed)**" if name in required else ""
+        said = schema.get("description", "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_kind(schema)} | {said}{needed} |")
+    return "\n".join(lines)
+
+
+def made(page: str) -> str:
+    """The page with every tool as it is."""
+    registry = Registry()
+    tools = [registry.get(name) for name in registry.names()]
+    sections = "\n\n".join(_section(tool) for tool in tools if tool is not None)
+    return MARKED.sub(lambda found: f"{found[1]}\n{sections}\n\n{found[2]}", page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(made(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
