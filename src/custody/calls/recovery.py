@@ -93,7 +93,8 @@ def _close(
         if call.started:
             _end_survivors(call, recorder, ended, reported)
     # Before the calls are closed: should this fail, whoever opens the store next tries again.
-    taken_back = _take_back(recorder, open_undo) if any(call.started for call in calls) else ()
+    started = [call.call_id for call in calls if call.started]
+    taken_back = _take_back(recorder, open_undo, started) if started else ()
     for call in calls:
         recorder.append(
             recorder.draft(
@@ -127,11 +128,13 @@ def _close(
     )
 
 
-def _take_back(recorder: Recorder, open_undo: "Callable[[], UndoStore]") -> tuple[str, ...]:
+def _take_back(
+    recorder: Recorder, open_undo: "Callable[[], UndoStore]", started: list[bytes]
+) -> tuple[str, ...]:
     """Undo what calls of dead processes were in the middle of changing; ids of those calls."""
     from custody.changes import recover_changes  # only where something crashed
 
-    found = recover_changes(open_undo(), _alive)
+    found = recover_changes(open_undo(), _alive, calls=started)
     for one in found:
         data = {"restored": one.restored, "left": list(one.left), "sealed": one.sealed}
         recorder.event("recovery.restored", data, call_id=one.call_id)
