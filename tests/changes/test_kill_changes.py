@@ -35,7 +35,7 @@ from custody.changes import (
 from custody.journal import RealDisk
 
 QUICK_DEATHS = 40
-LONG_DEATHS = 1_000
+LONG_DEATHS = 500
 LINES_MAX = 5000
 """What the longest of these sequences runs, and a little more: some processes live to their end."""
 
