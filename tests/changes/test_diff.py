@@ -13,9 +13,9 @@ from custody.changes.diff import LINES_COMPARED_MAX, TEXT_BYTES_MAX
 def test_a_change_is_shown_with_its_surroundings():
     before = "".join(f"line {number}\n" for number in range(10)).encode()
     after = before.replace(b"line 5\n", b"line five\nand a half\n")
-    assert unified(before, after, "/work/f") == [
-        "--- a/work/f",
-        "+++ b/work/f",
+    assert unified(before, after, "/srv/f") == [
+        "--- a/srv/f",
+        "+++ b/srv/f",
         "@@ -3,7 +3,8 @@",
         " line 2",
         " line 3",

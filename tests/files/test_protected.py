@@ -137,26 +137,26 @@ def test_a_name_that_a_lenient_file_system_takes_for_a_protected_one_is_that(pro
 def test_names_are_compared_after_nfc():
     protected = load_protected([], write=["ré sumé/**"])
     for form in ("NFC", "NFD"):
-        path = unicodedata.normalize(form, "/work/ré sumé/Notes.md")
+        path = unicodedata.normalize(form, "/srv/ré sumé/Notes.md")
         assert protected.refusal(path, write=True) is not None
         assert protected.refusal(path, write=False) is None
 
 
 def test_a_refusal_names_the_pattern_and_what_to_do(protected: Protected):
-    assert protected.refusal("/work/shop/.env.local", write=False) == (
-        "/work/shop/.env.local is protected (.env.*: credentials and keys). Whoever has it can act in your "
+    assert protected.refusal("/srv/shop/.env.local", write=False) == (
+        "/srv/shop/.env.local is protected (.env.*: credentials and keys). Whoever has it can act in your "
         "name elsewhere. A person can read it; agents are not given it."
     )
-    assert protected.refusal("/work/shop/.git/hooks/pre-push", write=True) == (
-        "/work/shop/.git/hooks/pre-push is protected (.git/hooks/**: git's settings and hooks). Git runs the "
+    assert protected.refusal("/srv/shop/.git/hooks/pre-push", write=True) == (
+        "/srv/shop/.git/hooks/pre-push is protected (.git/hooks/**: git's settings and hooks). Git runs the "
         "programs that it names. A person can change it; agents may not."
     )
 
 
 def test_bytes_that_are_no_utf8_are_said_in_text(protected: Protected):
-    refusal = protected.refusal("/work/caf\udce9/.env", write=False)
+    refusal = protected.refusal("/srv/caf\udce9/.env", write=False)
     assert refusal is not None
-    assert refusal.startswith(r"/work/caf\xe9/.env is protected")
+    assert refusal.startswith(r"/srv/caf\xe9/.env is protected")
 
 
 # -- Custody's own, and what is added -------------------------------------------------------------------
@@ -183,12 +183,12 @@ def test_a_folder_that_holds_custodys_own_is_not_removed(tmp_path: Path):
 
 def test_patterns_are_added_and_none_is_taken_away():
     protected = load_protected([], secret=["payroll.*"], write=["/srv/site/*.conf", "~/notes/**"])
-    assert protected.refusal("/work/payroll.csv", write=False) is not None
+    assert protected.refusal("/srv/payroll.csv", write=False) is not None
     assert protected.refusal("/srv/site/a.conf", write=True) is not None
     assert protected.refusal("/srv/site/a.conf", write=False) is None
     assert protected.refusal("/elsewhere/srv/site/a.conf", write=True) is None
     assert protected.refusal(os.path.expanduser("~/notes/deep/a"), write=True) is not None
-    assert protected.refusal("/work/.env", write=False) is not None
+    assert protected.refusal("/srv/.env", write=False) is not None
 
 
 @pytest.mark.parametrize("pattern", ["", "*", "**", "/", "a//b", "../x", "a/./b", "**/x", "a\0b", "folder/"])
