@@ -1,11 +1,16 @@
 """What every test starts from: no store or setting of whoever runs them, and the same examples each time."""
 
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.settings_for_tests import never_short_of_resources
+
+Mounted = Callable[..., Path]
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -25,3 +30,25 @@ def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("NO_COLOR", "1")
         patch.setenv("COLUMNS", "120")
         yield
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    """Mounts a file system for one test: `mounted("tmpfs", "size=64k")`. Skips where that cannot be done."""
+    places: list[Path] = []
+
+    def mount(kind: str, options: str, source: str | Path = "none") -> Path:
+        place = tmp_path / f"mounted{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", kind, "-o", options, str(source), str(place)]
+        if os.geteuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("needs root and mount(8)")
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"`mount -t {kind} -o {options}` is refused here: {done.stderr.strip()[:100]}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in reversed(places):
+        subprocess.run(["umount", str(place)], check=True)

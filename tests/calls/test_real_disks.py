@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import suppress
 
-import pytest
 from tests.calls.faces import gaps, of_kind
 
 import custody
@@ -68,30 +67,19 @@ def fill(ballast):
             file.write(b"x" * 4096)
 
 
-def test_a_tmpfs_that_is_full_and_then_is_not(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "custody-test", os.fspath(folder)],
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        store = os.fspath(folder / "store")
-        ballast = folder / "ballast"
-        with custody.open(store) as runtime, runtime.run("fill it up") as run:
-            run.step("before")
-            fill(ballast)
-            for number in range(100):
-                with run.observe("dump", {"n": number}) as call:
-                    call.result = "x" * 8_000
-            dropped = run.totals.dropped
-            ballast.unlink()
-            with run.observe("last"):
-                pass
-            run.finish(output="done")
-        judge_filled(store, dropped, run.totals.dropped, run.totals.calls)
-    finally:
-        subprocess.run(["umount", os.fspath(folder)], check=True)
+def test_a_tmpfs_that_is_full_and_then_is_not(mounted):
+    folder = mounted("tmpfs", "size=3m")
+    store = os.fspath(folder / "store")
+    ballast = folder / "ballast"
+    with custody.open(store) as runtime, runtime.run("fill it up") as run:
+        run.step("before")
+        fill(ballast)
+        for number in range(100):
+            with run.observe("dump", {"n": number}) as call:
+                call.result = "x" * 8_000
+        dropped = run.totals.dropped
+        ballast.unlink()
+        with run.observe("last"):
+            pass
+        run.finish(output="done")
+    judge_filled(store, dropped, run.totals.dropped, run.totals.calls)

@@ -4,12 +4,12 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.changes.conftest import Place
 from tests.changes.trees import call, seen, standing, temporaries
+from tests.conftest import Mounted
 
 from custody.changes import (
     UndoStore,
@@ -98,21 +98,8 @@ def test_what_could_not_be_said_at_the_end_is_found_out_when_the_store_is_opened
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "custody-test", os.fspath(folder)],
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", os.fspath(folder)], check=True)
+def small(mounted: Mounted) -> Path:
+    return mounted("tmpfs", "size=2m")
 
 
 def test_a_full_disk_in_the_middle_of_a_file_leaves_the_old_one(small: Path, undo: UndoStore):

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.conftest import Mounted
 
 NOBODY = 65534
 _T = TypeVar("_T")
-
-Mounted = Callable[..., Path]
 
 
 @pytest.fixture
@@ -78,28 +77,6 @@ def give_to_ordinary_user(*paths: Path) -> None:
     if os.geteuid() == 0:
         for path in paths:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    """Mounts a file system for one test: `mounted("tmpfs", "size=64k")`. Skips where that cannot be done."""
-    places: list[Path] = []
-
-    def mount(kind: str, options: str, source: str | Path = "none") -> Path:
-        place = tmp_path / f"mounted{len(places)}"
-        place.mkdir()
-        command = ["mount", "-t", kind, "-o", options, str(source), str(place)]
-        if os.geteuid() != 0 or shutil.which("mount") is None:
-            pytest.skip("needs root and mount(8)")
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"`mount -t {kind} -o {options}` is refused here: {done.stderr.strip()[:100]}")
-        places.append(place)
-        return place
-
-    yield mount
-    for place in reversed(places):
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture

@@ -53,21 +53,8 @@ def test_a_write_that_breaks_off_in_the_middle_leaves_everything_as_it_was(place
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of three mebibytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "custody-test", os.fspath(folder)],
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", os.fspath(folder)], check=True)
+def small_disk(mounted):
+    return mounted("tmpfs", "size=3m")
 
 
 def test_where_there_is_no_room_the_refusal_says_how_much_there_is(place, small_disk):

@@ -17,8 +17,8 @@ from custody.errors import ToolError
 from custody.files import Reach
 from custody.records import Decision, Effect, Level, rfc3339
 from custody.tools.roots import Scope
-from custody.tools.search.tree import Seen, Wanted, Way
-from custody.tools.search.wildmatch import PATTERN_BYTES_MAX, glob_of
+from custody.tools.search.tree import CHOOSING, Seen, Wanted, Way
+from custody.tools.search.wildmatch import glob_of
 from custody.tools.threads import run_in_thread
 from custody.tools.tool import Context, Ended, Keep
 from custody.tools.unreadable import unreadable
@@ -50,14 +50,7 @@ class FileList:
                 "maximum": DEPTH_MAX,
                 "description": "1: the folder itself, 2: its folders too, and so on. (1)",
             },
-            "glob": {
-                "type": "string",
-                "minLength": 1,
-                "maxLength": PATTERN_BYTES_MAX,
-                "description": "Show only what matches: *.py by name at any depth, src/**/*.py by path.",
-            },
-            "hidden": {"type": "boolean", "description": "Names that begin with a dot too. (true)"},
-            "ignored": {"type": "boolean", "description": "What git ignores too, and .git. (false)"},
+            **CHOOSING,
             "entries_max": {
                 "type": "integer",
                 "minimum": 1,

@@ -20,7 +20,7 @@ from custody.records import Decision, Effect, Level
 from custody.tools.roots import Scope
 from custody.tools.search import ripgrep
 from custody.tools.search.matching import as_text, matching_lines, occurs, pattern_of
-from custody.tools.search.tree import LeftOut, Seen, Wanted, Way
+from custody.tools.search.tree import CHOOSING, LeftOut, Seen, Wanted, Way
 from custody.tools.search.wildmatch import PATTERN_BYTES_MAX, glob_of
 from custody.tools.threads import run_in_thread
 from custody.tools.tool import Context, Ended, Keep
@@ -71,14 +71,7 @@ class FileSearch:
             },
             "case_sensitive": {"type": "boolean", "description": "Upper and lower case differ. (true)"},
             "path": {"type": "string", "description": "Folder or file, inside the allowed roots. (.)"},
-            "glob": {
-                "type": "string",
-                "minLength": 1,
-                "maxLength": PATTERN_BYTES_MAX,
-                "description": "Only files that match: *.py by name at any depth, src/**/*.{js,ts} by path.",
-            },
-            "hidden": {"type": "boolean", "description": "Names that begin with a dot too. (true)"},
-            "ignored": {"type": "boolean", "description": "What git ignores too, and .git. (false)"},
+            **CHOOSING,
             "context_lines": {
                 "type": "integer",
                 "minimum": 0,

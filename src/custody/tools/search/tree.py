@@ -18,11 +18,25 @@ from custody.files import Opened, Reach
 from custody.files.beneath import open_beneath
 from custody.records import EntryKind
 from custody.tools.search.gitignore import Ignoring, rules_above
+from custody.tools.search.wildmatch import PATTERN_BYTES_MAX
 
 NAMES_MAX = 500_000
 """Looked at on one way: a second or two. A tree that has more is asked about in parts."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+CHOOSING: dict[str, Any] = {
+    "glob": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": PATTERN_BYTES_MAX,
+        "description": "Only what matches: *.py by name at any depth, src/**/*.{js,ts} by path.",
+    },
+    "hidden": {"type": "boolean", "description": "Names that begin with a dot too. (true)"},
+    "ignored": {"type": "boolean", "description": "What git ignores too, and .git. (false)"},
+}
+"""The arguments, as a JSON Schema has them, that choose what of a tree is seen."""
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
