@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from tests.settings_for_tests import never_short_of_resources
 
+import custody
+from custody.blocking import BlockingRuntime
+
 
 @pytest.fixture(autouse=True)
 def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -33,7 +36,13 @@ def no_loop_left_open() -> Iterator[None]:
     asyncio.set_event_loop(None)
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.long), "folder"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Everything works on both."""
     return ":memory:" if request.param == "memory" else os.fspath(tmp_path / "store")
+
+
+@pytest.fixture
+def runtime(store: str) -> Iterator[BlockingRuntime]:
+    with custody.open(store) as runtime:
+        yield runtime

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -49,13 +49,6 @@ from tests.adapters.langchain_scripted import (
 import custody
 from custody.adapters.langchain import CustodyCallbacks, CustodyGuard
 from custody.adapters.langchain_messages import result_of, tokens_of, turn_of
-from custody.blocking import BlockingRuntime
-
-
-@pytest.fixture
-def runtime(store: str) -> Iterator[BlockingRuntime]:
-    with custody.open(store) as runtime:
-        yield runtime
 
 
 @every_way_in

@@ -42,17 +42,10 @@ from tests.adapters.langchain_scripted import (
 
 import custody
 from custody.adapters.langchain import CustodyCallbacks, CustodyGuard
-from custody.blocking import BlockingRuntime
 from custody.compose import open_runtime
 from custody.journal import MemoryDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.settings import load_settings
-
-
-@pytest.fixture
-def runtime(store: str) -> Iterator[BlockingRuntime]:
-    with custody.open(store) as runtime:
-        yield runtime
 
 
 @pytest.fixture(autouse=True)
@@ -455,7 +448,7 @@ def test_a_tool_whose_graph_hands_over_to_the_one_above_has_succeeded(runtime: A
 
 
 def test_a_guard_takes_no_other_word_for_how_it_refuses():
-    with pytest.raises(custody.UsageError, match="'answer' or 'raise'"):
+    with pytest.raises(custody.UsageError, match="'refuse' or 'raise'"):
         CustodyGuard(on_denied="Raise")  # pyright: ignore[reportArgumentType]
 
 

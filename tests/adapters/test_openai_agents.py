@@ -1095,3 +1095,18 @@ def test_the_guarded_example_of_the_how_to_refuses(monkeypatch, tmp_path, settin
     (told, _) = [item["output"] for item in model.calls[-1].input if "output" in item]
     assert told in PAGE.read_text(encoding="utf-8")
     assert capsys.readouterr().out == "I may not.\n"
+
+
+def test_hooks_that_serve_run_after_run_do_not_grow_without_end(store, deny, monkeypatch):
+    monkeypatch.setattr("custody.adapters.openai_agents_watch.REMEMBERED_MAX", 3)
+    deny('deny_tool = "delete_file"')
+    tool, deleted = acting()
+    with custody.open(store) as runtime, runtime.run("a task") as run:
+        hooks = CustodyHooks(run, guard=True)
+        for number in range(5):
+            model = Scripted(asks((f"c{number}", "delete_file", {"path": "a"})), says("left alone"))
+            agent = agents.Agent(name="Ada", model=model, tools=[tool])
+            asyncio.run(agents.Runner.run(agent, "go", hooks=hooks))
+        watch = hooks._now()  # pyright: ignore[reportPrivateUsage]
+        assert deleted == []
+        assert max(map(len, (watch.refused, watch.requested, watch.started, watch.errors))) == 3

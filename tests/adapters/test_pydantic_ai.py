@@ -76,12 +76,6 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture
-def runtime(store: str) -> Iterator[BlockingRuntime]:
-    with custody.open(store) as runtime:
-        yield runtime
-
-
-@pytest.fixture
 def guarded(settings_file: Path, store: str) -> Iterator[BlockingRuntime]:
     """Its policy denies the tool `erase`."""
     settings_file.write_text(settings_file.read_text() + DENY_ERASE)

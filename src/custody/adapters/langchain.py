@@ -33,7 +33,7 @@ from custody.adapters.langchain_messages import (
     is_control_flow,
     turn_of,
 )
-from custody.calls.execute import current_call
+from custody.calls.execute import inside
 from custody.calls.lifecycle import outcome_of
 from custody.calls.run import RunRecord, current_run
 from custody.errors import CustodyError, Denied, OutcomeUnknown, UsageError
@@ -155,13 +155,9 @@ class CustodyCallbacks(BaseCallbackHandler):
         if node.run is None or node.claim is None or node.began_ns is None:
             return
         around = node.call_around()
-        token = None if around is None else current_call.set(bytes.fromhex(around))
         measured: dict[str, Any] = {"model_us": (time.monotonic_ns() - node.began_ns) // 1000}
-        try:
+        with inside(None if around is None else bytes.fromhex(around)):
             step = node.run.step(requested_model=node.requested_model, agent=node.agent, **(measured | turn))
-        finally:
-            if token is not None:
-                current_call.reset(token)
         asked = {call["id"]: step for call in turn.get("calls", ()) if call["id"]}
         for above in node.upwards():
             above.step = step
@@ -352,11 +348,11 @@ class CustodyGuard(Middleware):
         run: AnyRun | None = None,
         *,
         effects: Mapping[str, Effect] | None = None,
-        on_denied: Literal["answer", "raise"] = "answer",
+        on_denied: Literal["refuse", "raise"] = "refuse",
     ) -> None:
         super().__init__()
-        if on_denied not in ("answer", "raise"):
-            raise UsageError(f"on_denied is {on_denied!r}; it can be 'answer' or 'raise'.")
+        if on_denied not in ("refuse", "raise"):
+            raise UsageError(f"on_denied is 'refuse' or 'raise', not {on_denied!r}.")
         self._run = run
         self._effects: dict[str, Effect] = dict(effects or {})
         self._raises = on_denied == "raise"

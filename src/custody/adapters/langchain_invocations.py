@@ -16,10 +16,10 @@ from custody.adapters.langchain_messages import (
     failure_of,
     handed_over,
     is_control_flow,
-    message_of,
     result_of,
 )
 from custody.calls.disabled import DisabledCall, DisabledRun, DisabledStep
+from custody.calls.lifecycle import describe
 from custody.calls.observe import ObservedCall
 from custody.calls.run import RunRecord
 from custody.calls.steps import RecordedStep
@@ -130,7 +130,8 @@ def keep_result(call: AnyCall, output: Any, error: BaseException | None = None) 
     elif error is None:
         call.fail(failure)
     else:
-        call.fail(message_of(error), type=type(error).__name__)
+        said = describe(error)
+        call.fail(said["message"], type=said["type"])
 
 
 class Guarded:

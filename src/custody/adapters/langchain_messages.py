@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from custody.calls.lifecycle import describe
+
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
 
@@ -59,15 +61,7 @@ def turn_of(response: "LLMResult") -> dict[str, Any]:
 def broken_turn(error: BaseException, response: "LLMResult | None" = None) -> dict[str, Any]:
     """The same where the model raised, with what had come by then."""
     text = None if response is None else turn_of(response)["text"]
-    data = {"error": {"type": type(error).__name__, "message": message_of(error)}}
-    return {"text": text, "responded": text is not None, "data": data}
-
-
-def message_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # an exception whose __str__ raises must not take the step with it
-        return "<the exception's message cannot be read>"
+    return {"text": text, "responded": text is not None, "data": {"error": describe(error)}}
 
 
 def requested_calls(message: Any) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from custody.calls.disabled import DisabledRun
+from custody.calls.execute import inside
+from custody.calls.lifecycle import describe
 from custody.calls.observe import ObservedCall
 from custody.calls.run import RunRecord
 from custody.calls.steps import RecordedStep
@@ -40,7 +42,7 @@ from custody.adapters.openai_agents_watch import (
     Watch,
     blamed_for,
     current_watch,
-    inside,
+    remember,
     see_responses,
 )
 
@@ -72,6 +74,8 @@ class CustodyHooks(agents.RunHooks[Any]):
     ) -> None:
         if guard and isinstance(run, DisabledRun):
             raise NotRecorded("Custody is disabled, so a guarded agent does not run.")
+        if on_denied not in ("refuse", "raise"):
+            raise UsageError(f"on_denied is 'refuse' or 'raise', not {on_denied!r}.")
         self._run: Any = run
         self._guard = guard
         self._on_denied = on_denied
@@ -120,7 +124,7 @@ class CustodyHooks(agents.RunHooks[Any]):
         await self._then.on_handoff(context, from_agent, to_agent)
 
     async def on_agent_start(self, context: Any, agent: Any) -> None:
-        self._now().started[id(agent)] = agent
+        remember(self._now().started, id(agent), agent)
         await self._then.on_agent_start(context, agent)
 
     async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
@@ -151,7 +155,7 @@ class CustodyHooks(agents.RunHooks[Any]):
         )
         here = [one for one in asked if items.runs_here(one, agent)]
         for one in here:
-            watch.requested[id(agent), one.id] = Requested(one, step, parent)
+            remember(watch.requested, (id(agent), one.id), Requested(one, step, parent))
         if self._guard:
             await self._refuse_denied(watch, context, agent, here, failure)
 
@@ -187,7 +191,7 @@ class CustodyHooks(agents.RunHooks[Any]):
             refusal = failure or await asyncio.to_thread(self._refusal, watch, key, agent)
             if refusal is None:
                 continue
-            watch.refused[key] = refusal
+            remember(watch.refused, key, refusal)
             if self._on_denied == "raise" or one.name in handoffs:
                 raise refusal
             if one.kind in SOFTLY_REFUSED:
@@ -198,10 +202,8 @@ class CustodyHooks(agents.RunHooks[Any]):
 
     def _refusal(self, watch: Watch, key: Key, agent: Any) -> CustodyError | None:
         """Why this call may not run, put on the record; None if it may, which is recorded when it starts."""
-        run, asked = self._run, watch.requested[key].asked
-        if not isinstance(run, RunRecord):
-            return None  # recording is turned off, and guarding with it
-        if run.recording.decide(asked.name, asked.arguments).verdict == "allow":
+        asked = watch.requested[key].asked
+        if self._run.recording.decide(asked.name, asked.arguments).verdict == "allow":
             return None
         try:
             call = self._observe(watch, key, agent, asked.name, asked.arguments).open()
@@ -285,7 +287,8 @@ class CustodyHooks(agents.RunHooks[Any]):
         """A run of the SDK has ended: close what it left open, and say what stopped it. Raises nothing."""
         with self._quietly(Kind.EVENT, always=True):
             run = self._run
-            self._settle(watch, error, "its run ended before" if error is None else str(error))
+            message = "its run ended before" if error is None else describe(error)["message"]
+            self._settle(watch, error, message)
             stated = getattr(error, "run_data", None) if result is None else result
             for kind, guardrail, info in items.tripped(stated, error):
                 run.event("openai_agents.guardrail", kind=kind, guardrail=guardrail, info=info)
@@ -309,7 +312,7 @@ class CustodyHooks(agents.RunHooks[Any]):
                     requested_model=items.requested_model(one.agent, watch.run_config),
                     model_us=one.elapsed_us(),
                     responded=False,
-                    data={"error": {"type": type(error).__name__ if error else None, "message": message}},
+                    data={"error": describe(error) if error else {"type": None, "message": message}},
                 )
         left = {key: one for key, one in watch.open.items() if below is None or one.parent == below}
         blamed = blamed_for(left, error)
@@ -344,7 +347,7 @@ class CustodyHooks(agents.RunHooks[Any]):
         """Keep the exception that the SDK turns into a text for the model."""
         key = items.outer_call(said.run_context)
         if said.error is not None and key is not None:
-            self._now().errors[key] = said.error
+            remember(self._now().errors, key, said.error)
 
     def check_watched(self, agent: Any) -> None:
         """An agent is about to ask its model: has its run been given these hooks?

@@ -7,21 +7,23 @@ the SDK is missing.
 import dataclasses
 import functools
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from agents.tracing import ResponseSpanData, TracingProcessor, add_trace_processor
 
 from custody.adapters import openai_agents_items as items
 from custody.adapters.openai_agents_items import Asked, Key
-from custody.calls.execute import current_call
 from custody.calls.observe import ObservedCall
 from custody.calls.steps import RecordedStep
 from custody.errors import CustodyError
 
 SERVED_MAX = 64  # responses of one run that wait for their hook: parallel agents, not turns
+
+REMEMBERED_MAX = 10_000
+"""Of what the SDK may never come back to: calls it does not run, agents of runs that ended. Hooks that serve
+many runs of the SDK keep one `Watch` for all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +77,18 @@ class Watch:
     """Responses of the provider by their id."""
 
 
+Name = TypeVar("Name")
+Value = TypeVar("Value")
+
+
+def remember(held: dict[Name, Value], name: Name, value: Value) -> None:
+    """Hold it; beyond the bound the oldest is let go."""
+    held[name] = value
+    if len(held) > REMEMBERED_MAX:
+        del held[next(iter(held))]
+
+
 current_watch: ContextVar[Watch | None] = ContextVar("custody_openai_agents_watch", default=None)
-
-
-@contextmanager
-def inside(call_id: bytes | None) -> Generator[None]:
-    """What is recorded here was made in this call."""
-    if call_id is None:
-        yield
-        return
-    token = current_call.set(call_id)
-    try:
-        yield
-    finally:
-        current_call.reset(token)
 
 
 def blamed_for(left: Mapping[Key, Open], error: BaseException | None) -> set[Key]:

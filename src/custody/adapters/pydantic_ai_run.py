@@ -51,6 +51,7 @@ from custody.calls.lifecycle import describe, left_with, outcome_of
 from custody.calls.observe import ObservedCall
 from custody.calls.run import current_run
 from custody.calls.steps import RecordedStep
+from custody.cuts import beginning
 from custody.errors import CustodyError, DelegationRefused, Denied
 from custody.records import Effect, RunOutcome
 
@@ -116,7 +117,7 @@ class AgentRun:
     def _child(self, ctx: RunContext[Any]) -> OpenRun | None:
         """None: it works in the same run. Raises DelegationRefused where calls are guarded."""
         text = prompt_text(ctx)
-        intent = None if text is None else text[:INTENT_CHARACTERS_MAX]
+        intent = None if text is None else beginning(text, INTENT_CHARACTERS_MAX)
         inputs = None if intent == text else {"prompt": text}
         try:
             return self.run.child(intent, agent=self.settings.agent or self._name, inputs=inputs)
