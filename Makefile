@@ -32,7 +32,7 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/run.py
 
 # The stamps make the second run immediate; a changed lock file, pyproject.toml or C source installs again.
-$(VENV)/installed: requirements-dev.lock pyproject.toml hatch_build.py src/custody/_native.c
+$(VENV)/installed: requirements-dev.lock pyproject.toml hatch_build.py src/custody/_native.c src/custody/_filter.h
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Custody needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

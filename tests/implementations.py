@@ -9,7 +9,7 @@ import pytest
 
 from custody import native, recorder
 from custody.journal import frames, put, seals, shard, tree
-from custody.redaction import known, redactor
+from custody.redaction import needles, redactor
 
 built = pytest.mark.skipif(native.missing() == list(native.FUNCTIONS), reason="the C parts were not built")
 """For tests of what is not there without a compiler."""
@@ -22,10 +22,10 @@ def use_python(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "encode_frame", frames.encode_frame_in_python)
     for module in (tree, shard):
         patch.setattr(module, "grow", tree.grow_in_python)
-    for module in (known, redactor):
-        patch.setattr(module, "holds_any", known.holds_any_in_python)
     patch.setattr(shard, "put_frame", put.put_frame_in_python)
     patch.setattr(redactor, "_encode_ordinary", None)
+    patch.setattr(needles, "_find_in_c", None)
+    patch.setattr(needles, "_level_in_c", None)
 
 
 @pytest.fixture(params=[pytest.param("c", marks=built), "python"], autouse=True, scope="module")

@@ -19,11 +19,11 @@ SOURCE = ROOT / "src" / "custody"
 
 # Lowest first. A module imports from lower levels only; names on one level do not import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "native"),
+    ("errors", "native", "cuts"),
     ("records",),
     ("journal", "redaction", "policy", "prices", "host", "sandbox", "files"),
     ("index", "recorder"),
-    ("retention", "changes"),
+    ("checkpoints", "verify", "retention", "changes"),
     ("tools",),
     ("calls",),
     ("blocking", "plans", "skills", "bridges"),
@@ -31,6 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("client",),
     ("doors", "adapters"),
     ("settings",),
+    ("stores",),
     ("compose",),
     ("cli",),
     ("__main__",),
@@ -53,6 +54,7 @@ PATH_METHODS = {"write_bytes", "write_text", "read_bytes", "read_text", "touch",
 STORE_FILES = {
     "calls/numbering.py": "counts in memory that forked processes share; no file of the store",
     "files/putting.py": "puts the user's files in place; no file of the store",
+    "cli/outgoing.py": "puts the file the user named in place, which lies outside the store",
     "cli/cursor.py": "keeps the cursor file the user named, which lies outside the store",
 }
 
@@ -66,6 +68,7 @@ PROCESS_FILES = {
     "sandbox/process.py": "starts the launchers",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",
     "cli/demo.py": "plays the user: it starts `custody` itself and kills it",
+    "cli/demo_evidence.py": "plays the auditor: each command in a process of its own",
 }
 
 APPENDING = {"recorder.py": "the only way on"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.settings_for_tests import NEVER_SHORT
 
-from custody.compose import open_view
 from custody.settings import load_settings
+from custody.stores import open_view
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

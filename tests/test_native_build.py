@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ["_filter.h", "_native.c"]
 
 compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
 with_compiler = pytest.mark.skipif(shutil.which(compiler) is None, reason="there is no C compiler")
@@ -28,7 +29,8 @@ def hook() -> ModuleType:
 def sources(tmp_path: Path) -> Path:
     folder = tmp_path / "src" / "custody"
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "src/custody/_native.c", folder)
+    for name in SOURCES:
+        shutil.copy(ROOT / "src/custody" / name, folder)
     return folder
 
 
@@ -38,7 +40,7 @@ def test_the_module_is_built_beside_its_source(hook: ModuleType, sources: Path, 
     if isinstance(built, str):
         pytest.skip(built)  # a compiler, but not Python's headers
     assert built == sources / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert sorted(path.name for path in sources.iterdir()) == ["_native.c", built.name]
+    assert sorted(path.name for path in sources.iterdir()) == sorted([*SOURCES, built.name])
 
 
 @with_compiler
@@ -49,7 +51,7 @@ def test_a_source_that_does_not_compile_leaves_no_module_and_the_reason(
     stale.touch()
     (sources / "_native.c").write_text("int broken(", encoding="utf-8")
     assert "the compiler said: " in hook.compile_native(tmp_path)
-    assert [path.name for path in sources.iterdir()] == ["_native.c"]
+    assert sorted(path.name for path in sources.iterdir()) == SOURCES
 
 
 def test_without_a_compiler_the_reason_says_so(

@@ -437,22 +437,9 @@ static PyObject *put_frame(PyObject *module, PyObject *const *given, Py_ssize_t 
     return done;
 }
 
-/* -- known values --------------------------------------------------------------------------------------------- */
+/* -- known values and keywords ------------------------------------------------------------------------------- */
 
-/* Whether any of the needles, a tuple of bytes, stands in the data; -1 with an exception. */
-static int any_in(const char *data, Py_ssize_t count, PyObject *needles)
-{
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(needles); index++) {
-        PyObject *needle = PyTuple_GET_ITEM(needles, index);
-        if (!PyBytes_Check(needle)) {
-            PyErr_Format(PyExc_TypeError, "needles are bytes");
-            return -1;
-        }
-        if (memmem(data, (size_t)count, PyBytes_AS_STRING(needle), (size_t)PyBytes_GET_SIZE(needle)) != NULL)
-            return 1;
-    }
-    return 0;
-}
+#include "_filter.h"
 
 /* -- credentials in URLs: `holds_userinfo` in redaction/urls.py ------------------------------------------------- */
 
@@ -482,15 +469,6 @@ static int may_hold_userinfo(const char *data, Py_ssize_t count)
         stop = ++at;
     }
     return 0;
-}
-
-/* holds_any(data, needles) -> bool */
-static PyObject *holds_any(PyObject *module, PyObject *const *given, Py_ssize_t count)
-{
-    if (count != 2 || !PyBytes_Check(given[0]) || !PyTuple_Check(given[1]))
-        return PyErr_Format(PyExc_TypeError, "holds_any takes bytes and a tuple");
-    int found = any_in(PyBytes_AS_STRING(given[0]), PyBytes_GET_SIZE(given[0]), given[1]);
-    return found < 0 ? NULL : PyBool_FromLong(found);
 }
 
 /* -- ordinary values: see redaction/redactor.py --------------------------------------------------------------- */
@@ -912,12 +890,15 @@ static int put_container(Walk *walk, PyObject *value, int depth)
     return GIVEN_UP;
 }
 
-/* encode_ordinary(value, names, needles, left, salt) -> bytes, or a list of names to be judged first, or None */
+/* encode_ordinary(value, names, filter, left, salt) -> bytes, or a list of names to be judged first, or None; or a
+   tuple of the bytes alone, when there are keywords in them that must be looked at */
 static PyObject *encode_ordinary(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
-    if (count != 5 || !PySet_CheckExact(given[1]) || !PyTuple_Check(given[2]) || !PyLong_Check(given[3]) ||
-        !PyBytes_Check(given[4]))
-        return PyErr_Format(PyExc_TypeError, "encode_ordinary takes a value, a set, a tuple, an integer and bytes");
+    if (count != 5 || !PySet_CheckExact(given[1]) || !PyLong_Check(given[3]) || !PyBytes_Check(given[4]))
+        return PyErr_Format(PyExc_TypeError, "encode_ordinary takes a value, a set, a filter, an integer and bytes");
+    const Filter *filter = filter_of(given[2]);
+    if (filter == NULL)
+        return NULL;
     size_t salt_bytes = (size_t)PyBytes_GET_SIZE(given[4]);
     Walk walk;
     walk.names = given[1];
@@ -936,17 +917,17 @@ static PyObject *encode_ordinary(PyObject *module, PyObject *const *given, Py_ss
     }
     Py_XDECREF(walk.unknown);
     Py_ssize_t used = walk.at - walk.start;
-    if (done == ORDINARY) {
-        int found = any_in((const char *)walk.start + salt_bytes, used - (Py_ssize_t)salt_bytes, given[2]);
-        done = found < 0 ? FAILED : found ? GIVEN_UP : ORDINARY;
-    }
+    int level = done == ORDINARY ? level_of(walk.start + salt_bytes, (size_t)used - salt_bytes, filter) : 0;
+    if (level == 2)
+        done = GIVEN_UP;
     if (done == ORDINARY && may_hold_userinfo((const char *)walk.start + salt_bytes, used - (Py_ssize_t)salt_bytes))
         done = GIVEN_UP;
     if (done == ORDINARY) {
         if (walk.bytes == NULL)
-            return PyBytes_FromStringAndSize((const char *)walk.start, used);
-        _PyBytes_Resize(&walk.bytes, used); /* without memory: NULL and an exception */
-        return walk.bytes;
+            walk.bytes = PyBytes_FromStringAndSize((const char *)walk.start, used);
+        else
+            _PyBytes_Resize(&walk.bytes, used); /* without memory: NULL and an exception */
+        return level == 0 || walk.bytes == NULL ? walk.bytes : Py_BuildValue("(N)", walk.bytes);
     }
     Py_XDECREF(walk.bytes);
     if (done == FAILED)
@@ -956,13 +937,15 @@ static PyObject *encode_ordinary(PyObject *module, PyObject *const *given, Py_ss
 
 /* -- the module --------------------------------------------------------------------------------------------- */
 
-#define INTERFACE 3 /* as in native.py: another means that one of the two is of an older build */
+#define INTERFACE 4 /* as in native.py: another means that one of the two is of an older build */
 
 #define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
 
 static PyMethodDef always[] = {
     {"encode_ordinary", FAST(encode_ordinary), NULL},
-    {"holds_any", FAST(holds_any), NULL},
+    {"find_level", FAST(find_level), NULL},
+    {"find_needles", FAST(find_needles), NULL},
+    {"make_filter", make_filter, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyMethodDef with_sha[] = {

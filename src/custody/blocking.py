@@ -19,6 +19,7 @@ from custody.errors import StoreClosed, UsageError
 from custody.records import Call, RunOutcome
 
 if TYPE_CHECKING:
+    from custody.calls.notices import Notices
     from custody.index import Index
 
 T = TypeVar("T")
@@ -144,6 +145,11 @@ class BlockingRuntime:
         """Questions about what is recorded."""
         return self._runtime.index
 
+    @property
+    def notices(self) -> "Notices | None":
+        """Who is told of each call beside the record; None where nobody is."""
+        return self._runtime.notices
+
     def call(
         self, tool: str | Callable[..., Any], arguments: Mapping[str, Any] | None = None, **options: Any
     ) -> Call:
@@ -178,6 +184,8 @@ class BlockingRuntime:
     def close(self) -> None:
         """End what still runs and seal the store. A second close does nothing."""
         if self._loop.closed:
+            if self._runtime.notices is not None:
+                self._runtime.notices.close()
             self._runtime.recording.backlog.drain()  # of a forked child, whose own records these are
             return
         self._loop.wait(self._runtime.close())

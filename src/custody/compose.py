@@ -1,123 +1,47 @@
 """The composition root: the parts are joined here, by what the settings say.
 
-Owns the public `open`, and what opening a store for calls or for questions takes. Used by applications and
-the command line.
+Owns the public `open`, and what follows a runtime while it works: signing, keeping within bounds, notices,
+export. Used by applications and the command line.
 """
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from custody.errors import CorruptJournal, NotRecorded, StoreReadOnly, UsageError
-from custody.journal import Disk, Journal, MemoryDisk, RealDisk
-from custody.recorder import Draft, Recorder
-from custody.records import IdSource
-from custody.redaction import Redactor, SecretTools, secrets_of
+from custody.checkpoints import Due, start_sealing
+from custody.errors import UsageError
+from custody.journal import Disk
+from custody.recorder import Recorder
+from custody.redaction import SecretTools
 from custody.settings import MEMORY, Settings, load_settings, user_settings_path
+from custody.stores import OpenStore, open_index, open_store, undo_store, unfinished_in
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
+    from custody.bridges.boundary import BoundaryNotices
     from custody.calls.recording import ObserveSettings
-    from custody.calls.recovery import Recovered
     from custody.calls.runtime import CallSettings, Runtime
-    from custody.changes import UndoStore
     from custody.files import Protected
-    from custody.index import Index, Progress
     from custody.prices import Prices
     from custody.sandbox import Launchers
+    from custody.tools import Registry, Tool
 
-DAY_SECONDS = 24 * 3600
-REDACTION_KEY = "keys/redaction.key"
-REDACTION_KEY_BYTES = 32
-
-
-def open_disk(store: str, *, create: bool = True) -> Disk:
-    """The store's folder, or memory. Raises StoreError; warns about a network file system."""
-    if store == MEMORY:
-        return MemoryDisk()
-    disk = RealDisk(store, create=create)
-    network = disk.network_filesystem()
-    if network is not None:
-        warnings.warn(
-            f"The store {store} is on a network file system ({network}): locks and syncs there may not hold. "
-            "Choose a local folder with --store.",
-            stacklevel=2,
-        )
-    return disk
+BOUNDARY_URL = "CUSTODY_BOUNDARY_URL"
 
 
-def open_index(store: str, journal: Journal) -> "Index":
-    """The index of a store. Loaded here, not with this module: most commands only make calls."""
-    from custody.index import Index
+def _witness_download(settings: Settings, disk: Disk, runtime: "Runtime") -> "Tool":
+    from custody.bridges.bundle import Limits, WitnessDownload, bundle_maker
 
-    return Index(None if store == MEMORY else os.path.join(store, "index.db"), journal)
-
-
-def redaction_key(disk: Disk) -> bytes:
-    """The store's fingerprint key, made on first use."""
-    key = disk.read_all(REDACTION_KEY)
-    if key is None:
-        disk.make_folder("keys")
-        lock = disk.lock(REDACTION_KEY + ".lock")
-        key = disk.read_all(REDACTION_KEY)
-        if key is None:
-            key = os.urandom(REDACTION_KEY_BYTES)
-            disk.replace(REDACTION_KEY, key)
-        if lock is not None:
-            lock.release()
-    return key
-
-
-def make_recorder(disk: Disk, journal: Journal, environ: Mapping[str, str]) -> Recorder:
-    """The recorder of a store; knows the values of secret-looking environment variables."""
-    return Recorder(journal, Redactor(redaction_key(disk), secrets_of(environ)), IdSource())
-
-
-class View:
-    """A store opened to be looked at. Calls of dead processes are closed first where it may be written."""
-
-    def __init__(self, settings: Settings, progress: "Progress | None" = None) -> None:
-        from custody.calls.recovery import Recovered, recover
-
-        disk = open_disk(settings.store, create=False)
-        self.journal = Journal(disk)
-        self.index = open_index(settings.store, self.journal)
-        self._open_undo = lambda: undo_store(settings, disk)
-        self.recovered = Recovered()
-        try:
-            self.index.refresh(progress)
-            self.recovered = recover(
-                self.journal,
-                self.index,
-                lambda: make_recorder(disk, self.journal, os.environ),
-                lambda: self.undo,
-            )
-        except CorruptJournal:
-            pass  # what can be read is shown; `index.damage` says what cannot
-        except (OSError, NotRecorded) as error:
-            warnings.warn(f"Calls of dead processes could not be closed: {error}", stacklevel=2)
-
-    @functools.cached_property
-    def undo(self) -> "UndoStore":
-        """What files were before calls changed them."""
-        return self._open_undo()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.index.close()
-        self.journal.close()
-
-
-def open_view(settings: Settings, progress: "Progress | None" = None) -> View:
-    """Open a store for questions, the index caught up. Raises StoreError when there is none."""
-    return View(settings, progress)
+    section = settings.file.bundles
+    return WitnessDownload(
+        lambda: bundle_maker(disk, runtime.journal, lambda: runtime.index, lambda: runtime.ledger.recorder),
+        section.callers,
+        Limits(count_max=section.count_max, bytes_max=section.bytes_max),
+    )
 
 
 async def open_runtime(
@@ -130,6 +54,7 @@ async def open_runtime(
     session: str | None = None,
     environment_added: Mapping[str, str] | None = None,
     on_error: Literal["warn", "raise"] | None = None,
+    boundary: str | None = None,
     disk: Disk | None = None,
     launchers: "Launchers | None" = None,
 ) -> "Runtime":
@@ -144,7 +69,6 @@ async def open_runtime(
     from custody.host import Breaker, Sampler
     from custody.policy import Policy
     from custody.sandbox import Launchers
-    from custody.tools import Registry, installed_tools
 
     at_terminal = door == "cli"
     call_settings = msgspec.structs.replace(
@@ -156,25 +80,21 @@ async def open_runtime(
         environment_added=environment_added or {},
     )
     launchers = launchers or Launchers()
-    registry = Registry(
-        tools,
-        installed=lambda: installed_tools(settings.file.tools.modules),
-        keep=settings.file.tools.keep,
-    )
-
+    registry = _registry(settings, tools, lambda: _witness_download(settings, opened.disk, runtime))
     prices = functools.cache(lambda: _prices(settings))
+    make_notices = _prepared_notices(settings, boundary)
 
-    def open_store() -> _OpenStore:
+    def take_shard() -> OpenStore:
         if door == "python":
             prices()  # a program may record steps; not while its event loop waits for the first
-        return _open_store(settings, disk, {**os.environ, **call_settings.environment_added})
+        return open_store(settings, disk, {**os.environ, **call_settings.environment_added})
 
     try:
-        opened = await asyncio.to_thread(open_store)
+        opened = await asyncio.to_thread(take_shard)
     except BaseException:
         await launchers.close()
         raise
-    return Runtime(
+    runtime = Runtime(
         journal=opened.journal,
         recorder=opened.recorder,
         open_index=lambda: open_index(settings.store, opened.journal),
@@ -187,9 +107,58 @@ async def open_runtime(
         observing=_observe_settings(settings, on_error),
         load_prices=prices,
         undo=functools.cache(lambda: undo_store(settings, opened.disk)),
-        unfinished=_unfinished_in(settings.store),
+        unfinished=unfinished_in(settings.store),
         recovered=opened.recovered,
+        notices=None if make_notices is None else make_notices(opened.recorder),
     )
+    if settings.store != MEMORY:
+        _attend(runtime, settings, opened, one_shot=at_terminal)
+    return runtime
+
+
+def _attend(runtime: "Runtime", settings: Settings, opened: OpenStore, *, one_shot: bool) -> None:
+    """Start what works beside the runtime until it is closed: signing comes last."""
+    runtime.closing.append(_start_sealing(settings, opened, one_shot=one_shot))
+    if not one_shot:
+        runtime.closing.insert(0, _start_keeping(settings, opened))
+
+
+def _start_sealing(settings: Settings, opened: OpenStore, *, one_shot: bool) -> Callable[[], None]:
+    """Sign what is recorded from here on; gives what stops it, last of what follows the journal."""
+    section = settings.file.checkpoints
+    return start_sealing(
+        opened.disk,
+        opened.journal,
+        functools.partial(opened.recorder.event, leaf_data=True),
+        Due(records=section.records, seconds=section.seconds, always_at_close=not one_shot),
+        section.files,
+        section.commands,
+    )
+
+
+def _registry(settings: Settings, tools: Iterable[Any], witness_download: "Callable[[], Tool]") -> "Registry":
+    """The tools that are handed in, built in and installed."""
+    from custody.tools import Registry, installed_tools
+
+    return Registry(
+        tools,
+        installed=lambda: installed_tools(settings.file.tools.modules),
+        keep=settings.file.tools.keep,
+        built_in={"witness_download": witness_download},
+    )
+
+
+def _prepared_notices(
+    settings: Settings, boundary: str | None
+) -> "Callable[[Recorder], BoundaryNotices] | None":
+    """What tells a listener of each call, where one is named: here, in the environment, or in the settings.
+    Raises InvalidSetting."""
+    url = boundary or os.environ.get(BOUNDARY_URL) or settings.file.boundary.url
+    if not url:
+        return None
+    from custody.bridges.boundary import BoundaryNotices, listener_of
+
+    return functools.partial(BoundaryNotices, listener_of(url))
 
 
 def _prices(settings: Settings) -> "Prices":
@@ -197,42 +166,6 @@ def _prices(settings: Settings) -> "Prices":
 
     own = settings.file.observe.prices
     return load_prices(None if own is None else os.path.expanduser(own))
-
-
-class _OpenStore(NamedTuple):
-    disk: Disk
-    journal: Journal
-    recorder: Recorder
-    recovered: "Recovered | None"
-
-
-def _open_store(settings: Settings, disk: Disk | None, environ: Mapping[str, str]) -> _OpenStore:
-    """Take a shard of the store, and close what dead processes left open. Raises StoreError, NotRecorded."""
-    try:
-        disk = disk or open_disk(settings.store)
-        journal = Journal(disk)
-        recorder = make_recorder(disk, journal, environ)
-        journal.lease()
-    except OSError as error:
-        raise StoreReadOnly(
-            f"The store {settings.store} cannot be written: {error.strerror or error}.",
-            hint="Make room, or choose another with CUSTODY_STORE or --store.",
-        ) from error
-    unfinished = _unfinished_in(settings.store)
-    if unfinished:
-        from custody.calls.recording import retry_unfinished
-
-        retry_unfinished(recorder, unfinished)
-    recovered = recover_from_crashes(settings, journal, disk, lambda: recorder)
-    return _OpenStore(disk, journal, recorder, recovered)
-
-
-_unfinished: "dict[str, list[Draft]]" = {}
-"""Store -> ends of runs that this process could not record; tried again when it opens the store again."""
-
-
-def _unfinished_in(store: str) -> "list[Draft]":
-    return [] if store == MEMORY else _unfinished.setdefault(store, [])
 
 
 def _observe_settings(settings: Settings, on_error: Literal["warn", "raise"] | None) -> "ObserveSettings":
@@ -280,32 +213,25 @@ def protected_by(settings: Settings) -> "Protected":
     return load_protected(own=own, secret=files.secret, write=files.protected)
 
 
-def undo_store(settings: Settings, disk: Disk) -> "UndoStore":
-    """Where a store keeps what files were before they were changed."""
-    from custody.changes import UndoStore
+def _start_keeping(settings: Settings, opened: OpenStore) -> Callable[[], None]:
+    """Keep a store within the bounds of its settings; gives what stops it."""
+    section = settings.file.retention
+    if not (section.days_max or section.bytes_max):
+        return lambda: None
+    from custody.retention import Bounds, Means, forgetting
+    from custody.retention.keeper import Keeper
 
-    undo = settings.file.undo
-    return UndoStore(
-        disk,
-        bytes_max=undo.bytes_max,
-        age_seconds=undo.days_max * DAY_SECONDS,
-        call_bytes_max=undo.call_bytes_max,
+    keeper = Keeper(
+        Bounds(days_max=section.days_max, bytes_max=section.bytes_max),
+        lambda: Means(
+            journal=opened.journal,
+            index=open_index(settings.store, opened.journal),
+            make_recorder=lambda: opened.recorder,
+            forget_undo=forgetting(lambda: undo_store(settings, opened.disk)),
+        ),
     )
-
-
-def recover_from_crashes(
-    settings: Settings, journal: Journal, disk: Disk, recorder: Callable[[], Recorder]
-) -> "Recovered | None":
-    """Close what dead processes left open; None when none did."""
-    if not journal.left_open():
-        return None
-    from custody.calls.recovery import recover
-
-    index = open_index(settings.store, journal)
-    try:
-        return recover(journal, index, recorder, lambda: undo_store(settings, disk))
-    finally:
-        index.close()
+    keeper.start()
+    return keeper.stop
 
 
 def _prepared_export(settings: Settings) -> "Callable[[Runtime], Callable[[], None]] | None":
@@ -395,7 +321,7 @@ def open(  # noqa: A001 - the public name is custody.open
             settings, tools=tools, agent=agent, caller=caller, session=session, on_error=on_error
         )
         if prepare is not None:
-            runtime.closing.append(prepare(runtime))
+            runtime.closing.insert(0, prepare(runtime))
         return runtime
 
     return Opening(make_runtime)

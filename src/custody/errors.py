@@ -97,6 +97,30 @@ class CorruptJournal(StoreError):
     exit_code = 1
 
 
+class MalformedNote(InvalidInput):
+    """This is not a signed checkpoint.
+
+    `details` may have the number and the offset of the note in its log.
+    """
+
+
+class MalformedKey(StoreError):
+    """This is not a key of checkpoints."""
+
+
+class CheckpointRefused(CustodyError):
+    """What is on the record does not go on from what was signed, so it is not signed.
+
+    `details` may have the shard.
+    """
+
+
+class PurgeRefused(CustodyError):
+    """What was asked for is held, has not ended, or another process is purging; nothing was purged."""
+
+    exit_code = 3
+
+
 class Denied(CustodyError):
     """A guard says no; nothing was run.
 

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-INTERFACE = 3
+INTERFACE = 4
 """Changes with what the functions take and give: a module built from an older source is not used."""
 
 
@@ -40,15 +40,24 @@ put_frame: Callable[[Any, int, int, int, int, int, bytes, bytes], object] | None
 put_frame = getattr(_module, "put_frame", None)
 """See `journal.put`."""
 
-encode_ordinary: Callable[[Any, set[str], tuple[bytes, ...], int, bytes], bytes | list[str] | None] | None
+encode_ordinary: Callable[[Any, set[str], bytes, int, bytes], bytes | list[str] | tuple[bytes] | None] | None
 encode_ordinary = getattr(_module, "encode_ordinary", None)
 """See `redaction.redactor`: the value as msgpack, behind the salt; or the names that must be judged before
-it can be said to be ordinary; or None, when it is not, as far as C can tell."""
+it can be said to be ordinary; or the msgpack in a tuple, when it holds keywords that must be looked at; or
+None, when it is not ordinary, as far as C can tell."""
 
-holds_any: Callable[[bytes, tuple[bytes, ...]], bool] | None = getattr(_module, "holds_any", None)
-"""Whether any of the needles stands in the bytes."""
+make_filter: Callable[[tuple[tuple[bytes, int, int, int, int, int, int], ...]], bytes] | None
+make_filter = getattr(_module, "make_filter", None)
+"""See `redaction.needles`: the tables that the next two take."""
 
-FUNCTIONS = ("encode_frame", "encode_ordinary", "grow", "holds_any", "put_frame", "sha256")
+find_level: Callable[[bytes, bytes], int] | None = getattr(_module, "find_level", None)
+"""See `redaction.needles`."""
+
+find_needles: Callable[[bytes, bytes], list[tuple[int, int, int]] | None] | None
+find_needles = getattr(_module, "find_needles", None)
+"""See `redaction.needles`: stretches in no order, and not all of them merged."""
+
+FUNCTIONS = ("encode_frame", "encode_ordinary", "find_level", "find_needles", "grow", "put_frame", "sha256")
 
 
 def missing() -> list[str]:

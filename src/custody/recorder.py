@@ -8,7 +8,7 @@ when a record is due: `calls` decides that. No other module calls the journal's 
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -101,7 +101,11 @@ def _is_blob(value: Any) -> bool:
 class Recorder:
     """Writes records for one runtime."""
 
-    def __init__(self, journal: Journal, redactor: Redactor, ids: IdSource) -> None:
+    def __init__(
+        self, journal: Journal, redactor: Redactor, ids: IdSource, seen: Mapping[str, Any] | None = None
+    ) -> None:
+        """`seen` is what its writer found when it came: leaf data of `writer.opened`."""
+        self._seen = seen
         self._journal = journal
         self._redactor = redactor
         self.ids = ids
@@ -160,20 +164,31 @@ class Recorder:
             len(draft.leaf) + len(draft.payload) + FRAME_BYTES
         )
 
-    def append(self, draft: Draft, *, opens: bool = False, closes: bool = False) -> Receipt:
+    def append(
+        self, draft: Draft, *, opens: bool = False, closes: bool = False, essential: bool = False
+    ) -> Receipt:
         """Put the draft on the record.
 
-        `opens` sets room aside for the record that will close the call, `closes` uses and returns it.
-        Raises NotRecorded.
+        `opens` sets room aside for the record that will close the call, `closes` uses and returns it; an
+        `essential` one may use the room that is kept on a full disk. Raises NotRecorded.
         """
         if not self._introduced:
-            self._introduce()
-        if draft.blobs:
-            for blob in draft.blobs:
-                self._journal.put_blob(blob)
+            self._introduce(essential=essential)
+        digests = [self._journal.put_blob(blob) for blob in draft.blobs] if draft.blobs else ()
         reserve = FINISHED_RESERVE_BYTES if opens else 0
         reserved = FINISHED_RESERVE_BYTES if closes else 0
-        return self._journal.append(draft.kind, draft.leaf, draft.payload, reserve, reserved)
+        receipt = self._journal.append(
+            draft.kind, draft.leaf, draft.payload, reserve, reserved, essential=essential
+        )
+        if digests:
+            self._keep_blobs(digests, draft.blobs)
+        return receipt
+
+    def _keep_blobs(self, digests: Sequence[bytes], blobs: Sequence[Redacted]) -> None:
+        """A purge may have removed one before the record named it."""
+        for digest, blob in zip(digests, blobs, strict=True):
+            if not self._journal.has_blob(digest):
+                self._journal.put_blob(blob)
 
     def append_in_shared_run(
         self, run_id: bytes, draft_at: Callable[[int], Draft], *, opens: bool = False
@@ -200,9 +215,17 @@ class Recorder:
         leaf = msgspec.structs.replace(decode_leaf(draft.kind, draft.leaf), payload_digest=said.digest)
         return Draft(draft.kind, encode_leaf(leaf), said.data, said.blobs, draft.redactions)
 
-    def event(self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any) -> None:
+    def event(
+        self,
+        name: str,
+        data: Mapping[str, Any],
+        *,
+        leaf_data: bool = False,
+        essential: bool = False,
+        **fields: Any,
+    ) -> Receipt:
         """Record an event. `leaf_data` keeps the data for ever. Raises NotRecorded."""
-        self.append(self.draft_event(name, data, leaf_data=leaf_data, **fields))
+        return self.append(self.draft_event(name, data, leaf_data=leaf_data, **fields), essential=essential)
 
     def draft_event(
         self, name: str, data: Mapping[str, Any], *, leaf_data: bool = False, **fields: Any
@@ -224,7 +247,7 @@ class Recorder:
     def after_fork_in_child(self) -> None:
         self._introduced = False
 
-    def _introduce(self) -> None:
+    def _introduce(self, *, essential: bool = False) -> None:
         """Say once who writes here: a forked child is another writer, with a shard of its own."""
         self._introduced = True
         system = os.uname()
@@ -237,7 +260,18 @@ class Recorder:
             "python": sys.version.partition(" ")[0],
             "custody": __version__,
         }
-        self.event("writer.opened", facts)
+        seen = None if self._seen is None else dict(self._seen)
+        self.append(
+            self.draft(
+                Event,
+                {"data": facts},
+                event_id=self.ids.take(CALL_ID_BYTES),
+                name="writer.opened",
+                at_us=now_us(),
+                data=seen,
+            ),
+            essential=essential,
+        )
 
     def _encode_clean(self, leaf: Leaf) -> bytes:
         """The leaf's bytes. Names and reasons repeat what callers said, so known values and credentials in

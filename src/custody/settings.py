@@ -100,6 +100,57 @@ class ObserveSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A price table of your own, as TOML."""
 
 
+class RedactionSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[redaction]`"""
+
+    rules: tuple[str, ...] = ()
+    """Files with more scanner rules, in the TOML form of gitleaks. The built-in rules always hold."""
+    bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 8 * 1024**2
+    """Of one record that are scanned; of what is larger only a digest is kept."""
+    ms_max: Annotated[float, msgspec.Meta(gt=0)] = 250
+    """For scanning one record; of what takes longer only a digest is kept."""
+
+
+class CheckpointsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[checkpoints]`"""
+
+    records: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """So many new records are signed at the latest."""
+    seconds: Annotated[float, msgspec.Meta(gt=0)] = 10
+    """So long after the last checkpoint new records are signed."""
+    files: tuple[str, ...] = ()
+    """Files that each checkpoint is added to: on another disk, in a git repository."""
+    commands: tuple[tuple[str, ...], ...] = ()
+    """Commands that get each checkpoint on their standard input."""
+
+
+class RetentionSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[retention]`; 0 deletes nothing."""
+
+    days_max: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """What calls said is purged when it is so old."""
+    bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of payloads and blobs; the oldest go first."""
+
+
+class BoundarySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[boundary]`"""
+
+    url: str | None = None
+    """Where the start and the end of each call are told: `http://127.0.0.1:9718`."""
+
+
+class BundlesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[bundles]`"""
+
+    callers: tuple[str, ...] = ()
+    """Who may ask for a bundle other than at the terminal, and then of their own session alone."""
+    count_max: Annotated[int, msgspec.Meta(ge=1)] = 1_000
+    """Calls in one bundle that a tool hands out."""
+    bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 16 * 1024**2
+    """Of such a bundle, before base64."""
+
+
 class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `custody.toml`."""
 
@@ -109,6 +160,11 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     files: FilesSection = FilesSection()
     undo: UndoSection = UndoSection()
     observe: ObserveSection = ObserveSection()
+    redaction: RedactionSection = RedactionSection()
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    retention: RetentionSection = RetentionSection()
+    bundles: BundlesSection = BundlesSection()
+    boundary: BoundarySection = BoundarySection()
     otel: OtelSection = OtelSection()
     breaker: BreakerThresholds = BreakerThresholds()
 

@@ -14,9 +14,9 @@ import custody
 from custody.bridges.otel.background import BackgroundExport
 from custody.bridges.otel.destination import OtelSection, destination_of
 from custody.bridges.otel.exporter import Exporter, Pace
-from custody.compose import make_recorder, open_disk, open_view
 from custody.records import Step, Tokens, now_us
 from custody.settings import load_settings
+from custody.stores import make_recorder, open_disk, open_view
 
 QUICK = Pace(poll_seconds=0.01, backoff_seconds=0.01, backoff_seconds_max=0.05, save_seconds=0.0)
 

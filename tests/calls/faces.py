@@ -31,7 +31,7 @@ from custody.settings import load_settings
 
 Scenario = Callable[..., Awaitable[Any]]
 
-MACHINERY = ("writer.opened", "host.sampled", "journal.poisoned")
+MACHINERY = ("writer.opened", "host.sampled", "journal.poisoned", "key.created")
 
 
 class _Run:
@@ -150,7 +150,7 @@ class Stage:
 
 
 def _real(store: str) -> Any:
-    from custody.compose import open_disk
+    from custody.stores import open_disk
 
     return open_disk(store)
 

@@ -7,12 +7,13 @@ import time
 import pytest
 
 import custody
-from custody.compose import open_runtime, open_view
+from custody.compose import open_runtime
 from custody.errors import NotRecorded, OutcomeUnknown
 from custody.journal import MemoryDisk, RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import Call
 from custody.settings import load_settings
+from custody.stores import open_view
 
 FULL = errno.ENOSPC
 

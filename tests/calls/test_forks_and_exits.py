@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.calls.faces import told
+from tests.settings_for_tests import never_short_of_resources
 
 import custody
 from custody.index import CallFilter, RunFilter
@@ -18,7 +19,11 @@ CHILD_SECONDS = 30
 
 
 @pytest.fixture
-def folder(tmp_path) -> str:
+def folder(tmp_path, monkeypatch) -> str:
+    """A store whose records are waited for: a child that ends at once leaves none in a queue."""
+    settings = never_short_of_resources(tmp_path / "config")
+    settings.write_text(settings.read_text() + "[observe]\ndelay_ms = 30000\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "config"))
     return os.fspath(tmp_path / "store")
 
 

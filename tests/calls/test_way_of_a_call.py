@@ -336,7 +336,9 @@ def test_each_writer_says_once_who_it_is(tmp_path):
 
     assert len(events) == 2
     assert events[0].data["custody"] == custody.__version__
-    assert set(events[0].data) == {"pid", "host", "boot_id", "platform", "kernel", "python", "custody"}
+    facts = {"pid", "host", "boot_id", "platform", "kernel", "python", "custody"}
+    assert set(events[0].data) == facts | {"checkpoints", "root"}  # what it found signed
+    assert sorted((event.data["checkpoints"] for event in events), key=str) == [1, None]
 
 
 @pytest.mark.parametrize("timeout", [1e7, 1e300, math.inf, 0])

@@ -1,14 +1,17 @@
+import atexit
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.forked import Forked
 
 from custody import open as open_store
 from custody.blocking import BlockingRuntime
@@ -23,7 +26,24 @@ zombies_max = 1_000_000
 """
 """Settings with which no load of the machine the tests run on refuses a call."""
 
+FROM_NOTHING = ("test_exec", "test_program", "test_connect")
+"""Tests in which the start of the program is part of what is tested."""
+
+STARTING = re.compile("PYTHON|LANG|LC_|LD_|_CUSTODY_COMPLETE")
+"""Variables that are read while a process starts."""
+
 RUN_SECONDS_MAX = 60  # a command that hangs fails its test instead of stopping all
+
+
+_forked: list[Forked] = []
+
+
+def forked(environment: Mapping[str, str]) -> Forked:
+    """Once for all tests of this process. What each of them starts has an environment of its own."""
+    if not _forked:
+        _forked.append(Forked(environment))
+        atexit.register(_forked[0].close)
+    return _forked[0]
 
 
 @dataclass
@@ -43,8 +63,9 @@ class Ran:
 class Program:
     """The real program, as a process, with a store, a home and a working directory of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, from_nothing: bool = False) -> None:
         self.folder = folder
+        self.from_nothing = from_nothing
         self.work = folder / "work"
         self.work.mkdir()
         self.started: list[subprocess.Popen[bytes]] = []
@@ -67,6 +88,12 @@ class Program:
     def __call__(
         self, *arguments: str, stdin: str | None = None, cwd: Path | None = None, **environment: str
     ) -> Ran:
+        whole, where = {**self.environment, **environment}, cwd or self.work
+        if not self.from_nothing and not any(map(STARTING.match, environment)):
+            code, out, err = forked(self.environment).run(
+                arguments, whole, where, stdin or "", RUN_SECONDS_MAX
+            )
+            return Ran(code, *(text.decode("utf-8", "surrogateescape") for text in (out, err)))
         done = subprocess.run(
             self.command(*arguments),
             input=stdin,
@@ -74,8 +101,8 @@ class Program:
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",
-            cwd=cwd or self.work,
-            env={**self.environment, **environment},
+            cwd=where,
+            env=whole,
             timeout=RUN_SECONDS_MAX,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
@@ -130,8 +157,8 @@ class Program:
 
 
 @pytest.fixture
-def custody(tmp_path: Path) -> Iterator[Program]:
-    program = Program(tmp_path)
+def custody(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Program]:
+    program = Program(tmp_path, from_nothing=request.module.__name__.endswith(FROM_NOTHING))
     yield program
     program.close()
 

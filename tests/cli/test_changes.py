@@ -201,14 +201,14 @@ def test_what_stands_in_place_of_the_file_now_is_never_waited_for(custody):
 
 def test_a_diff_does_not_show_the_secrets_of_this_environment(custody):
     secret = "tok-5f1c0de5f1c0de"
-    (custody.work / "a.ini").write_text(f"user = ada\ntoken = {secret}\n")
+    (custody.work / "a.ini").write_text(f"user = ada\nlabel = {secret}\n")
     with custody.recording() as runtime:
         call = edit(runtime, "a.ini", "ada", "bob")
     shown = custody("changes", call.id, "--diff", DEPLOY_TOKEN=secret).out
     (change,) = custody("show", call.id, "--diff", "--json", DEPLOY_TOKEN=secret).json["changes"]
     for diff in (shown, change["diff"]):
         assert "+user = bob" in diff
-        assert " token = [redacted:known_value:" in diff
+        assert " label = [redacted:known_value:" in diff
         assert secret not in diff
     assert secret in custody("changes", call.id, "--diff").out  # it is the owner's own file
 

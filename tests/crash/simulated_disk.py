@@ -108,6 +108,10 @@ class SimulatedFile:
                 raise
             self._inode.sync()
 
+    def punch(self, offset: int, count: int) -> None:
+        with self._disk.mutex:
+            self._check_open()
+
     def size_bytes(self) -> int:
         with self._disk.mutex:
             self._check_open()
@@ -227,6 +231,8 @@ class SimulatedDisk:
         temporary = f"{folder}/.new-{name}" if folder else f".new-{name}"
         with self.mutex:
             self._check_parent(path)
+            if temporary in self._cached:  # a dead process's; the real disk's names are random
+                self._name(temporary, None)
             try:
                 file = self.open(temporary, create=True)
                 file.put(data, 0)
@@ -251,6 +257,16 @@ class SimulatedDisk:
             if path not in self._cached:
                 raise self._missing(path)
             self.enter("remove", path)
+            self._name(path, None)
+
+    def rename(self, path: str, new_path: str) -> None:
+        with self.mutex:
+            if path not in self._cached:
+                raise self._missing(path)
+            self._check_parent(new_path)
+            self.enter("rename", path)
+            inode = self._cached[path]
+            self._name(new_path, inode)
             self._name(path, None)
 
     def sync_folder(self, path: str) -> None:

@@ -124,7 +124,8 @@ class Book:
                     self.begin(self.calls, Line(call_id.hex(), program, request))
                 self.finish(self.calls[call_id.hex()], outcome, program)
             case leaf:
-                assert isinstance(leaf, Event) and leaf.name.startswith(("journal.", "writer.", "host."))
+                own = ("journal.", "writer.", "host.", "key.")
+                assert isinstance(leaf, Event) and leaf.name.startswith(own)
 
     def number(self, request: Request, program: int) -> None:
         """Positions of a run follow one another on the record."""

@@ -91,7 +91,7 @@ def answers(index: Index) -> dict:
     }  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     order=st.permutations(range(len(HISTORY))),
     shards=st.lists(st.integers(0, 2), min_size=len(HISTORY), max_size=len(HISTORY)),

@@ -195,6 +195,25 @@ def test_who_has_the_old_file_open_keeps_the_old_content(disk: Disk) -> None:
 # -- locks --------------------------------------------------------------------------------------------
 
 
+def test_a_renamed_file_takes_the_place_of_what_has_the_name(disk: Disk) -> None:
+    disk.replace("a", b"one")
+    disk.replace("b", b"two")
+    disk.rename("a", "b")
+    disk.sync_folder("")
+    assert (disk.read_all("a"), disk.read_all("b")) == (None, b"one")
+    with pytest.raises(FileNotFoundError):
+        disk.rename("a", "b")
+
+
+def test_punched_zeros_are_still_zeros_and_what_is_around_them_stays(disk: Disk) -> None:
+    file = disk.open("a", create=True)
+    file.put(b"x" * 20_000, 0)
+    file.put(bytes(12_000), 4_000)
+    file.punch(4_000, 12_000)
+    assert file.read(20_000, 0) == b"x" * 4_000 + bytes(12_000) + b"x" * 4_000
+    assert file.size_bytes() == 20_000
+
+
 def test_a_lock_is_held_once_until_it_is_released(disk: Disk) -> None:
     assert not disk.locked("lock")
     lock = disk.lock("lock")

@@ -10,12 +10,17 @@ from custody.journal import frames
 from custody.journal.frames import (
     FORMAT_VERSION,
     HEADER_BYTES,
+    PURGED_AGAIN,
+    PURGED_MARK,
     Decoder,
     SegmentHeader,
     Stored,
     decode_segment_header,
     encode_frame_in_python,
     encode_segment_header,
+    is_purged,
+    is_zeroed,
+    mark_place,
     purged_payload,
 )
 
@@ -65,6 +70,25 @@ def test_a_purged_payload_leaves_the_leaf_to_be_read() -> None:
     stored = decode(data)
     assert stored is not None
     assert (stored.leaf, stored.payload, stored.purged, stored.end) == (b"leaf", b"", True, 64 + len(data))
+
+
+@pytest.mark.parametrize("offset", range(500, 530))
+def test_the_mark_of_a_purge_lies_in_one_sector_wherever_the_payload_begins(offset: int) -> None:
+    first = offset + mark_place(offset)
+    assert first // 512 == (first + len(PURGED_MARK) - 1) // 512
+    payload = bytes(range(1, 101))
+    marked = bytearray(payload)
+    marked[mark_place(offset) : mark_place(offset) + len(PURGED_MARK)] = PURGED_MARK
+    assert is_purged(bytes(marked)) and not is_zeroed(bytes(marked))
+    assert not is_purged(payload)
+    whole = purged_payload(100, offset)
+    assert is_purged(whole) and is_zeroed(whole) and len(whole) == 100
+
+
+def test_a_record_written_again_after_its_purge_is_still_purged() -> None:
+    stored = decode(frame(payload=PURGED_AGAIN))
+    assert stored is not None
+    assert (stored.purged, stored.payload) == (True, b"")
 
 
 def test_a_payload_that_never_reached_the_disk_is_not_taken_for_a_purged_one() -> None:

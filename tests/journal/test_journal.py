@@ -23,7 +23,7 @@ from custody.journal.disk_memory import MemoryDisk, MemoryFile
 from custody.journal.frames import Commit, decode_commit
 from custody.journal.segments import SegmentCache, SegmentReader
 from custody.journal.tree import Frontier, leaf_hash
-from custody.records import Kind, Redacted, decode_leaf
+from custody.records import Event, Kind, Redacted, RunFinished, decode_leaf, encode_leaf
 
 OpenJournal = Callable[..., Journal]
 
@@ -572,9 +572,9 @@ def test_a_torn_tail_is_cut_and_the_cut_is_on_the_record(tmp_path: Path, open_jo
     *kept, event, new = list(journal.follow())
     assert [stored.leaf for stored in kept] == [b"dying 0", b"dying 1", b"dying 2"]
     assert new.leaf == b"leaf 0"
-    told = msgspec.to_builtins(decode_leaf(Kind.EVENT, event.leaf), builtin_types=(bytes,))
-    assert told[1] == "journal.repaired"
-    data = decode_leaf(Kind.EVENT, event.leaf).data  # type: ignore[union-attr]
+    told = decode_leaf(Kind.EVENT, event.leaf)
+    assert isinstance(told, Event) and told.name == "journal.repaired"
+    data = told.data
     assert data is not None
     assert (data["shard"], data["segment"], data["offset"], data["frames"]) == (1, 1, last.offset, 1)
     assert data["bytes"] > 80
@@ -685,3 +685,9 @@ class JournalMachine(RuleBasedStateMachine):
 
 JournalMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestJournalMachine = JournalMachine.TestCase
+
+
+def test_what_is_hashed_of_a_record_says_what_kind_it_is() -> None:
+    ended = RunFinished(run_id=b"r" * 16, at_us=1, payload_digest=b"", outcome="succeeded")
+    with pytest.raises(msgspec.ValidationError):
+        decode_leaf(Kind.RUN_STARTED, encode_leaf(ended))

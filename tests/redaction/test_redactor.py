@@ -13,7 +13,7 @@ from tests.implementations import with_each  # noqa: F401 - every test here hold
 
 from custody.records import Redaction
 from custody.redaction import Redactor, plain
-from custody.redaction.redactor import DEPTH_MAX, HITS_MAX, PATH_CHARACTERS_MAX, _Walk
+from custody.redaction.walk import DEPTH_MAX, HITS_MAX, PATH_CHARACTERS_MAX
 
 KEY = b"k" * 32
 KNOWN = {
@@ -283,7 +283,7 @@ SHARED = Redactor(KEY, KNOWN)
 @example({"a": {"x" * 100 + "_password": 1}})
 @example({"a": KNOWN["API_TOKEN"].encode()})
 def test_the_short_way_keeps_what_the_long_way_would(value: Any) -> None:
-    walk = _Walk(SHARED._fingerprints, SHARED._known, "root")
+    walk = SHARED._walk("root")
     slow = msgspec.msgpack.encode(walk.value(value, "root", 0, False))
     outcome = SHARED.keep(value, "root")
     assert (outcome.data, outcome.hits) == (slow, walk.redactions())
@@ -325,7 +325,7 @@ def test_both_ways_bound_depth_at_the_same_place(depth: int) -> None:
     value: Any = 1
     for _ in range(depth):
         value = [value]
-    walk = _Walk(SHARED._fingerprints, SHARED._known, "")
+    walk = SHARED._walk("")
     assert SHARED.keep(value, "").data == msgspec.msgpack.encode(walk.value(value, "", 0, False))
 
 
@@ -343,6 +343,8 @@ def test_keeping_never_gives_up_the_interpreter_lock() -> None:
         {"password": "s" * 10_000, "raw": b"x" * 5000},
         {"text": f"{KNOWN['API_TOKEN']} " * 300, "argv": ["--token", "x"], 1: {2}},
     ]
+    for value in values:
+        redactor.keep(value, "result")  # what is loaded once
     turns = 0
     stop = threading.Event()
     running = threading.Event()

@@ -15,9 +15,10 @@ from tests.implementations import built, use_python
 
 from custody import native
 from custody.redaction import VALUE_BYTES_MAX, Redactor
-from custody.redaction.known import holds_any_in_python
-from custody.redaction.redactor import DEPTH_MAX, MARK_KEYS, _Walk
+from custody.redaction.needles import ITSELF, NEAR, NOTHING, Filter, Needle
+from custody.redaction.typed import MARK_KEYS
 from custody.redaction.urls import holds_userinfo
+from custody.redaction.walk import DEPTH_MAX
 
 pytestmark = built
 
@@ -92,18 +93,19 @@ VALUES = st.recursive(
 )
 
 
-def encode(
-    value: Any, names: set[str] | None = None, needles: tuple[bytes, ...] = (), salt: bytes = b""
-) -> Any:
+NO_NEEDLES = Filter(()).tables
+
+
+def encode(value: Any, tables: bytes = NO_NEEDLES, salt: bytes = b"") -> Any:
     assert native.encode_ordinary is not None
-    return native.encode_ordinary(value, ORDINARY, needles, VALUE_BYTES_MAX, salt)
+    return native.encode_ordinary(value, ORDINARY, tables, VALUE_BYTES_MAX, salt)
 
 
 IN_C = Redactor(KEY, KNOWN)
 IN_PYTHON = Redactor(KEY, KNOWN)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=800)
 @given(VALUES)
 @example({"a": [math.nan, -0.0, math.inf]})
 @example({"x" * 30: {"name": "x" * 65, "value": 1}})
@@ -119,13 +121,13 @@ def test_what_is_kept_is_the_same_in_both(value: Any) -> None:
     assert in_c == in_python
 
 
-@settings(max_examples=2000)
+@settings(max_examples=800)
 @given(VALUES)
 def test_what_c_says_is_ordinary_the_long_way_leaves_alone(value: Any) -> None:
-    data = encode(value, needles=IN_C._needles)
+    data = encode(value, IN_C._filter)
     if type(data) is bytes:
         assert data == msgspec.msgpack.encode(value)
-        walk = _Walk(IN_C._fingerprints, IN_C._known, "root")
+        walk = IN_C._walk("root")
         assert (msgspec.msgpack.encode(walk.value(value, "root", 0, False)), walk.redactions()) == (data, ())
 
 
@@ -181,20 +183,68 @@ def test_c_gives_up_at_the_same_size_as_python() -> None:
     assert redactor._weigh(value, weight, 0) == 0
     assert redactor._weigh(value, weight - 1, 0) == -1
     names = {*ORDINARY}
-    assert native.encode_ordinary(value, names, (), weight, b"") == msgspec.msgpack.encode(value)
-    assert native.encode_ordinary(value, names, (), weight - 1, b"") is None
+    assert native.encode_ordinary(value, names, NO_NEEDLES, weight, b"") == msgspec.msgpack.encode(value)
+    assert native.encode_ordinary(value, names, NO_NEEDLES, weight - 1, b"") is None
 
 
-@given(st.binary(max_size=40), st.lists(st.binary(max_size=3), max_size=4).map(tuple))
-def test_needles_are_found_by_both(data: bytes, needles: tuple[bytes, ...]) -> None:
-    assert native.holds_any is not None
-    assert native.holds_any(data, needles) is holds_any_in_python(data, needles)
-    value = {"a": data}
-    found = holds_any_in_python(msgspec.msgpack.encode(value), needles)
-    assert (encode(value, needles=needles) is None) is found
+PIECES = st.sampled_from(
+    [b"a", b"b", b"A", b"ab", b"aba", b"abab", b" ", b"_", b"\xff", b"\0", b"aaaaaaaa", b"bAb"]
+)
+MADE_OF_PIECES = st.lists(PIECES, max_size=12).map(b"".join)
+NEEDLES = st.lists(
+    st.builds(
+        Needle,
+        MADE_OF_PIECES.filter(lambda data: len(data) >= 3),
+        st.booleans(),
+        st.integers(0, 3),
+        st.sampled_from([0, 1, 5, 100]),
+        st.sampled_from([1, 7, 100]),
+        st.sampled_from([0, 0, 2, 9]),
+    ),
+    max_size=6,
+)
 
 
-@settings(max_examples=2000)
+def sought(data: bytes, fold: bool, group: int) -> Needle:
+    return Needle(data, fold, group)
+
+
+SOUGHT = st.lists(
+    st.builds(
+        sought,
+        MADE_OF_PIECES.filter(lambda data: len(data) >= 3),
+        st.booleans(),
+        st.integers(4, 6),
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=800)
+@given(MADE_OF_PIECES, NEEDLES, SOUGHT)
+def test_needles_are_found_by_both(data: bytes, keywords: list[Needle], sought: list[Needle]) -> None:
+    for needles in (keywords, sought, keywords + sought):
+        by_rule = {needle.group: needle for needle in needles}
+        alike = [needle._replace(run=by_rule[needle.group].run) for needle in needles]
+        both = Filter(alike)
+        in_c = (both.find(data), both.level(data), encode({"a": data}, both.tables))
+        with pytest.MonkeyPatch.context() as patch:
+            use_python(patch)
+            assert both.find(data) == in_c[0]
+            assert both.level(data) == in_c[1]
+            level = both.level(msgspec.msgpack.encode({"a": data}))
+        plain = msgspec.msgpack.encode({"a": data})
+        assert in_c[2] == {NOTHING: plain, NEAR: (plain,), ITSELF: None}[level]
+
+
+@given(st.integers(0, 40), st.booleans())
+def test_needles_are_found_at_every_place(before: int, fold: bool) -> None:
+    for needle in (b"abc", b"abcd", b"token_of_mine"):
+        data = b"x" * before + (needle.upper() if fold else needle) + b"y"
+        assert Filter([Needle(needle, fold, 0)]).find(data) == [(0, before, before + len(needle))]
+
+
+@settings(max_examples=800)
 @given(
     st.lists(
         st.sampled_from([b"://", b"@", b":", b"/", b"a", b"seven77", b" ", b"\\", b"\xff", b"\0", b"<"]),
@@ -214,7 +264,8 @@ def test_what_may_be_credentials_in_a_url_is_found_by_both(data: bytes) -> None:
 
 
 def test_a_needle_is_not_looked_for_in_the_salt() -> None:
-    assert encode({"a": 1}, needles=(b"salt",), salt=b"salt") == b"salt" + msgspec.msgpack.encode({"a": 1})
+    tables = Filter([Needle(b"salt", False, 0)]).tables
+    assert encode({"a": 1}, tables, b"salt") == b"salt" + msgspec.msgpack.encode({"a": 1})
 
 
 def test_names_that_are_marks_are_never_learnt() -> None:
@@ -228,23 +279,33 @@ def test_names_that_are_marks_are_never_learnt() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (), ({},), ({}, {}, (), 1, b""), ({}, set(), [], 1, b""), ({}, set(), (), 1.0, b""),
-        ({}, set(), (), 1, ""),
+        (), ({},), ({}, {}, NO_NEEDLES, 1, b""), ({}, set(), [], 1, b""), ({}, set(), b"", 1, b""),
+        ({}, set(), b"\0" * 100_000, 1, b""), ({}, set(), NO_NEEDLES, 1.0, b""),
+        ({}, set(), NO_NEEDLES, 1, ""),
     ],
 )  # fmt: skip
 def test_c_refuses_what_is_not_its_own_arguments(arguments: tuple[Any, ...]) -> None:
-    assert native.encode_ordinary is not None and native.holds_any is not None
+    assert native.encode_ordinary is not None
+    assert native.find_needles is not None and native.find_level is not None
     with pytest.raises(TypeError):
         native.encode_ordinary(*arguments)
     with pytest.raises(TypeError):
-        native.holds_any(*arguments)
+        native.find_needles(*arguments)
+    with pytest.raises(TypeError):
+        native.find_level(*arguments)
 
 
-def test_a_needle_that_is_no_bytes_is_refused() -> None:
-    with pytest.raises(TypeError, match="needles are bytes"):
-        encode({"a": 1}, needles=("a",))  # type: ignore[arg-type]
+def test_a_needle_that_is_no_needle_is_refused() -> None:
+    assert native.make_filter is not None and native.encode_ordinary is not None
+    with pytest.raises(ValueError, match="three bytes or more"):
+        Filter([Needle(b"ab", False, 0)])
+    for needles in ([], ((b"abc",),), ((b"abc", 0, 0, 0, 0, 0, "0"),), (b"abc",)):
+        with pytest.raises(TypeError):
+            native.make_filter(needles)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="three bytes or more"):
+        native.make_filter(((b"ab", 0, 0, 0, 0, 0, 0),))  # type: ignore[arg-type]
     with pytest.raises(OverflowError):
-        native.encode_ordinary({}, set(), (), 2**70, b"")  # type: ignore[misc]
+        native.encode_ordinary({}, set(), NO_NEEDLES, 2**70, b"")
 
 
 def test_without_memory_c_raises_or_answers_and_leaks_nothing() -> None:

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custody.redaction import Mark, Redactor, plain
-from custody.redaction.redactor import ELEMENT_BYTES, VALUE_BYTES_MAX
 from custody.redaction.typed import REPR_CHARACTERS_MAX
+from custody.redaction.walk import ELEMENT_BYTES, VALUE_BYTES_MAX
 
 SECRET = "hunter2-hunter2"
 REDACTOR = Redactor(b"k" * 32, {"API_TOKEN": SECRET})

@@ -191,10 +191,46 @@ def test_a_file_of_exactly_the_bound_is_not_truncated_and_one_byte_more_is(work,
 
 
 def test_the_bound_is_a_mebibyte_unless_another_is_asked_for(work, read):
-    (work / "large").write_bytes(b"x" * (MEBIBYTE + 1))
+    (work / "large").write_bytes((b"x" * 63 + b"\n") * (MEBIBYTE // 64) + b"x")
     assert result_of(read("large"))["bytes"] == MEBIBYTE
     assert result_of(read("large", bytes_max=16 * MEBIBYTE))["truncated"] is False
     assert read("large", bytes_max=16 * MEBIBYTE + 1).outcome == "rejected"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_of_a_part_the_record_has_no_half_of_a_word_and_the_caller_has_all(tmp_path, encoding):
+    """Whoever reads a file by bytes may cut a token in two."""
+    token, words = "ghp_" + "0123456789abcdefghijklmnopqrstuvwxyz", "other words of it\n"
+    text = f"{words * 20}{token} {words * 20}"
+    data = text.encode(encoding)
+    (tmp_path / "tokens").write_bytes(data)
+    width = len(data) // len(text)
+    place = data.index(token.encode("utf-16-le" if encoding == "utf-16" else "utf-8"))
+    with custody.open(":memory:", cwd=str(tmp_path)) as runtime:
+        for inside in range(1, len(token), 3):
+            cut = place + inside * width
+            for asked in ({"length_bytes": cut}, {"offset_bytes": cut}):
+                call = runtime.call("file_read", {"path": "tokens", **asked})
+                recorded = runtime.index.call(call.id).result
+                assert call.result["content"] in text
+                assert not [at for at in range(len(token) - 5) if token[at : at + 6] in recorded["content"]]
+                lost = len(call.result["content"]) - len(recorded["content"])
+                assert recorded["not_recorded_characters"] == lost <= len(token) + 1
+        whole = runtime.call("file_read", {"path": "tokens", "offset_bytes": 0 if encoding == "utf-8" else 2})
+        assert "not_recorded_characters" not in runtime.index.call(whole.id).result
+
+
+def test_where_a_text_is_truncated_a_line_ends_and_the_next_part_goes_on_there(work, read):
+    """So that no half of a secret is in either; and nothing is lost between the two."""
+    lines = "".join(f"{number} token=ghp_{'a' * (number % 40)}\n" for number in range(200))
+    (work / "lines").write_text(lines)
+    parts, offset = [], 0
+    while offset < len(lines):
+        part = result_of(read("lines", offset_bytes=offset, bytes_max=500))
+        parts.append(part["content"])
+        offset = part["offset_bytes"] + part["bytes"]
+    assert "".join(parts) == lines
+    assert all(part.endswith("\n") for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +307,7 @@ def test_reading_on_where_a_result_ends_gives_the_whole_text(tmp_path_factory, t
     found, place, rounds = "", 0, 0
     while True:
         asked = file_read.Asked(path="file", offset_bytes=place, bytes_max=step, encoding=encoding)
-        result = read_waiting(asked, reach, lambda: False)
+        result = read_waiting(asked, reach, lambda: False).result
         assert result["undecodable"] == 0
         found += result["content"]
         place = result["offset_bytes"] + result["bytes"]
@@ -291,7 +327,7 @@ def test_a_range_of_bytes_holds_the_characters_that_are_wholly_in_it(tmp_path_fa
     begin = min(begin, len(content))
     reach = Reach(str(file.parent), (str(file.parent),), load_protected([]))
     asked = file_read.Asked(path="file", offset_bytes=begin, length_bytes=length, encoding="utf-8")
-    result = read_waiting(asked, reach, lambda: False)
+    result = read_waiting(asked, reach, lambda: False).result
     ends = [len(f"x{text}"[:count].encode()) for count in range(len(text) + 2)]
     inside = [end for end in ends if begin <= end <= begin + length]
     expected = content[inside[0] : inside[-1]].decode() if inside else ""
@@ -353,7 +389,7 @@ def test_a_file_that_is_not_all_in_the_page_cache_is_left_to_a_thread(work, read
     with file.open("rb") as opened:
         os.posix_fadvise(opened.fileno(), kept_bytes, 0, os.POSIX_FADV_DONTNEED)
     try:
-        assert read_cached(file_read.Asked(path="cold"), reach)["content"] == "x" * 200_000
+        assert read_cached(file_read.Asked(path="cold"), reach).result["content"] == "x" * 200_000
     except BlockingIOError:
         return
     pytest.skip("this file system keeps its files in the page cache")

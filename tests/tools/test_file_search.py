@@ -164,6 +164,22 @@ def test_more_matches_than_the_bound_are_said_to_be_there_and_as_many_are_not(wo
     assert (len(cut["matches"]), cut["truncated"], cut["searched_all"]) == (9, True, False)
 
 
+def test_a_line_that_is_cut_holds_no_half_of_a_token(work, search):
+    """Wherever one stands around either end of what is shown, in prose and in what programs write."""
+    token = "ghp_" + "0123456789abcdefghijklmnopqrstuvwxyz"
+    halves = [token[at : at + 6] for at in range(len(token) - 5)]
+    for filler, glue in (("lorem ipsum dolor ", " "), ('"a":1,', '"')):
+        for inside in range(-2, len(token) + 3):
+            before = (filler * 100)[: 1_800 - inside] + glue + token + glue + (filler * 40)[:198]
+            after = (filler * 100)[: 795 - inside] + glue + token + glue + filler * 100
+            (work / "long").write_text(f"{before}needle{glue}{after}\n{after}\n")
+            (match,) = result_of(search("needle", context_lines=1))["matches"]
+            assert "needle" in match["text"]
+            for kept in (match["text"], *match["after"]):
+                assert not [half for half in halves if half in kept.replace(token, "")], (inside, kept)
+            assert match["cut_characters"] == len(f"{before}needle{glue}{after}") - len(match["text"])
+
+
 def test_a_line_longer_than_anyone_reads_is_cut_around_its_match(work, search):
     (work / "minified.js").write_text("ü" * 5000 + "needle" + "y" * 5000 + "\nnext" + "z" * 5000)
     (match,) = result_of(search("needle", context_lines=1))["matches"]

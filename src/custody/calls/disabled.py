@@ -166,6 +166,9 @@ class Disabled(_Scope):
 
     __slots__ = ()
 
+    notices = None
+    """Nobody is told of anything."""
+
     @property
     def index(self) -> NoReturn:
         raise CustodyError("Custody is disabled, so there is nothing to be asked.", hint="Open a store.")

@@ -7,8 +7,8 @@ may say lives elsewhere: `guards` (may it happen), `lifecycle` (what an end mean
 import os
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,7 @@ from msgspec import Struct
 from custody.calls.guards import ALLOWED, Guard, Proposal, decide
 from custody.calls.ledger import Ledger
 from custody.calls.lifecycle import Judgement, State, advance, judge
+from custody.calls.notices import Ending, Notices, tell_rejected
 from custody.calls.numbering import Numbering
 from custody.calls.samples import Sampled, Samples
 from custody.errors import NotRecorded, OutcomeUnknown
@@ -38,6 +39,19 @@ from custody.tools import Context, Ended, Scope, Tool
 
 current_call: ContextVar[bytes | None] = ContextVar("custody_current_call", default=None)
 """The call in which this code runs: the parent of calls it makes."""
+
+
+@contextmanager
+def inside(call_id: bytes | None) -> Generator[None]:
+    """What is recorded here was made in this call; None: in the one that it is made in anyway."""
+    if call_id is None:
+        yield
+        return
+    token = current_call.set(call_id)
+    try:
+        yield
+    finally:
+        current_call.reset(token)
 
 
 class Who(Struct, frozen=True, kw_only=True):
@@ -86,6 +100,8 @@ class Machinery(Struct, frozen=True, kw_only=True):
     """Calls that ran and whose end could not be recorded; the runtime tries again when it closes."""
     unfinished: list[Draft]
     """Ends that are known and could not be recorded; tried again at the close, and at the next open."""
+    notices: Notices | None = None
+    """Who is told of each call beside the record."""
 
 
 class _Progress:
@@ -145,15 +161,17 @@ async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
     arrived_ns = time.monotonic_ns()
     async with machinery.slots:
         progress.queue_us = (time.monotonic_ns() - arrived_ns) // 1000
-        await _decide(progress, machinery)
+        await _decide(progress, context, machinery)
         if progress.decision.verdict != "allow":
-            return await _reject(progress, machinery.ledger)
+            return await _reject(progress, machinery)
         await _record_start(progress, context, machinery)
+        if machinery.notices is not None:
+            machinery.notices.started(asked.call_id, asked.name, progress.started_at_us or progress.at_us)
         ended = await _run(asked, context)
         return await _record_end(progress, ended, machinery)
 
 
-async def _decide(progress: _Progress, machinery: Machinery) -> None:
+async def _decide(progress: _Progress, context: Context, machinery: Machinery) -> None:
     asked = progress.asked
     progress.host_before = await machinery.samples.newest()
     began_ns = time.monotonic_ns()
@@ -164,14 +182,16 @@ async def _decide(progress: _Progress, machinery: Machinery) -> None:
             arguments=asked.arguments,
             scope=asked.scope,
             host=progress.host_before.sample,
+            asker=context.asker,
         ),
         machinery.guards,
     )
     progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
 
 
-async def _reject(progress: _Progress, ledger: Ledger) -> Call:
+async def _reject(progress: _Progress, machinery: Machinery) -> Call:
     """One record says that it was asked and never ran."""
+    ledger = machinery.ledger
     progress.state = advance(progress.state, Kind.CALL_FINISHED)
     finished_at_us = now_us()
     said = ledger.recorder.redact({"arguments": progress.asked.arguments}, progress.asked.keep)
@@ -194,8 +214,11 @@ async def _reject(progress: _Progress, ledger: Ledger) -> Call:
         opens=False,
     )
     _note(progress, drafts[-1])
+    asked = progress.asked
+    tell_rejected(machinery.notices, asked.call_id, asked.name, progress.at_us, finished_at_us)
     judgement = Judgement("rejected", progress.decision.reason)
-    return _as_call(progress, judgement, None, finished_at_us=finished_at_us)
+    call = _as_call(progress, judgement, None, finished_at_us=finished_at_us)
+    return _in_recorded_words(call, ledger.recorder)
 
 
 async def _record_start(progress: _Progress, context: Context, machinery: Machinery) -> None:
@@ -268,14 +291,12 @@ def _note(progress: _Progress, first: Draft) -> None:
 async def _run(asked: Asked, context: Context) -> Ended:
     """Run the tool. Nothing a tool does gets past here as an exception."""
     assert asked.tool is not None, "only a known tool is allowed"
-    token = current_call.set(asked.call_id)
     began_ns = time.monotonic_ns()
     try:
-        return await asked.tool.execute(asked.arguments, context)
+        with inside(asked.call_id):
+            return await asked.tool.execute(asked.arguments, context)
     except Exception as error:
         return Ended(started_ns=began_ns, ended_ns=time.monotonic_ns(), error=error)
-    finally:
-        current_call.reset(token)
 
 
 async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -> Call:
@@ -284,7 +305,7 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
     judgement = judge(ended, progress.asked.timeout_seconds)
     progress.host_after = await machinery.samples.newest()
     finished_at_us = now_us()
-    payload: dict[str, Any] = {"result": ended.result}
+    payload: dict[str, Any] = {"result": ended.result if ended.recorded is None else ended.recorded}
     if judgement.error is not None:
         payload["error"] = judgement.error
     if ended.changes is not None:
@@ -316,17 +337,52 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
         finished = await ledger.append_terminal(draft(progress.asked.keep), lambda: draft("none"))
     except NotRecorded as error:
         machinery.unrecorded.add(progress.asked.call_id)
+        _tell_end(progress, Judgement("unknown"), ended, machinery.notices)
         raise OutcomeUnknown(
             "The call ran, but its end could not be recorded; its result is withheld.",
             hint="Free space in the store; the call is shown as unknown.",
             call_id=progress.asked.call_id.hex(),
         ) from error
+    _tell_end(progress, judgement, ended, machinery.notices)
     progress.redactions += finished.redactions
     if progress.asked.as_recorded:
         said = finished.said()
-        ended = msgspec.structs.replace(ended, result=said.get("result"))
+        if ended.recorded is None:
+            ended = msgspec.structs.replace(ended, result=said.get("result"))
         judgement = msgspec.structs.replace(judgement, error=said.get("error"))
-    return _as_call(progress, judgement, ended, finished_at_us=finished_at_us)
+    call = _as_call(progress, judgement, ended, finished_at_us=finished_at_us)
+    if call.outcome == "succeeded" and not progress.asked.as_recorded:
+        return call
+    return _in_recorded_words(call, ledger.recorder)
+
+
+_WORDS = ("tool", "session_id", "external_id", "agent", "caller", "workspace", "cwd", "reason")
+
+
+def _in_recorded_words(call: Call, recorder: Recorder) -> Call:
+    """What is said of a call beside its arguments, result and error may repeat them: as the record has it."""
+    words = {name: said for name in _WORDS if isinstance(said := getattr(call, name), str)}
+    clean: dict[str, Any] = {name: recorder.clean_text(said, name)[0] for name, said in words.items()}
+    reason, _ = recorder.clean_text(call.decision.reason, "decision")
+    return msgspec.structs.replace(
+        call, decision=msgspec.structs.replace(call.decision, reason=reason), **clean
+    )
+
+
+def _tell_end(progress: _Progress, judgement: Judgement, ended: Ended, notices: Notices | None) -> None:
+    if notices is None:
+        return
+    notices.ended(
+        Ending(
+            progress.asked.call_id,
+            progress.asked.name,
+            now_us(),
+            judgement.outcome,
+            None if judgement.outcome == "unknown" else _latency_us(ended),
+            None if judgement.error is None else judgement.error.get("type"),
+            ended.child_pid,
+        )
+    )
 
 
 def unknown_end(recorder: Recorder, call_id: bytes) -> Draft:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from custody.host import Breaker, HostSample
 from custody.policy import Policy
 from custody.records import Decision
-from custody.tools import Registry, Scope, Tool
+from custody.tools import Asker, Registry, Scope, Tool
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
@@ -25,6 +25,7 @@ class Proposal(Struct, frozen=True, kw_only=True):
     scope: Scope
     host: HostSample | None
     """The machine as it stands; None where it cannot be told."""
+    asker: Asker = Asker()
 
 
 Guard = Callable[[Proposal], Decision | None]
@@ -62,7 +63,12 @@ def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Gua
         assert proposal.tool is not None, "the schema guard has refused unknown tools"
         return proposal.tool.validate(proposal.arguments, proposal.scope)
 
-    return schema, validate, *guards_of_observed(policy, breaker)
+    def permit(proposal: Proposal) -> Decision | None:
+        """The built-in rule of a tool that is not everybody's."""
+        rule: Callable[..., Decision | None] | None = getattr(proposal.tool, "permit", None)
+        return None if rule is None else rule(proposal.arguments, proposal.asker)
+
+    return schema, validate, permit, *guards_of_observed(policy, breaker)
 
 
 def guards_of_observed(policy: Policy, breaker: Breaker) -> tuple[Guard, ...]:

@@ -17,6 +17,7 @@ from custody.calls import process, stated
 from custody.calls.backlog import Offer
 from custody.calls.execute import current_call
 from custody.calls.lifecycle import Judgement, describe, judge_result, outcome_of
+from custody.calls.notices import Ending, tell_rejected
 from custody.calls.recording import OnError, OpenRun, check_on_error
 from custody.errors import Denied, NotRecorded
 from custody.journal import Receipt
@@ -284,6 +285,8 @@ class ObservedCall:
             recording.open_calls.discard(self.call_id)
             raise
         self._closed = False
+        if recording.notices is not None:
+            recording.notices.started(self.call_id, self._tool, self._asked_at_us)
         self._started_ns = time.monotonic_ns()
         self._record_us = (self._started_ns - began_ns) // 1000
 
@@ -318,6 +321,7 @@ class ObservedCall:
         except BaseException:
             self._run.tally.call_withdrawn("rejected")
             raise
+        tell_rejected(self._run.recording.notices, self.call_id, self._tool, self._asked_at_us, now_us())
         self._arguments = None
 
     def _close(self, error: BaseException | None) -> bool:
@@ -352,6 +356,11 @@ class ObservedCall:
         if not self._start_is_written():  # then its end says what was asked, too
             request, payload["arguments"] = self._request(), self._arguments
         executed = not self.cached and judgement.outcome != "rejected"
+        latency_us = (ended_ns - self._started_ns) // 1000 if executed else None
+        notices = run.recording.notices
+        if notices is not None:
+            kind = None if judgement.error is None else judgement.error.get("type")
+            notices.ended(Ending(self.call_id, self._tool, now_us(), judgement.outcome, latency_us, kind))
         draft = recorder.draft(
             CallFinished,
             payload,
@@ -364,7 +373,7 @@ class ObservedCall:
             passed=stated.truth(self.passed),
             source="cache" if self.cached else "observed",
             monotonic_ns=ended_ns,
-            latency_us=(ended_ns - self._started_ns) // 1000 if executed else None,
+            latency_us=latency_us,
             record_us=self._record_us,
         )
         self.stored = run.keep(

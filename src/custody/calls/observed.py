@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 from custody.calls.disabled import in_disabled_run
-from custody.calls.execute import current_call
+from custody.calls.execute import inside
 from custody.calls.observe import ObservedCall
 from custody.calls.recording import OnError
 from custody.calls.run import current_run
@@ -203,17 +203,10 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def _inside(call: ObservedCall, resume: Callable[[], Any]) -> Any:
     """One step of a generator: the calls it makes are made in this one."""
-    token = current_call.set(call.call_id or None)
-    try:
+    with inside(call.call_id or None):
         return resume()
-    finally:
-        current_call.reset(token)
 
 
 async def _inside_async(call: ObservedCall | None, resume: Callable[[], Awaitable[Any]]) -> Any:
-    token = current_call.set(call.call_id or None) if call is not None else None
-    try:
+    with inside(None if call is None else call.call_id or None):
         return await resume()
-    finally:
-        if token is not None:
-            current_call.reset(token)

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from custody.calls.backlog import DELAY_SECONDS, Backlog, Dropped, Offer
 from custody.calls.guards import Guard, Proposal, decide
+from custody.calls.notices import Notices
 from custody.calls.tally import Tally
 from custody.errors import CustodyError, UsageError
 from custody.host import HostSample
@@ -115,6 +116,7 @@ class Recording:
         load_prices: Callable[[], Prices],
         unfinished: list[Draft],
         unrecorded: set[bytes],
+        notices: Notices | None = None,
     ) -> None:
         self.recorder = recorder
         self.settings = settings
@@ -125,6 +127,7 @@ class Recording:
         """Ends of runs that could not be recorded; tried again when the store is closed and opened."""
         self.unrecorded = unrecorded
         """Calls whose end could not be recorded."""
+        self.notices = notices
         self.open_runs: dict[bytes, Ending] = {}
         """Runs started here and not finished; those left at the close are ended by it."""
         self.open_calls: set[bytes] = set()

@@ -53,6 +53,7 @@ from custody.records import (
     Totals,
     now_us,
 )
+from custody.tools import Asker
 
 log = logging.getLogger("custody")
 
@@ -468,6 +469,12 @@ class RunRecord:
 
 
 _runs: "weakref.WeakSet[RunRecord]" = weakref.WeakSet()
+
+
+def asker_of(who: Who, run: RunRecord | None, door: str) -> Asker:
+    """Who asks for a call. One in a run belongs to the run's session, whatever it says itself."""
+    session_id = who.session_id if run is None else run.who.session_id
+    return Asker(door=door, caller=who.caller, session_id=session_id, run_id=None if run is None else run.id)
 
 
 def _after_fork_in_child() -> None:

@@ -25,8 +25,9 @@ from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of, guards_of_observed
 from custody.calls.handle import RunHandle
 from custody.calls.ledger import Ledger
+from custody.calls.notices import Notices
 from custody.calls.recording import ObserveSettings, Recording
-from custody.calls.run import RunRecord, current_run
+from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
 from custody.errors import NotFound, NotRecorded, OutcomeUnknown, RunNotShared, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
@@ -37,7 +38,7 @@ from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
 from custody.redaction import secret_name
 from custody.sandbox import InheritedEnvironment, Launchers, start_ticks
-from custody.tools import Context, Means, ProcessIO, Registry, Scope, Tool
+from custody.tools import Asker, Context, Means, ProcessIO, Registry, Scope, Tool
 
 if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
@@ -93,6 +94,7 @@ class Runtime:
         undo: "Callable[[], UndoStore]",
         unfinished: list[Draft],
         recovered: "Recovered | None" = None,
+        notices: Notices | None = None,
     ) -> None:
         self.journal = journal
         self._open_index = open_index
@@ -102,8 +104,10 @@ class Runtime:
         self.settings = settings
         self.recovered = recovered
         """What was closed when the store was opened; None when nothing had been left open."""
+        self.notices = notices
+        """Who is told of each call beside the record; None where nobody is."""
         self.closing: list[Callable[[], None]] = []
-        """What follows the journal beside the calls, to be ended before the store is closed."""
+        """What follows the journal beside the calls, ended before the store is closed; last what signs it."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
         self._means = Means(
@@ -123,6 +127,7 @@ class Runtime:
             durable_before=settings.durable_before,
             unrecorded=set(),
             unfinished=unfinished,
+            notices=notices,
         )
         self.recording = Recording(
             recorder,
@@ -135,6 +140,7 @@ class Runtime:
             load_prices=load_prices,
             unfinished=unfinished,
             unrecorded=self._machinery.unrecorded,
+            notices=notices,
         )
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -190,7 +196,8 @@ class Runtime:
         stated = Who(session_id=session, agent=agent, caller=caller)
         if run is None:
             stated = self._who(stated, None)
-        context = self._context(call_id, run, scope, limit, dry_run, io or ProcessIO())
+        who = self._who(stated, run)
+        context = self._context(call_id, asker_of(who, run, self.settings.door), scope, limit, dry_run, io)
         asked = Asked(
             call_id=call_id,
             tool=known,
@@ -201,7 +208,7 @@ class Runtime:
             dry_run=dry_run,
             numbering=None if run is None else run.numbering,
             stated=stated,
-            who=self._who(stated, run),
+            who=who,
             external_id=external_id,
             door=self.settings.door,
             keep="full" if known is None else self.tools.keep(known),
@@ -265,20 +272,21 @@ class Runtime:
     def _context(
         self,
         call_id: bytes,
-        run: RunRecord | None,
+        asker: Asker,
         scope: Scope,
         limit: float | None,
         dry_run: bool,
-        io: ProcessIO,
+        io: ProcessIO | None,
     ) -> Context:
         return Context(
             call_id=call_id.hex(),
-            run_id=None if run is None else run.id,
+            run_id=asker.run_id,
             dry_run=dry_run,
             scope=scope,
             timeout_seconds=limit,
-            io=io,
+            io=io or ProcessIO(),
             means=self._means,
+            asker=asker,
         )
 
     # -- runs ---------------------------------------------------------------------------------------
@@ -426,8 +434,8 @@ class Runtime:
 
     def _request_cancel(self, found: Run | Call) -> None:
         target = bytes.fromhex(found.id)
-        kind = "run_id" if isinstance(found, Run) else "call_id"
-        self.ledger.recorder.event("call.cancel_requested", {"by": _user()}, leaf_data=True, **{kind: target})
+        about: dict[str, Any] = {"run_id" if isinstance(found, Run) else "call_id": target}
+        self.ledger.recorder.event("call.cancel_requested", {"by": _user()}, leaf_data=True, **about)
         self.journal.cancel_requests.post(target)
 
     def _look_for_cancellations(self) -> None:
@@ -471,6 +479,8 @@ class Runtime:
         for call_id in list(self._machinery.unrecorded):
             with suppress(NotRecorded):  # then the next process that opens the store says so
                 self.ledger.recorder.append(unknown_end(self.ledger.recorder, call_id), closes=True)
+        if self.notices is not None:
+            self.notices.close()
         for end in self.closing:
             end()
         if "index" in self.__dict__:

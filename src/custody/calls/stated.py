@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from custody.calls import lifecycle
+from custody.cuts import beginning
 from custody.records import CALL_ID_BYTES, EFFECTS, OWN_EVENTS, Effect
 
 NAME_CHARACTERS_MAX = 1_024
@@ -43,7 +44,7 @@ def name(value: object) -> str | None:
         text = lifecycle.describe(cast("BaseException", value))["message"]
     else:  # what it would say of itself may hold anything, a secret among it
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= NAME_CHARACTERS_MAX else text[: NAME_CHARACTERS_MAX - 1] + _CUT
+    return text if len(text) <= NAME_CHARACTERS_MAX else beginning(text, NAME_CHARACTERS_MAX - 1) + _CUT
 
 
 def arguments(value: Any) -> Any:
@@ -59,7 +60,12 @@ def arguments(value: Any) -> Any:
 def event_name(value: object) -> str:
     """Of a user's event."""
     said = name(value) or ""
-    return (said if said.startswith(OWN_EVENTS) else OWN_EVENTS + said)[:EVENT_NAME_CHARACTERS_MAX]
+    said = said if said.startswith(OWN_EVENTS) else OWN_EVENTS + said
+    return said if len(said) <= EVENT_NAME_CHARACTERS_MAX else _cut_event_name(said)
+
+
+def _cut_event_name(said: str) -> str:
+    return beginning(said, EVENT_NAME_CHARACTERS_MAX - 1) + _CUT
 
 
 def truth(value: object) -> bool | None:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from custody.calls import stated
 from custody.calls.backlog import Offer
 from custody.calls.recording import Recording
+from custody.cuts import ACROSS_MAX, beginning
 from custody.journal import Receipt
 from custody.records import Redaction, Tokens
 from custody.redaction import Mark
@@ -151,7 +152,7 @@ class _Unusable(dict[str, None]):
 
     def note(self, name: str) -> None:
         if len(self) < UNUSABLE_MAX:
-            self[name[:NAME_CHARACTERS_MAX]] = None
+            self[beginning(name, NAME_CHARACTERS_MAX)] = None
 
 
 def tokens_of(tokens: Tokens | Mapping[str, Any] | None, unusable: _Unusable) -> Tokens | None:
@@ -254,6 +255,8 @@ def _cut(recording: Recording, text: str, characters_max: int | None) -> tuple[s
     if len(text) <= most:
         return text, ()
     clean, redactions = recording.recorder.clean_text(text[: most + SECRET_CHARACTERS_MAX], "text")
+    if len(text) > most + SECRET_CHARACTERS_MAX:  # what stands across that end may be half a secret
+        most = min(most, max(0, len(clean) - ACROSS_MAX))
     return clean[:most], redactions
 
 

@@ -8,6 +8,7 @@ import string
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from custody.cli.invocation import Interrupted, message
@@ -18,6 +19,7 @@ from custody.records import Call
 if TYPE_CHECKING:
     from custody.calls.handle import RunHandle
     from custody.calls.runtime import Runtime
+    from custody.recorder import Recorder
     from custody.tools.tool import ProcessIO
 
 OUTCOME_EXIT_CODES = {
@@ -47,6 +49,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     """Seconds; 0 is no deadline, None the usual one."""
     cwd: str | None = None
     roots: tuple[str, ...] = ()
+    boundary: str | None = None
     dry_run: bool = False
     store: str | None = None
 
@@ -79,6 +82,7 @@ async def act(
             caller=asked.caller,
             session=session_of(asked.session),
             environment_added=variables,
+            boundary=asked.boundary,
             launchers=launchers,
         )
     except BaseException:
@@ -124,7 +128,7 @@ async def _call(
     as_recorded: bool,
 ) -> Call:
     async def call(run: "RunHandle | None") -> Call:
-        return await runtime.call(
+        made = await runtime.call(
             tool,
             arguments,
             run=run,
@@ -136,6 +140,7 @@ async def _call(
             io=io,
             as_recorded=as_recorded,
         )
+        return made if as_recorded else _sayable(made, runtime.ledger.recorder)
 
     if asked.run_name is not None:
         return await call(await _shared_run(runtime, asked.run_name, asked.intent))
@@ -145,6 +150,14 @@ async def _call(
         made = await call(run)
         await run.finish(made.outcome, reason=made.reason)
         return made
+
+
+def _sayable(call: Call, recorder: "Recorder") -> Call:
+    """Its error becomes a line of ours on standard error: without secrets, whatever its result has."""
+    if call.error is None or call.error.get("message") is None:
+        return call
+    words, _ = recorder.clean_text(str(call.error["message"]), "error.message")
+    return msgspec.structs.replace(call, error={**call.error, "message": words})
 
 
 async def _shared_run(runtime: "Runtime", name_or_id: str, intent: str | None) -> "RunHandle":

@@ -12,7 +12,7 @@ import click
 from custody.cli.options import PAGE_ITEMS_MAX, Decorated, Moment, json_option, store_option
 
 if TYPE_CHECKING:
-    from custody.compose import View
+    from custody.stores import View
 
 ELSEWHERE = "Shown is this workspace; --all shows every one."
 LATELY_ELSEWHERE = """

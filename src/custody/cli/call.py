@@ -141,7 +141,8 @@ def cancel_command(identifier: str, store: str | None, as_json: bool) -> int:
 
 
 async def _cancel(identifier: str, store: str | None) -> list[str]:
-    from custody.compose import open_disk, open_runtime
+    from custody.compose import open_runtime
+    from custody.stores import open_disk
 
     settings = load(store)
     open_disk(settings.store, create=False)  # there is nothing to end in a store that is not there

@@ -16,7 +16,7 @@ from custody.cli.render import GAP, UNKNOWN, count, moment, paint, size
 from custody.records import Call, Change, ChangeKind, Version
 
 if TYPE_CHECKING:
-    from custody.compose import View
+    from custody.stores import View
     from custody.tools.undone import Undone
 
 SIGNS = {

@@ -18,7 +18,7 @@ from custody.errors import UsageError
 from custody.records import Call, Change, Run
 
 if TYPE_CHECKING:
-    from custody.compose import View
+    from custody.stores import View
 
 PAGE_CALLS = 50  # read at a time: each brings what was said to it, and may list thousands of changes
 CHANGES_SHOWN_MAX = 200  # with a call: a person reads a screen or two, and asks for all of them here

@@ -1,8 +1,8 @@
 """`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
 
-Owns the story and its checks; the chapters about files are `demo_files`'. Goes through the public Python face
-only, in a temporary folder with a store of its own. Each claim is printed after it was found true; one that
-fails makes the exit code 1.
+Owns the story and its checks; the chapters about files are `demo_files`', those about the record as evidence
+`demo_evidence`'s. Goes through the public Python face and the commands only, in a temporary folder with a
+store of its own. Each claim is printed after it was found true; one that fails makes the exit code 1.
 """
 
 import os
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.demo_evidence import answer_customer, audit, github_like_token
 from custody.cli.demo_files import reach_out, take_back
 from custody.cli.demo_story import Story
 from custody.cli.invocation import message
@@ -135,10 +136,13 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
             repair(story, run, workspace)
             reach_out(story, run, workspace, folder / "custody.toml", store)
             overrun(story, run, folder)
-            keep_secret(story, run, workspace, secret)
+            token = keep_secrets(story, runtime, run, workspace, secret)
         undone_id = take_back(story, runtime, workspace)
     worker_killed(story, folder, store)
-    secret_nowhere(story, Path(store), secret)
+    secrets_nowhere(story, Path(store), secret, token)
+    with custody.open(store, cwd=str(workspace)) as runtime:
+        personal_id = answer_customer(story, runtime)
+    audit(story, folder, Path(store), personal_id, run.id)
     return run.id, undone_id
 
 
@@ -186,8 +190,11 @@ def overrun(story: Story, run: "BlockingRun", folder: Path) -> None:
     )
 
 
-def keep_secret(story: Story, run: "BlockingRun", workspace: Path, secret: str) -> None:
-    story.chapter("4. A secret in the environment")
+def keep_secrets(
+    story: Story, runtime: "BlockingRuntime", run: "BlockingRun", workspace: Path, secret: str
+) -> str:
+    """A secret that is told to Custody, and one that nobody told it of, which is returned."""
+    story.chapter("4. Secrets")
     seen = run.call("shell", {"command": f'echo "${{{SECRET_NAME}:-absent}}"'})
     story.claim(
         f"{SECRET_NAME} is set here and absent in the child",
@@ -204,6 +211,17 @@ def keep_secret(story: Story, run: "BlockingRun", workspace: Path, secret: str) 
         was_there and kept.outcome == gone.outcome == "succeeded" and gone.changes_count == 1,
         kept.error or gone.error,
     )
+    token = github_like_token()
+    found = run.call(
+        "exec", {"argv": ["git", "remote", "add", "mirror", f"https://{token}@example.invalid/x"]}
+    )
+    argument = runtime.index.call(found.id).arguments["argv"][-1]
+    story.claim(
+        f"a token nobody told of is known by its form; the record has {argument}",
+        token not in argument and "[redacted:" in argument,
+        found.outcome,
+    )
+    return token
 
 
 def worker_killed(story: Story, folder: Path, store: str) -> None:
@@ -239,13 +257,13 @@ def find_call(runtime: "BlockingRuntime", text: str) -> Any:
     return next((call for call in recent if text in str(call.arguments)), None)
 
 
-def secret_nowhere(story: Story, store: Path, secret: str) -> None:
+def secrets_nowhere(story: Story, store: Path, *hidden: str) -> None:
     """Search every byte of the store. Nobody has it open in this process: closing a file drops its locks."""
-    story.chapter("7. The secret, looked for on disk")
+    story.chapter("7. The secrets, looked for on disk")
     files = [file for file in store.rglob("*") if file.is_file()]
-    found = [str(file) for file in files if secret.encode() in file.read_bytes()]
+    found = [str(file) for file in files for secret in hidden if secret.encode() in file.read_bytes()]
     story.claim(
-        f"in the {len(files)} files of the store the secret's bytes do not occur, undo data included",
+        f"in the {len(files)} files of the store their bytes do not occur, undo data included",
         bool(files) and not found,
         found,
     )
@@ -286,7 +304,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 def _end(store: str, run_id: str, undone_id: str, elapsed_seconds: float) -> None:
     from custody.cli.options import load
     from custody.cli.show import print_run
-    from custody.compose import open_view
+    from custody.stores import open_view
 
     print(f"\n{paint('What is on the record', 'bold')}  ({elapsed_seconds:.1f} s)")
     with open_view(load(store)) as view:

@@ -22,9 +22,9 @@ from custody.records import Call, Change, Version
 
 if TYPE_CHECKING:
     from custody.changes import UndoSet, UndoStore
-    from custody.compose import View
     from custody.redaction import Redactor
     from custody.settings import Settings
+    from custody.stores import View
 
 VERSION_BYTES_MAX = 1024 * 1024
 """Of one version of a file: a larger one is not read by a person, and comparing takes quadratic time."""
@@ -163,10 +163,9 @@ def _parts(undo: "UndoStore", call_id: bytes) -> "Iterator[UndoSet]":
 
 
 def _redactor(settings: "Settings") -> "Redactor":
-    from custody.compose import open_disk, redaction_key
-    from custody.redaction import Redactor, secrets_of
+    from custody.stores import make_redactor, open_disk
 
-    return Redactor(redaction_key(open_disk(settings.store, create=False)), secrets_of(os.environ))
+    return make_redactor(open_disk(settings.store, create=False), os.environ, settings)
 
 
 def _is(content: bytes, version: Version) -> bool:

@@ -107,7 +107,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _store(settings: "Settings") -> Iterator[Finding]:
-    from custody.compose import open_disk, open_view
+    from custody.stores import open_disk, open_view
 
     path = os.path.abspath(os.path.expanduser(settings.store))
     if not os.path.lexists(path):
@@ -127,6 +127,7 @@ def _store(settings: "Settings") -> Iterator[Finding]:
         None if writable else "Calls are refused until this user can write there.",
     )  # fmt: skip
     yield from _space(disk)
+    yield from _retention(settings)
     try:
         with open_view(settings) as view:
             yield from _shards(view)
@@ -146,6 +147,26 @@ def _space(disk: Any) -> Iterator[Finding]:
     yield Finding(
         "file system", "note" if network else "ok", network or "local", network or "local",
         "Locks and syncs may not hold there; choose a local folder." if network else None,
+    )  # fmt: skip
+
+
+def _retention(settings: "Settings") -> Iterator[Finding]:
+    from custody.cli.render import size
+    from custody.cli.room import near_bound, nearly_full
+    from custody.retention.bounds import standing
+
+    section = settings.file.retention
+    stands = standing(settings.store, section.bytes_max)
+    full, near = nearly_full(stands), near_bound(stands)
+    if full is not None:
+        yield Finding("disk", "note", stands.free_bytes, full, "Calls are refused when it is full.")
+    bounds = [f"{section.days_max:g} days"] if section.days_max else []
+    bounds += [f"{size(stands.used_bytes)} of {size(section.bytes_max)}"] if section.bytes_max else []
+    yield Finding(
+        "retention", "note" if near else "ok",
+        {"days_max": section.days_max, "bytes_max": section.bytes_max, "used_bytes": stands.used_bytes},
+        ", ".join(bounds) or "no bound: nothing is ever purged by itself",
+        "custody purge --retention makes room." if near else None,
     )  # fmt: skip
 
 

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.asking import OPTIONS
 from custody.cli.invocation import message
 from custody.cli.options import json_option, load, store_option
-from custody.errors import ExportFailed
+from custody.errors import ExportFailed, UsageError
 
 if TYPE_CHECKING:
     from custody.bridges.otel.destination import Destination
     from custody.bridges.otel.exporter import Exporter, Progress
-    from custody.compose import View
     from custody.journal.disk import Lock
     from custody.settings import Settings
+    from custody.stores import View
 
 PATIENCE_SECONDS = 10.0  # for a collector that asks to be tried again; --follow has no end to its patience
 LOOK_SECONDS = 0.2  # how late a signal is heard
@@ -46,9 +47,48 @@ class Header(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  (g
         return name, text
 
 
-@click.group("export", epilog="Example:  custody export otel --json")
-def export_command() -> None:
-    """Send what is on the record to other systems."""
+@click.group(
+    "export",
+    invoke_without_command=True,
+    epilog="Example:  custody export --bundle audit.tar.gz --run nightly",
+)
+@click.option("--bundle", metavar="FILE", help="Calls with their proofs, and a program that checks them.")
+@click.option(
+    "--format", type=click.Choice(["jsonl", "parquet"]), help="A line a call, or a table with a row a record."
+)
+@click.option("--out", metavar="FILE", help="With --format: into this file [default: standard output].")
+@click.option("--records", is_flag=True, default=None, help="With jsonl: a line a record, not a call.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="With --bundle: the newest N calls.")
+@click.option("--zstd", is_flag=True, default=None, help="With --bundle: packed smaller; see its README.")
+@click.option("--tool", metavar="NAME", help="Of this tool; for a bundle also glob:PATTERN.")
+@OPTIONS["run"]
+@OPTIONS["session"]
+@OPTIONS["agent"]
+@OPTIONS["caller"]
+@OPTIONS["outcome"]
+@OPTIONS["since"]
+@OPTIONS["until"]
+@click.option("--force", is_flag=True, default=None, help="Overwrite the file.")
+@store_option
+@json_option
+@click.pass_context
+def export_command(
+    context: click.Context,
+    bundle: str | None,
+    format: str | None,
+    store: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Take what is on the record out of the store, or send it to other systems."""
+    from custody.cli.exporting import Asked, export
+
+    options = {name: value for name, value in given.items() if value is not None}
+    if context.invoked_subcommand is not None:
+        if bundle or format or store or as_json or options:
+            raise UsageError(f"{context.invoked_subcommand} takes its options behind its name.")
+        return 0
+    return export(load(store), Asked(bundle=bundle, format=format, options=options, as_json=as_json))
 
 
 @export_command.command("otel", epilog="Example:  custody export otel --endpoint http://localhost:4318")
@@ -119,14 +159,14 @@ def _maker(
     settings: "Settings", view: "View", destination: "Destination", *, content: bool
 ) -> "Callable[[threading.Event], Exporter]":
     from custody.bridges.otel.exporter import Exporter
-    from custody.compose import make_recorder, open_disk
+    from custody.stores import make_recorder, open_disk
 
     section = settings.file.otel
     return lambda stop: Exporter(
         journal=view.journal,
         index=view.index,
         make_recorder=lambda: make_recorder(
-            open_disk(settings.store, create=False), view.journal, os.environ
+            open_disk(settings.store, create=False), view.journal, os.environ, settings
         ),
         destination=destination,
         content=content or section.content,

@@ -33,10 +33,27 @@ timeout_seconds = 30             # deadline of a call that names none; 0 is none
 # days_max = 7
 # bytes_max = 2_147_483_648      # all of it; the oldest goes first
 
+[retention]                      # what calls said is purged beyond these; that they were made stays
+days_max = 90                    # 0 is no bound
+bytes_max = 10_737_418_240       # of payloads and blobs; what ended first goes first
+
 [observe]                        # of agents that run their own tools
 # on_error = "raise"             # instead of "warn": what cannot be recorded stops the agent
 # secret_tools = ["crm_lookup"]  # beside the built-in ones: a step that asks for one keeps its text back
 # prices = "~/prices.toml"       # a price table of your own
+
+[redaction]                      # what is not kept, beside the built-in rules, which always hold
+# rules = ["~/gitleaks.toml"]    # more kinds of secrets, in the TOML form of gitleaks
+
+[checkpoints]                    # what is on the record, signed; kept elsewhere it shows a cut tail
+# files = ["/mnt/elsewhere/custody.log"]
+# commands = [["mail", "-s", "checkpoint", "audit@example.com"]]
+
+[bundles]                        # who may take records out other than at the terminal
+# callers = ["auditor"]          # of runs of their own session
+
+[boundary]                       # a listener on this machine is told of each call
+# url = "http://127.0.0.1:9718"
 
 [otel]                           # export what programs record, as OpenTelemetry
 # endpoint = "http://127.0.0.1:4318"

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from custody.cli.asking import ELSEWHERE, OPTIONS
 from custody.cli.invocation import message
 from custody.cli.options import Decorated, json_option, load, page_options, store_option
+from custody.cli.room import warn_of_room
 from custody.records import Call, Run
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def runs_command(
         else:
             print_runs(view.index, page.items)
             _footer(page, _hides(view.index.runs, asked, page, given))
+    warn_of_room(settings)
     return 0
 
 

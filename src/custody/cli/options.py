@@ -148,6 +148,10 @@ ACT_OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--root", "roots", multiple=True, metavar="FOLDER",
         help="Also allow this folder, and below (repeatable).",
     ),
+    "boundary": click.option(
+        "--boundary", metavar="URL",
+        help="Tell this listener when the call starts and ends [env: CUSTODY_BOUNDARY_URL].",
+    ),
     "dry_run": click.option("--dry-run", is_flag=True, help="Check and record, but run nothing."),
     "store": store_option,
     "json": json_option,
@@ -168,7 +172,7 @@ def act_options(*names: str) -> Callable[[Decorated], Decorated]:
 
 def complete_id(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """For the shell: ids of recent runs and calls that begin so, and names of runs."""
-    from custody.compose import open_view
+    from custody.stores import open_view
 
     try:
         with open_view(load(ctx.params.get("store"))) as view:

@@ -38,7 +38,13 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Decide": {},
     "Prove": {
+        "verify": "custody.cli.verify:verify_command",
+        "prove": "custody.cli.prove:prove_command",
+        "checkpoint": "custody.cli.checkpoint:checkpoint_command",
         "export": "custody.cli.export:export_command",
+        "purge": "custody.cli.purge:purge_command",
+        "hold": "custody.cli.hold:hold_command",
+        "redact": "custody.cli.redact:redact_command",
     },
     "Connect": {
         "init": "custody.cli.init:init_command",

@@ -16,9 +16,9 @@ from custody.records import Call, Run
 if TYPE_CHECKING:
     from custody.cli.diffs import Differ
     from custody.cli.render import Cell
-    from custody.compose import View
     from custody.index import StepView
     from custody.settings import Settings
+    from custody.stores import View
 
 HOST_READINGS = (
     ("processor", "cpu_percent", " %"),

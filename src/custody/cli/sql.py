@@ -91,10 +91,10 @@ def _print_views(*, as_json: bool) -> None:
 
 def _views() -> dict[str, list[str]]:
     """Name of a view -> its columns, asked of an index of nothing."""
-    from custody.compose import open_disk, open_index
     from custody.index.sql import VIEWS
     from custody.journal import Journal
     from custody.settings import MEMORY
+    from custody.stores import open_disk, open_index
 
     journal = Journal(open_disk(MEMORY))
     index = open_index(MEMORY, journal)

@@ -16,8 +16,8 @@ from custody.cli.options import json_lines_option, load, store_option
 from custody.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from custody.compose import View
     from custody.journal import Cursor
+    from custody.stores import View
 
 POLL_SECONDS = 0.2  # how late a follower may hear of a record
 ID_FIELDS = ("call_id", "step_id", "run_id", "event_id")
@@ -40,7 +40,7 @@ FLUSH_RECORDS = 1_000  # what is written between two saves of the cursor file wh
 @json_lines_option
 def tail_command(follow: bool, cursor_file: str | None, store: str | None, as_json: bool) -> int:
     """Print the records; with -f, as they are written."""
-    from custody.compose import open_view
+    from custody.stores import open_view
 
     with open_view(load(store)) as view:
         cursor = None if cursor_file is None else read_cursor(cursor_file)

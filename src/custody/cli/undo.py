@@ -24,8 +24,8 @@ from custody.errors import NotFound, UndoConflict, UndoGone, UsageError
 from custody.records import Call, Change, Run, Version
 
 if TYPE_CHECKING:
-    from custody.compose import View
     from custody.settings import Settings
+    from custody.stores import View
 
 PAGE_CALLS = 20  # read at a time while the newest change is looked for: it is one of the first, as a rule
 CALLS_SEARCHED_MAX = 2_000

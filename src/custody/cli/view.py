@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from custody.cli.invocation import message
 
 if TYPE_CHECKING:
-    from custody.compose import View
+    from custody.stores import View
 from custody.settings import Settings
 
 PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
@@ -25,7 +25,7 @@ def opened(settings: "Settings") -> Generator["View"]:
 
     Says which calls of dead processes it found, and how far it is when the index takes long.
     """
-    from custody.compose import open_view
+    from custody.stores import open_view
 
     with Progress() as progress:
         view = open_view(settings, progress)
@@ -40,9 +40,10 @@ def opened(settings: "Settings") -> Generator["View"]:
 
 
 class Progress:
-    """A line on a terminal that says how many records have been indexed, once that takes long."""
+    """A line on a terminal that says how many records have been read, once that takes long."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "indexing") -> None:
+        self._doing = doing
         self._began = self._said = time.monotonic()
         self._shown = False
 
@@ -62,5 +63,5 @@ class Progress:
         if sys.stderr.isatty():
             self._shown = True
             rate = records / (now - self._began)
-            sys.stderr.write(f"\rcustody: indexing, {records:,} records so far ({rate:,.0f}/s)\x1b[K")
+            sys.stderr.write(f"\rcustody: {self._doing}, {records:,} records so far ({rate:,.0f}/s)\x1b[K")
             sys.stderr.flush()

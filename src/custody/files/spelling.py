@@ -9,6 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from custody.cuts import beginning
 from custody.errors import PathInvalid
 
 PATH_BYTES_MAX = 4095
@@ -33,18 +34,22 @@ def check_spelling(path: str) -> None:
     if not path:
         raise PathInvalid("The path is empty.")
     if _CONTROL.search(path):
-        raise PathInvalid(f"The path {path[:_SHOWN_CHARACTERS_MAX]!a} holds a control character.")
+        raise PathInvalid(f"The path {_shown(path)} holds a control character.")
     if len(path) <= NAME_BYTES_MAX and path.isascii():
         return
     try:
         data = os.fsencode(path)
     except UnicodeEncodeError:
-        raise PathInvalid(f"The path {path[:_SHOWN_CHARACTERS_MAX]!a} cannot be written as bytes.") from None
+        raise PathInvalid(f"The path {_shown(path)} cannot be written as bytes.") from None
     if len(data) > PATH_BYTES_MAX:
         raise PathInvalid(f"The path has {len(data)} bytes; {PATH_BYTES_MAX} is the most.")
     longest = max(map(len, data.split(b"/")))
     if longest > NAME_BYTES_MAX:
         raise PathInvalid(f"A name in the path has {longest} bytes; {NAME_BYTES_MAX} is the most.")
+
+
+def _shown(path: str) -> str:
+    return f"{beginning(path, _SHOWN_CHARACTERS_MAX)!a}"
 
 
 def absolute_path(path: str, cwd: str) -> str:

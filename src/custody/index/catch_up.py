@@ -79,6 +79,7 @@ class CatchUp:
         with self._database.reading() as made:
             marks = self._marks() if made else {}
             complete = made and self._database.is_indexed()
+            made_as = self._database.made
         if not self._checked and not self._belongs():
             raise _SteppedBack
         self._checked = True
@@ -91,9 +92,11 @@ class CatchUp:
         while record is not None or not complete:
             with self._database.writing():
                 now = self._marks()
-                if now != marks:
-                    # Another process was here first.
-                    self._seen = None
+                if now != marks or self._database.made != made_as:
+                    # Another process was here first; or the tables were made anew, after a purge perhaps,
+                    # which what was read of the journal before may not know of.
+                    self._seen = None if now else Seen()
+                    made_as = self._database.made
                     marks, records = now, self._records(now)
                     record = next(records, None)
                 indexed = self._database.is_indexed()

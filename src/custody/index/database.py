@@ -206,7 +206,9 @@ class Database:
         self.cursor.execute(_script("schema.sql"))
         numbered = [(0, "running"), *enumerate(RUN_OUTCOMES, 1)]
         self.put_all("put_numbered_word", numbered)
-        self.connection.pragma("application_id", random.getrandbits(31))
+        self.forget_words()
+        self._made = random.getrandbits(31)
+        self.connection.pragma("application_id", self._made)
         self.connection.pragma("user_version", SCHEMA_VERSION)
 
     def _drop_everything(self) -> None:
@@ -220,6 +222,17 @@ class Database:
         """Inside `writing`: start again from nothing."""
         self.forget_words()
         self._make()
+
+    @property
+    def made(self) -> int:
+        """Another number each time the tables are made anew, as the last transaction found them."""
+        return self._made
+
+    def shrink(self) -> bool:
+        """Leave no byte of deleted rows in the file and its log; False while another process reads them."""
+        self.connection.execute("VACUUM")
+        ((busy, *_),) = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return not busy
 
     def is_indexed(self) -> bool:
         return bool(self.one("is_indexed"))

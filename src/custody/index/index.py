@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from custody.errors import CorruptJournal
+from custody.index import places
 from custody.index.asking import (
     call_conditions,
     event_conditions,
@@ -25,6 +26,7 @@ from custody.index.asking import (
 )
 from custody.index.catch_up import Progress
 from custody.index.database import Database
+from custody.index.fold import Place
 from custody.index.lookup import Lookup
 from custody.index.query import (
     Bounded,
@@ -94,6 +96,13 @@ class Index:
         self._upkeep.rebuild(progress)
         if self.damage is not None:
             raise self.damage
+
+    def forget(self) -> bool:
+        """Leave no byte in the file of what the journal held so far; the next question fills it again.
+
+        False where another process stands in the way, or the file cannot be written.
+        """
+        return self._upkeep.forget()
 
     # -- lists ----------------------------------------------------------------------------------------
 
@@ -409,6 +418,22 @@ class Index:
     def describe(self, stored: Stored) -> dict[str, Any]:
         """One record of the journal as JSON can show it."""
         return self._reader.describe(stored)
+
+    # -- the records themselves -------------------------------------------------------------------------
+
+    def call_records(self, call_id: str, *, refresh: bool = True) -> list[Place]:
+        """Where a call's records are, and those of events about it: shard, segment and offset. Raises
+        NotFound or Ambiguous."""
+        return self._answer(lambda database: places.of_call(database, call_id), refresh=refresh)
+
+    def run_records(self, run_id: str, *, refresh: bool = True) -> list[Place]:
+        """Where a run's own records are: its start and end, its steps and events, not its calls. Raises as
+        `call_records`."""
+        return self._answer(lambda database: places.of_run(database, run_id), refresh=refresh)
+
+    def event_record(self, event_id: bytes, *, refresh: bool = True) -> Place | None:
+        """Where an event's record is."""
+        return self._answer(lambda database: places.of_event(database, event_id), refresh=refresh)
 
     # -- inside ---------------------------------------------------------------------------------------
 

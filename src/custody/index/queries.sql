@@ -236,6 +236,12 @@ SELECT shard, segment, offset FROM events WHERE row = ?;
 -- name: event_by_id
 SELECT shard, segment, offset FROM events WHERE id = ?;
 
+-- name: call_events
+SELECT shard, segment, offset FROM events WHERE call_id = ? ORDER BY at_us, id;
+
+-- name: own_events_of_run
+SELECT shard, segment, offset FROM events WHERE run = ? AND call_id IS NULL ORDER BY at_us, id;
+
 -- name: calls_from
 SELECT id, row FROM calls WHERE id >= ?1 AND id < ?2 AND at_us IS NOT NULL ORDER BY id LIMIT ?3;
 

@@ -326,10 +326,18 @@ class Reader:
             at=rfc3339(leaf.at_us),
             run_id=_hex(leaf.run_id),
             call_id=_hex(leaf.call_id),
-            data=self.payload(stored).get("data") if leaf.data is None else plain(leaf.data),
+            data=self._event_data(leaf, stored),
             shard=stored.shard,
             sequence=stored.sequence,
         )
+
+    def _event_data(self, leaf: Event, stored: Stored) -> Any:
+        """What an event says: in its payload, in its leaf, or some of it in each."""
+        said: Any = self.payload(stored).get("data")
+        if leaf.data is None:
+            return said
+        kept: Any = plain(leaf.data)
+        return {**said, **kept} if _kind(said) is dict else kept
 
     def describe(self, stored: Stored) -> dict[str, Any]:
         """One record as JSON can show it: its kind, place, leaf and payload."""

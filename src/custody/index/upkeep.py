@@ -61,6 +61,29 @@ class Upkeep:
                 self._overcome(error, 0)
             self.answer(lambda _: None, refresh=True, progress=progress)
 
+    def forget(self) -> bool:
+        """Leave nothing in the file of what was folded so far: what was purged since must be nowhere.
+
+        False where that cannot be done, or another process stands in the way for a minute.
+        """
+        with self._mutex:
+            try:
+                database, catch_up = self._opened()
+                catch_up.start_again()
+                return database.shrink() and self.kept == (self._path is not None)
+            except apsw.BusyError:
+                return False
+            except apsw.Error as error:
+                self._overcome(error, 0)
+                return self._emptied()
+
+    def _emptied(self) -> bool:
+        """After a damaged file was healed, which empties it."""
+        try:
+            return self._opened()[0].shrink() and self.kept == (self._path is not None)
+        except apsw.Error:
+            return False
+
     def answer(
         self, ask: Callable[[Database], A], *, refresh: bool = False, progress: Progress | None = None
     ) -> A:

@@ -25,7 +25,7 @@ class Blobs:
         """Keep `data` durably; returns its SHA-256. Raises OSError."""
         digest = hashlib.sha256(data).digest()
         folder, path = _place(digest)
-        if self._has(path):
+        if self.has(digest):
             # Whoever wrote it may not have come to this sync yet.
             self._disk.sync_folder(folder)
             return digest
@@ -46,9 +46,9 @@ class Blobs:
             raise _damaged(digest)
         return data
 
-    def _has(self, path: str) -> bool:
+    def has(self, digest: bytes) -> bool:
         try:
-            self._disk.open(path, write=False).close()
+            self._disk.open(_place(digest)[1], write=False).close()
         except FileNotFoundError:
             return False
         return True

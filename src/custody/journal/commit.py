@@ -62,6 +62,10 @@ class GroupCommit:
         """`sync_once` returns the sequence up to which all is durable, or raises NotRecorded."""
         self.durable = durable
         self.idle = True
+        self.told: Callable[[int], None] | None = None
+        """Called with `durable` after each sync, by who led it."""
+        self.rests: Callable[[], None] | None = None
+        """Called by the background flush when everything is durable and it goes to sleep."""
         self._sync_once = sync_once
         self._written = written
         self._flush_seconds = flush_seconds
@@ -121,6 +125,8 @@ class GroupCommit:
         error: NotRecorded | None = None
         try:
             self.durable = max(self.durable, self._sync_once())
+            if self.told is not None:
+                self.told(self.durable)
         except NotRecorded as raised:
             error = raised
             raise
@@ -251,6 +257,8 @@ class GroupCommit:
                 # In this order: a record written meanwhile is seen here, or its writer sees `idle`.
                 self.idle = True
                 if self._written() <= self.durable or not self._resume():
+                    if self.rests is not None:
+                        self.rests()
                     break
 
     def _resume(self) -> bool:

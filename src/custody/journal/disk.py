@@ -37,6 +37,10 @@ class File(Protocol):
         """Make everything put so far durable (fdatasync). Never retried on the same file after an error."""
         ...
 
+    def punch(self, offset: int, count: int) -> None:
+        """Give zeroed bytes back to the file system, as far as it can take them; they still read as zeros."""
+        ...
+
     def size_bytes(self) -> int: ...
 
     def close(self) -> None: ...
@@ -76,6 +80,10 @@ class Disk(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def rename(self, path: str, new_path: str) -> None:
+        """Give a file another name, taking the place of what has it. Durable with a sync of the folder."""
+        ...
+
     def sync_folder(self, path: str) -> None:
         """Make names created or removed in a folder durable."""
         ...
@@ -102,6 +110,11 @@ PUT_WITH_GIL_BYTES_MAX = 256 * 1024
 
 TEMPORARY_PREFIX = ".new-"
 """Names `replace` uses until its rename; `names` does not show them."""
+
+BLOCK_BYTES = 4096
+"""What file systems give back; one with other blocks keeps what does not fit."""
+
+KEEP_SIZE, PUNCH_HOLE = 1, 2  # of fallocate(2)
 
 NETWORK_FILESYSTEMS = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.glusterfs", "lustre", "afs",
@@ -175,6 +188,12 @@ class RealFile:
             self._sync_error = error
             raise
 
+    def punch(self, offset: int, count: int) -> None:
+        first = -(-offset // BLOCK_BYTES) * BLOCK_BYTES
+        last = (offset + count) // BLOCK_BYTES * BLOCK_BYTES
+        if first < last:
+            _punch(self._descriptor, first, last - first)
+
     def size_bytes(self) -> int:
         return os.fstat(self._descriptor).st_size
 
@@ -183,6 +202,14 @@ class RealFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _punch(descriptor: int, offset: int, count: int) -> None:
+    """Where there is a fallocate(2) and the file system can do it: a hole saves room and is no promise."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate64", None)
+    if fallocate is not None:
+        size = ctypes.c_longlong
+        fallocate(descriptor, PUNCH_HOLE | KEEP_SIZE, size(offset), size(count))
 
 
 def _create(path: str) -> int:
@@ -353,6 +380,9 @@ class RealDisk:
 
     def remove(self, path: str) -> None:
         os.unlink(self._full(path))
+
+    def rename(self, path: str, new_path: str) -> None:
+        os.rename(self._full(path), self._full(new_path))
 
     def sync_folder(self, path: str) -> None:
         _sync_folder(self._full(path))

@@ -13,8 +13,8 @@ from typing import Literal
 from custody.journal.disk import Disk, File, Lock
 
 Operation = Literal[
-    "put", "read", "sync", "size", "open", "create", "replace", "read_all", "remove", "make_folder",
-    "sync_folder", "names", "lock", "locked", "free_bytes",
+    "put", "read", "sync", "size", "open", "create", "replace", "read_all", "remove", "rename",
+    "make_folder", "sync_folder", "punch", "names", "lock", "locked", "free_bytes",
 ]  # fmt: skip
 
 
@@ -127,6 +127,10 @@ class FaultyDisk:
         self.check("remove", path)
         self._disk.remove(path)
 
+    def rename(self, path: str, new_path: str) -> None:
+        self.check("rename", path)
+        self._disk.rename(path, new_path)
+
     def sync_folder(self, path: str) -> None:
         self.check("sync_folder", path)
         self._disk.sync_folder(path)
@@ -167,6 +171,10 @@ class FaultyFile:
     def sync(self) -> None:
         self._disk.check("sync", self._path)
         self._file.sync()
+
+    def punch(self, offset: int, count: int) -> None:
+        self._disk.check("punch", self._path)
+        self._file.punch(offset, count)
 
     def size_bytes(self) -> int:
         self._disk.check("size", self._path)

@@ -39,6 +39,9 @@ class MemoryFile:
     def sync(self) -> None:
         self._open_content()
 
+    def punch(self, offset: int, count: int) -> None:
+        pass
+
     def size_bytes(self) -> int:
         return len(self._open_content())
 
@@ -117,6 +120,13 @@ class MemoryDisk:
             if path not in self._files:
                 raise self._missing(path)
             del self._files[path]
+
+    def rename(self, path: str, new_path: str) -> None:
+        with self.mutex:
+            if path not in self._files:
+                raise self._missing(path)
+            self._check_parent(new_path)
+            self._files[new_path] = self._files.pop(path)
 
     def sync_folder(self, path: str) -> None:
         with self.mutex:

@@ -126,6 +126,7 @@ class _Walk:
 
     def _segment_here(self) -> Segment | None:
         """The segment to read on in; moves on to the next where this one no longer counts."""
+        self._skip_dropped()
         index, _, sequence = self.place
         segments = self._cache.segments(self._shard, index)
         here = segments[0] if segments and segments[0].index == index else None
@@ -145,6 +146,12 @@ class _Walk:
             return None
         self.place = following.index, SEGMENT_HEADER_BYTES, first.sequence
         return following
+
+    def _skip_dropped(self) -> None:
+        """What was dropped on purpose is not missing: a reader that stood in it goes on behind it."""
+        dropped = self._cache.dropped(self._shard)
+        if dropped is not None and self.place[0] <= dropped.segments[1]:
+            self.place = START[0], START[1], max(self.place[2], dropped.first_kept)
 
     def _is_end(self, segment: Segment, rest_free: bool) -> bool:
         """Whether nothing more can be read; False to look once more. Raises CorruptJournal."""

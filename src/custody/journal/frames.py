@@ -17,7 +17,8 @@ zero. A frame is a 32-byte header, the leaf, the payload and zero padding:
     u32 unsynced       sequence minus the last sequence known durable when the frame was written
 
 The leaf's CRC covers the payload's, so that purging a payload in place leaves the leaf believable. A
-purged payload begins with a mark: one that is all zero was torn by a power loss.
+purged payload begins with a mark: one that is all zero was torn by a power loss. The mark is put first and
+the rest zeroed behind it; as it lies within one sector of a disk, no crash leaves half of it.
 Sequences count records alone, from 1 without a gap, so a record's leaf index in the tree is its sequence
 minus one.
 """
@@ -198,6 +199,8 @@ class Decoder:
             if not is_purged(payload):
                 return None
             payload, purged = b"", True
+        elif payload == PURGED_AGAIN:
+            payload, purged = b"", True
         end = offset + ((payload_stop - start + 7) & ~7)
         leaf = data[stop:leaf_stop]
         return Stored(self._shard, self._index, offset, sequence, kind, leaf, payload, end, unsynced, purged)
@@ -224,15 +227,34 @@ _ZEROS = bytes(1024 * 1024)
 PURGED_MARK = b"purged\0\0"
 """Shorter than a salt, with which every payload begins."""
 
+SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 
-def purged_payload(payload_bytes: int) -> bytes:
-    """What is put over a payload of that size to purge it."""
-    return PURGED_MARK[:payload_bytes].ljust(payload_bytes, b"\0")
+PURGED_AGAIN = PURGED_MARK.ljust(16, b"\0")
+"""The payload of a record that was purged, where the record has to be written again. A salt is never that."""
+
+
+def mark_place(payload_offset: int) -> int:
+    """Where in a payload at that offset of its segment the mark stands: at its beginning, unless a sector
+    ends within the mark; then where the next one begins."""
+    left = -payload_offset % SECTOR_BYTES
+    return left if left < len(PURGED_MARK) else 0
+
+
+def purged_payload(payload_bytes: int, payload_offset: int = 0) -> bytes:
+    """What stands in the place of a payload of that size once it is purged."""
+    marked = bytes(mark_place(payload_offset)) + PURGED_MARK
+    return marked[:payload_bytes].ljust(payload_bytes, b"\0")
 
 
 def is_purged(payload: bytes) -> bool:
-    mark = len(PURGED_MARK)
-    return len(payload) > mark and payload.startswith(PURGED_MARK) and is_free(payload[mark:])
+    """Whether it bears the mark. What lies around the mark may be there for as long as the purge lasts."""
+    return len(payload) > len(PURGED_MARK) and PURGED_MARK in payload[: 2 * len(PURGED_MARK) - 1]
+
+
+def is_zeroed(payload: bytes) -> bool:
+    """Whether nothing but the mark is left of a purged payload."""
+    return payload.count(0) == len(payload) - len(PURGED_MARK.rstrip(b"\0"))
 
 
 def is_free(data: bytes) -> bool:

@@ -4,11 +4,12 @@ Owns the leasing of shards and the one face of everything in this package. Knows
 say. `recorder` alone appends; the index and whatever else leaves the journal follow it.
 """
 
+import functools
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -31,7 +32,12 @@ from custody.journal.segments import (
 )
 from custody.journal.settings import JournalSettings
 from custody.journal.shard import Shard
+from custody.journal.tree import Frontier
+from custody.journal.trees import extend_tree, last_sequence, tree_at
 from custody.records import Kind, Redacted
+
+if TYPE_CHECKING:
+    from custody.journal.purging import Purging
 
 RECORD_READ_BYTES = 4096
 """Holds most records; one that is larger is read again as a whole."""
@@ -79,10 +85,11 @@ class Journal:
         self._cache = SegmentCache(disk)
         self._blobs = Blobs(disk)
         self._shared = positions.Shared(
-            disk, self._settings.boot_id or boot_id(), self._here, self._follow_some
+            disk, self._settings.boot_id or boot_id(), self.here, self._follow_some
         )
         self._shard: Shard | None = None
         self._found_clean = False
+        self._told: Callable[[int], None] | None = None
         self._leasing = threading.Lock()
         self._closed = False
         _journals.add(self)
@@ -152,6 +159,87 @@ class Journal:
         except OSError as error:
             raise not_recorded(error) from error
 
+    def has_blob(self, digest: bytes) -> bool:
+        """Whether it is there. Whoever has put one asks again once a record names it: a purge that looked
+        for such a record in between found none."""
+        return self._blobs.has(digest)
+
+    # -- trees ------------------------------------------------------------------------------------------
+
+    @property
+    def shard_number(self) -> int | None:
+        """Of the shard this process appends to; None before the first append."""
+        shard = self._shard
+        return None if shard is None else shard.number
+
+    @property
+    def durable_sequence(self) -> int:
+        """The last durable one of that shard; 0 without a shard."""
+        shard = self._shard
+        return 0 if shard is None else shard.durable_tree()[0]
+
+    def durable_tree(self) -> tuple[int, Frontier, Place] | None:
+        """The shard this process appends to, the tree over its durable records, and a place at or before
+        which the next of them stands; None without a shard. Makes durable what was written: waits.
+
+        Raises NotRecorded.
+        """
+        shard = self._shard
+        if shard is None:
+            return None
+        place = shard.place()
+        shard.sync()
+        return shard.number, Frontier(*shard.durable_tree()), place
+
+    def tell_of_durable(self, told: Callable[[int], None]) -> None:
+        """Call `told` with the last durable sequence of the shard whenever there are more.
+
+        It runs in the thread that synced, before anybody who waits for it, so it must be quick and not raise.
+        """
+        with self._leasing:
+            self._told = told
+            if self._shard is not None:
+                self._shard.tell_of_durable(told)
+
+    def tree_at(self, shard: int, size: int) -> Frontier:
+        """The tree over a shard's first `size` records, from the disk. Raises CorruptJournal."""
+        return tree_at(self._cache, shard, size)
+
+    def extend_tree(self, shard: int, tree: Frontier, size: int, place: Place | None = None) -> None:
+        """Let a shard's tree grow to `size` records, from the disk. `place` is at or before where the next of
+        them stands, if that is known. Raises CorruptJournal."""
+        extend_tree(self._cache, shard, tree, size, place)
+
+    def last_sequence(self, shard: int) -> int:
+        """Of the records of a shard; 0 for none. Raises CorruptJournal."""
+        return last_sequence(self._cache, shard)
+
+    def settled_tree(self, number: int) -> Frontier | None:
+        """The tree over a shard that nobody writes to, all of it made durable; None while somebody does.
+
+        What a dead writer left is repaired as the next writer would do it. May wait.
+        Raises NotRecorded, CorruptJournal.
+        """
+        try:
+            lock = self._disk.lock(lock_path(number))
+            if lock is None:
+                return None
+            try:
+                opened = open_shard(self._cache, number)
+                if opened.clean:
+                    return opened.frontier
+            finally:
+                lock.release()
+            shard = self._try_shard(number, note=False)
+        except OSError as error:
+            raise not_recorded(error) from error
+        if shard is None:
+            return None
+        try:
+            return Frontier(*shard.durable_tree())
+        finally:
+            shard.close()
+
     # -- shared runs ------------------------------------------------------------------------------------
 
     def create_shared(self, run_id: bytes) -> None:
@@ -182,19 +270,22 @@ class Journal:
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    def follow(self, cursor: Cursor | None = None) -> Following:
-        """All records behind the cursor that there are now, shard by shard, each in sequence.
+    def follow(self, cursor: Cursor | None = None, *, only_shard: int | None = None) -> Following:
+        """All records behind the cursor that there are now, or those of one shard, each shard in sequence.
 
         Iterate the answer; its `cursor` is the place behind the record yielded last. See `follow` for what
         a sequence that steps back means. Iterating raises CorruptJournal and never skips.
         """
-        return Following(self._cache, cursor)
+        return Following(self._cache, cursor, only_shard)
 
     def read(self, shard: int, segment: int, offset: int) -> Stored:
         """One record by its place. Raises CorruptJournal when there is none to be believed."""
         found = self._cache.segment(shard, segment)
         if found is not None:
-            file = self._disk.open(segment_path(shard, segment), write=False)
+            try:
+                file = self._disk.open(segment_path(shard, segment), write=False)
+            except FileNotFoundError:
+                raise corrupt("a segment is missing", shard, segment, offset, None) from None
             try:
                 decoder = Decoder(found.header)
                 for count in (RECORD_READ_BYTES, FRAME_BYTES_MAX):
@@ -226,6 +317,13 @@ class Journal:
         self._disk.make_folder("journal")
         return self._disk.lock(f"journal/export-{destination}.lock")
 
+    @functools.cached_property
+    def purging(self) -> "Purging":
+        """The means of forgetting."""
+        from custody.journal.purging import Purging
+
+        return Purging(self._disk, self._cache)
+
     # -- leasing ----------------------------------------------------------------------------------------
 
     def _leased(self) -> Shard:
@@ -235,6 +333,8 @@ class Journal:
             if self._shard is None:
                 try:
                     self._shard = self._take_shard()
+                    if self._told is not None:
+                        self._shard.tell_of_durable(self._told)
                 except OSError as error:
                     raise not_recorded(error) from error
             return self._shard
@@ -251,13 +351,14 @@ class Journal:
             if (shard := self._try_shard(number)) is not None:
                 return shard
 
-    def _try_shard(self, number: int) -> Shard | None:
+    def _try_shard(self, number: int, *, note: bool = True) -> Shard | None:
         lock = self._disk.lock(lock_path(number))
         if lock is None:
             return None
         try:
             opened = open_shard(self._cache, number)
-            self._found_clean = opened.clean
+            if note:
+                self._found_clean = opened.clean
             shard = Shard(self._disk, number, lock, opened, self._settings)
         except BaseException:
             lock.release()
@@ -280,7 +381,8 @@ class Journal:
             clean = verify_clean(self._cache, number, lease.clean) is not None
         return ShardState(number, "held" if held else "free", clean, lease.first_sequence if lease else 1)
 
-    def _here(self) -> tuple[int, Place]:
+    def here(self) -> tuple[int, Place]:
+        """The shard this process appends to, and a place at or before which its next record will stand."""
         shard = self._leased()
         return shard.number, shard.place()
 

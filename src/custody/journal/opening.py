@@ -13,6 +13,7 @@ from custody.errors import CorruptJournal
 from custody.journal.disk import Disk, File
 from custody.journal.frames import (
     NO_SEGMENT_ID,
+    PURGED_AGAIN,
     SEGMENT_HEADER_BYTES,
     SegmentHeader,
     Stored,
@@ -212,7 +213,7 @@ class _Scan:
             commits=self._commits,
             commit_offset=self._commit_offset,
             uncommitted=self._uncommitted,
-            unsynced=[(stored.kind, stored.leaf, stored.payload) for stored, _ in self._recent],
+            unsynced=[_kept(stored) for stored, _ in self._recent],
             used=[entry for entry in used if entry.start < entry.end or entry is used[-1]],
             top=self._segments[-1].header if self._segments else None,
             spares=spares,
@@ -233,7 +234,9 @@ class _Scan:
 
     def _read(self, start: int) -> Place:
         """Read on until the frames stop."""
-        if not self._counting or (start == 0 and _first(self._counting[0]).sequence != 1):
+        dropped = self._cache.dropped(self._shard)
+        begin = 1 if dropped is None else dropped.first_kept
+        if not self._counting or (start == 0 and _first(self._counting[0]).sequence != begin):
             # Either nothing yet, or the shard's first records are not there.
             index = self._segments[0].index if self._segments else 0
             self._rest_free = not self._segments
@@ -313,6 +316,10 @@ class _Scan:
 def _first(segment: Segment) -> Stored:
     assert segment.first is not None, "only segments in use are asked"
     return segment.first
+
+
+def _kept(stored: Stored) -> Kept:
+    return stored.kind, stored.leaf, PURGED_AGAIN if stored.purged else stored.payload
 
 
 def _claim(frame: Stored) -> int:

@@ -4,6 +4,7 @@ Owns the joining of the format and the disk, so that C, where it was built, enco
 in one go. Knows nothing of which frame is due or where. Used by `shard` for every record it appends.
 """
 
+import errno
 from typing import Any
 
 from custody import native
@@ -22,3 +23,25 @@ another file, and whatever a first write leaves undone, it leaves to the file's 
 
 if native.put_directly_into is not None:
     native.put_directly_into(RealFile)
+
+
+class NoFile:
+    """Stands for the segment of a shard that has none yet."""
+
+    def put(self, data: bytes, offset: int) -> None:
+        raise OSError(errno.EBADF, "the shard has no segment")
+
+    def read(self, count: int, offset: int) -> bytes:
+        raise OSError(errno.EBADF, "the shard has no segment")
+
+    def sync(self) -> None:
+        raise OSError(errno.EBADF, "the shard has no segment")
+
+    def punch(self, offset: int, count: int) -> None:
+        raise OSError(errno.EBADF, "the shard has no segment")
+
+    def size_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass

@@ -22,12 +22,13 @@ def _snapshot(frontier: Frontier) -> Snapshot:
 class Seals:
     """The growing tree of a shard, and its commit frames since the last durable record."""
 
-    __slots__ = ("_durable", "_entries", "frontier", "last_offset", "uncommitted")
+    __slots__ = ("_entries", "durable", "frontier", "last_offset", "uncommitted")
 
     def __init__(self, opened: Opened) -> None:
         self.frontier = opened.frontier
         """Over all records written."""
-        self._durable: Snapshot = _snapshot(opened.durable_frontier)
+        self.durable: Snapshot = _snapshot(opened.durable_frontier)
+        """Over all durable records."""
         self._entries = opened.commits
         self.last_offset = opened.commit_offset
         """Where the last commit frame stands in the present segment."""
@@ -36,7 +37,7 @@ class Seals:
 
     def first_leaf(self, first: int) -> bytes:
         """Of a segment's first frame, when record `first` comes next: the next one, or the next durable."""
-        frontier = self.frontier if first == self.frontier.size + 1 else Frontier(*self._durable)
+        frontier = self.frontier if first == self.frontier.size + 1 else Frontier(*self.durable)
         assert frontier.size == first - 1, "a segment begins behind all records, or behind the durable ones"
         return encode_commit(Commit(first - 1, frontier.root(), self._before(first), tuple(frontier.hashes)))
 
@@ -59,7 +60,7 @@ class Seals:
         self._entries = [entry for entry in self._entries if entry[0] < sequence]
         self.note(sequence, leaf, offset)
         if records:
-            self.frontier = Frontier(*self._durable)
+            self.frontier = Frontier(*self.durable)
             for _, leaf, _ in records:
                 self.frontier.add_leaf(leaf)
             self.uncommitted = len(records)
@@ -69,7 +70,7 @@ class Seals:
 
     def note_durable(self, durable: Snapshot) -> None:
         """The tree over all durable records, which is where a failed sync would take it up again."""
-        self._durable = durable
+        self.durable = durable
         entries, size = self._entries, durable[0]
         if len(entries) > 1 and entries[1][0] <= size:
             last = max(index for index, entry in enumerate(entries) if entry[0] <= size)

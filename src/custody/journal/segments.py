@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from custody.errors import CorruptJournal
 from custody.journal.disk import Disk, File
+from custody.journal.dropped import Dropped, read_dropped
 from custody.journal.frames import (
     FRAME_BYTES_MAX,
     NO_SEGMENT_ID,
@@ -164,16 +165,22 @@ class SegmentCache:
 
     def segments(self, shard: int, start_index: int = 0) -> list[Segment]:
         """The shard's segments from an index on, with their limits. Raises CorruptJournal."""
-        indexes = (index for index in segment_indexes(self.disk, shard) if index >= start_index)
+        dropped = self.dropped(shard)
+        least = start_index if dropped is None else max(start_index, dropped.segments[1] + 1)
+        indexes = (index for index in segment_indexes(self.disk, shard) if index >= least)
         found = [found for index in indexes if (found := self.segment(shard, index)) is not None]
         if start_index == 0:
-            _check_chain(found)
+            _check_chain(found, NO_SEGMENT_ID if dropped is None else bytes.fromhex(dropped.previous_id))
         limit = ENDLESS
         for segment in reversed(found):
             segment.limit = limit
             if segment.first is not None:
                 limit = min(limit, segment.first.sequence)
         return found
+
+    def dropped(self, shard: int) -> Dropped | None:
+        """What of the shard is there no more; None when all is. Raises CorruptJournal."""
+        return read_dropped(self.disk, shard_folder(shard))
 
     def segment(self, shard: int, index: int) -> Segment | None:
         """One segment, its limit not known; None when it is not there or not finished."""
@@ -204,9 +211,9 @@ class SegmentCache:
         return Segment(header, first)
 
 
-def _check_chain(segments: list[Segment]) -> None:
-    """Each segment in use was made after one that is still here."""
-    ids = {NO_SEGMENT_ID}
+def _check_chain(segments: list[Segment], before: bytes) -> None:
+    """Each segment in use was made after one that is still here, or `before` them all."""
+    ids = {NO_SEGMENT_ID, before}
     for segment in segments:
         header = segment.header
         if segment.first is not None and header.previous_id not in ids:

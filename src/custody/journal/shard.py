@@ -13,7 +13,10 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from custody.errors import NotRecorded, StoreClosed
 from custody.journal.commit import GroupCommit, Receipt, not_recorded
@@ -28,8 +31,8 @@ from custody.journal.frames import (
 )
 from custody.journal.lease import Clean, Lease, boot_id, own_start_ticks, write_lease
 from custody.journal.opening import Kept, Opened, open_spares, put_again
-from custody.journal.put import put_frame
-from custody.journal.seals import Seals
+from custody.journal.put import NoFile, put_frame
+from custody.journal.seals import Seals, Snapshot
 from custody.journal.segments import segment_path
 from custody.journal.settings import JournalSettings
 from custody.journal.spares import Fresh, Spares, smallest_segment
@@ -47,25 +50,6 @@ READY_MARGIN_BYTES = 32 * 1024
 
 SYNC_TRIES = 2
 """The segment, and the one the records go to when it fails; then whoever waits is told."""
-
-
-class _NoFile:
-    """Stands for the segment of a shard that has none yet."""
-
-    def put(self, data: bytes, offset: int) -> None:
-        raise OSError(errno.EBADF, "the shard has no segment")
-
-    def read(self, count: int, offset: int) -> bytes:
-        raise OSError(errno.EBADF, "the shard has no segment")
-
-    def sync(self) -> None:
-        raise OSError(errno.EBADF, "the shard has no segment")
-
-    def size_bytes(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
 
 class Shard:
@@ -91,7 +75,7 @@ class Shard:
         self._synced_bytes = 0
         self._full: list[File] = []
         """Segments left in good order that hold unsynced records."""
-        self._file: File = _NoFile()
+        self._file: File = NoFile()
         self._header: SegmentHeader | None = None
         self._crc_seed = 0
         self._offset = 0
@@ -139,6 +123,7 @@ class Shard:
                 self._roll(0)
         if self._next - 1 > self._commit.durable:
             self._commit.wait(self._next - 1)
+        self._commit.rests = self._say_durable
 
     # -- appending --------------------------------------------------------------------------------------
 
@@ -151,6 +136,15 @@ class Shard:
         with self._mutex:
             assert self._header is not None, "started shards have a segment"
             return self._header.index, self._offset, self._next
+
+    def durable_tree(self) -> Snapshot:
+        """The tree over all durable records."""
+        with self._mutex:
+            return self._seals.durable
+
+    def tell_of_durable(self, told: Callable[[int], None]) -> None:
+        """Call `told` with the last durable sequence whenever there are more, in the thread that synced."""
+        self._commit.told = told
 
     def append(
         self, kind: int, leaf: bytes, payload: bytes, reserve: int, reserved: int, essential: bool
@@ -447,6 +441,13 @@ class Shard:
                 self._poison()
                 self._ended = True
             self._lock_held.release()
+
+    def _say_durable(self) -> None:
+        """In the lease, for whoever purges: else only a later record would say it of the last ones."""
+        with self._mutex, contextlib.suppress(OSError):
+            if not self._closed and self._commit.durable > self._lease.durable:
+                self._lease = msgspec.structs.replace(self._lease, durable=self._commit.durable)
+                write_lease(self._disk, self.number, self._lease)
 
     def _mark_clean(self) -> None:
         if self._broken is not None or not self._seals.end_at(self._next):

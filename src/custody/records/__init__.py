@@ -61,6 +61,7 @@ from custody.records.leaves import (
     decode_leaf,
     decode_payload,
     encode_leaf,
+    kind_of,
 )
 from custody.records.models import (
     Call,
@@ -117,6 +118,7 @@ __all__ = [
     "decode_payload",
     "document",
     "encode_leaf",
+    "kind_of",
     "now_us",
     "rfc3339",
 ]

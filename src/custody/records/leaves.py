@@ -1,7 +1,8 @@
 """The eight kinds of record: their leaf and payload parts.
 
 Leaves and payloads are msgpack arrays (msgspec `array_like`): fields are only ever appended, always with
-a default, so that an old record decodes with a new reader.
+a default, so that an old record decodes with a new reader. The first item of a leaf is its kind, so that
+what is hashed says what it is.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,18 @@ EVENT_NAMES = frozenset(
         "export.advanced",  # what was exported was taken: destination, cursor, counts
         "recovery.restored",  # changes to files that a dead call was in the middle of were taken back
         "recovery.reported",  # processes that may belong to a dead call, not provably ours
+        "key.created",  # a key that signs checkpoints, and which one it replaces
+        "checkpoint.refused",  # a shard does not go on from what was signed of it: what is wrong
+        "checkpoint.undelivered",  # a checkpoint did not reach a place it is kept at; counts
+        "store.purged",  # payloads that are there no more: which, why, on whose word
+        "store.dropped",  # whole segments that are there no more, and the roots of their subtrees
+        "run.held",  # nothing of the run is purged until it is released
+        "run.released",
+        "redaction.allowed",  # what a scanner found under this fingerprint is no secret
+        "redaction.disallowed",
+        "bundle.made",  # records left the store in a bundle; which, how many
+        "boundary.received",  # a notice of another program about a call of its own
+        "boundary.undelivered",  # notices that no listener took; counts
     }
 )
 """Closed list of Custody's own event names."""
@@ -188,7 +201,7 @@ class Request(Struct, frozen=True, array_like=True):
 # -- leaves -------------------------------------------------------------------------------------------
 
 
-class RunStarted(Struct, frozen=True, array_like=True):
+class RunStarted(Struct, frozen=True, array_like=True, tag=Kind.RUN_STARTED.value):
     run_id: bytes
     at_us: int
     payload_digest: bytes
@@ -211,7 +224,7 @@ class RunStarted(Struct, frozen=True, array_like=True):
     redactions: tuple[Redaction, ...] = ()
 
 
-class RunFinished(Struct, frozen=True, array_like=True):
+class RunFinished(Struct, frozen=True, array_like=True, tag=Kind.RUN_FINISHED.value):
     run_id: bytes
     at_us: int
     payload_digest: bytes
@@ -224,14 +237,14 @@ class RunFinished(Struct, frozen=True, array_like=True):
     """As the finishing process counted; None where several processes shared the run."""
 
 
-class CallAsked(Struct, frozen=True, array_like=True):
+class CallAsked(Struct, frozen=True, array_like=True, tag=Kind.CALL_ASKED.value):
     call_id: bytes
     request: Request
     payload_digest: bytes
     redactions: tuple[Redaction, ...] = ()
 
 
-class CallAnswered(Struct, frozen=True, array_like=True):
+class CallAnswered(Struct, frozen=True, array_like=True, tag=Kind.CALL_ANSWERED.value):
     call_id: bytes
     at_us: int
     decision: Decision
@@ -239,7 +252,7 @@ class CallAnswered(Struct, frozen=True, array_like=True):
     person: str | None = None
 
 
-class CallStarted(Struct, frozen=True, array_like=True):
+class CallStarted(Struct, frozen=True, array_like=True, tag=Kind.CALL_STARTED.value):
     call_id: bytes
     at_us: int
     monotonic_ns: int
@@ -253,7 +266,7 @@ class CallStarted(Struct, frozen=True, array_like=True):
     redactions: tuple[Redaction, ...] = ()
 
 
-class CallFinished(Struct, frozen=True, array_like=True):
+class CallFinished(Struct, frozen=True, array_like=True, tag=Kind.CALL_FINISHED.value):
     """The only terminal record of a call."""
 
     call_id: bytes
@@ -282,7 +295,7 @@ class CallFinished(Struct, frozen=True, array_like=True):
     redactions: tuple[Redaction, ...] = ()
 
 
-class Step(Struct, frozen=True, array_like=True):
+class Step(Struct, frozen=True, array_like=True, tag=Kind.STEP.value):
     """One model turn. Its payload has `text`, `calls` (what the model asked for) and `data`."""
 
     step_id: bytes
@@ -326,7 +339,7 @@ class Step(Struct, frozen=True, array_like=True):
     """Names of what was offered with a value that cannot be one: a negative count, text for a number."""
 
 
-class Event(Struct, frozen=True, array_like=True):
+class Event(Struct, frozen=True, array_like=True, tag=Kind.EVENT.value):
     event_id: bytes
     name: str
     at_us: int
@@ -363,6 +376,17 @@ encode_leaf: Callable[[Leaf], bytes] = _encoder.encode
 def decode_leaf(kind: int, data: bytes) -> Leaf:
     """Raises msgspec.DecodeError for bytes that are no leaf of this kind."""
     return _decoders[Kind(kind)].decode(data)
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """The kind of record these bytes are a leaf of; None when they are none."""
+    for kind, decoder in _decoders.items():
+        try:
+            decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        return kind
+    return None
 
 
 # -- payloads -----------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ _SECRET_WORDS = frozenset({
     # two words, or the same written as one
     "apikey", "apikeys", "accesskey", "accesskeys", "secretkey", "secretkeys", "privatekey", "privatekeys",
     "sessionkey", "sessionkeys", "encryptionkey", "decryptionkey", "signingkey", "masterkey", "accountkey",
-    "authkey", "hmackey", "sharedkey", "subscriptionkey", "servicekey", "deploykey",
+    "authkey", "hmackey", "sharedkey", "subscriptionkey", "servicekey", "deploykey", "appkey", "licensekey",
+    "unsealkey", "recoverykey", "recoverycodes", "backupcodes", "rediscliauth",
     "accesstoken", "authtoken", "refreshtoken", "bearertoken", "idtoken", "apitoken", "sessiontoken",
     "accesstokens", "authtokens", "refreshtokens", "bearertokens", "apitokens",
     "clientsecret", "clientsecrets", "appsecret", "apisecret", "setcookie",
@@ -40,6 +41,9 @@ _ORDINARY_PAIRS = frozenset({
 })  # fmt: skip
 """Names that end in `token` and hold a place in a list, a tokenizer's symbol or a count."""
 
+_ASKING_WORDS = frozenset({"has", "is", "show", "hide", "require", "requires", "needs", "can", "should"})
+"""First words of names that ask whether there is a secret: `has_password`, `isSecret`."""
+
 _SWITCH_WORDS = frozenset({
     "no", "ask", "prompt", "use", "with", "without", "show", "hide", "list", "print", "generate", "create",
     "reset", "revoke", "rotate", "has", "is", "require", "requires", "allow", "skip", "ignore",
@@ -62,7 +66,7 @@ def _secret_words(words: Sequence[str]) -> bool:
     if not words:
         return False
     pair = "".join(words[-2:])
-    if pair in _ORDINARY_PAIRS:
+    if pair in _ORDINARY_PAIRS or (words[0] in _ASKING_WORDS and len(words) > 1):
         return False
     return words[-1] in _SECRET_WORDS or pair in _SECRET_WORDS
 

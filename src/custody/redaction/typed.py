@@ -8,7 +8,8 @@ Marks: `bytes` (base64; in the payload itself the raw bytes), `float` (NaN and i
 64 bits), `str` (text with lone surrogates, backslash-escaped), `set`, `datetime date time timedelta uuid
 path decimal fraction complex range` (value), `enum`, `mapping` (items; for keys that are not text, or a
 key of the value's own that marks are known by), `object` (class and fields, or class and repr), `cycle`,
-`too_deep`, `too_large`.
+`too_deep`, `too_large`, `unscanned` (bytes, digest under the store's key; for text that was not searched for
+secrets because the record's budget was spent).
 """
 
 import base64
@@ -17,6 +18,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, KeysView, Mapping, ValuesView
 from typing import Any, cast
+
+from custody.cuts import beginning
 
 REPR_CHARACTERS_MAX = 4096
 """Enough to recognise an object; a table's or a tensor's repr has no end."""
@@ -52,8 +55,8 @@ def bounded_repr(value: object) -> str:
     except BaseException as error:
         return f"<repr raised {type(error).__name__}>"
     if len(text) > REPR_CHARACTERS_MAX:
-        dropped = len(text) - REPR_CHARACTERS_MAX
-        return f"{text[:REPR_CHARACTERS_MAX]}[{dropped} characters dropped]"
+        kept = beginning(text, REPR_CHARACTERS_MAX)
+        return f"{kept}[{len(text) - len(kept)} characters dropped]"
     return text
 
 

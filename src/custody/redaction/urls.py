@@ -9,8 +9,10 @@ goes too when it may be the token (`https://TOKEN:x-oauth-basic@github.com`).
 """
 
 import re
+from collections.abc import Iterator
 
-from custody.redaction.known import Fingerprints, encoded
+from custody.redaction.encodings import encoded
+from custody.redaction.known import Fingerprints
 
 RULE = "url_credentials"
 
@@ -29,13 +31,16 @@ _SUSPICIOUS = re.compile(
     rf"://(?:{_WITHIN}{{{LONE_CHARACTERS_MIN},}}|{_WITHIN.replace('[^', '[^:')}*:{_WITHIN}*)@".encode()
 )
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
-_TOKEN = r"\[redacted:[a-z_]+:[0-9a-f]{8}\]"
+_TOKEN = r"\[redacted:[a-z0-9_]+:[0-9a-f]{8}\]"
 _PARTS = re.compile(rf"({_TOKEN}|[^:]*)(?:(:)(.*))?", re.DOTALL)
 _LONE = re.compile(rf"[A-Za-z0-9._~%+=!$&*@^-]{{{LONE_CHARACTERS_MIN},}}")
 _DIGIT = re.compile(r"[0-9]")
-_NO_SECRET = re.compile(rf"{_TOKEN}|\*+|\$?\{{+\w+\}}+|x-oauth-basic|")
-"""Hidden before, by us or by the program that wrote it; a template's placeholder; the word that stands for
-no password where the name is the token; nothing."""
+_NO_SECRET = re.compile(
+    rf"{_TOKEN}|\*+|\$?\{{+\w+\}}+|\$[A-Z_][A-Z0-9_]*|(?:YOUR[-_]?)?(?:PASSWORD|PASSWD|PASS|TOKEN|SECRET)"
+    r"|password|passwd|x{3,}|x-oauth-basic|"
+)
+"""Hidden before, by us or by the program that wrote it; a template's, a shell's or a document's placeholder;
+the word that stands for no password where the name is the token; nothing."""
 
 _WEB = frozenset({"http", "https", "git+http", "git+https", "ws", "wss"})
 """Here a name alone may be a token of letters only."""
@@ -91,6 +96,25 @@ class UrlCredentials:
 
         text = _USERINFO.sub(clean, text)
         return text, count
+
+
+def credentials_in(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Where `UrlCredentials` would replace something, and what."""
+    if not holds_userinfo(data):
+        return
+    text = data.decode("latin-1")
+    for found in _USERINFO.finditer(text):
+        parts = _PARTS.fullmatch(found[1])
+        assert parts is not None, "the expression takes any text"
+        open_password = _NO_SECRET.fullmatch(parts[3] or "") is None
+        spans: list[tuple[int, int]] = []
+        if _may_be_token(parts[1], _scheme_before(text, found.start()), beside_password=open_password):
+            spans.append(parts.span(1))
+        if open_password:
+            spans.append(parts.span(3))
+        for start, end in spans:
+            start, end = start + found.start(1), end + found.start(1)
+            yield start, end, _unquoted(data[start:end])
 
 
 def _scheme_before(text: str, end: int) -> str:

@@ -4,12 +4,13 @@ Owns the two frozen types that pass between whoever runs a command and the launc
 bounds a command has when nobody says otherwise. Knows nothing of how a process is started.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from msgspec import Struct
 
 from custody.records import Usage
-from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output
+from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output, nothing
 
 DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
 GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
@@ -43,6 +44,8 @@ class Command(Struct, frozen=True, kw_only=True):
     """How much of the beginning of each stream is kept."""
     keep_tail_bytes: int = KEEP_TAIL_BYTES
     """How much of the end of each stream is kept."""
+    whole: Callable[[], Iterable[bytes]] = nothing
+    """Gives values of which no part is kept without the rest, where something between the two is dropped."""
     no_new_privs: bool = False
     """Programs that would gain privileges (setuid, file capabilities) do not."""
     limits: dict[str, int] = {}

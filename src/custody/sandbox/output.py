@@ -1,9 +1,14 @@
 """What is kept of a stream: its head and its tail, with exact counts of the rest.
 
-Owns the bounds and the cut between characters. Knows nothing of where the bytes come from.
+Owns the bounds, and the cut between characters and between lines: where something is dropped, the kept part
+ends a little earlier, so that it holds no half of a secret. Knows nothing of where the bytes come from.
 """
 
+from collections.abc import Callable, Iterable
+
 from msgspec import Struct
+
+from custody.cuts import beginning_of_stream, end_of_stream, without_begun, without_ended
 
 KEEP_HEAD_BYTES = 256 * 1024  # what a tool says first names its inputs: more than anyone reads
 KEEP_TAIL_BYTES = 256 * 1024  # and what it says last is the result or the error
@@ -15,7 +20,7 @@ class Output(Struct, frozen=True):
     """One stream of a command."""
 
     data: bytes
-    """Head and tail, joined; where something was dropped, both are cut between UTF-8 characters."""
+    """Head and tail, joined; where something was dropped, both are cut between lines, or else words."""
     total_bytes: int
     """What the command wrote, as far as it was read."""
     dropped_bytes: int
@@ -24,10 +29,23 @@ class Output(Struct, frozen=True):
     """How much of `data` is the head: where the gap is, if any."""
 
 
+def nothing() -> Iterable[bytes]:
+    """Values of which no part is kept without the rest, where nobody names any."""
+    return ()
+
+
 class Capture:
     """Takes a stream chunk by chunk and keeps its head and tail in bounded memory."""
 
-    def __init__(self, keep_head_bytes: int, keep_tail_bytes: int) -> None:
+    def __init__(
+        self,
+        keep_head_bytes: int,
+        keep_tail_bytes: int,
+        whole: Callable[[], Iterable[bytes]] = nothing,
+    ) -> None:
+        """`whole` gives values of which no part is kept without the rest; it is asked where something is
+        dropped."""
+        self._whole = whole
         self._keep_head_bytes = keep_head_bytes
         self._keep_tail_bytes = keep_tail_bytes
         self._head = bytearray()
@@ -54,8 +72,9 @@ class Capture:
         tail = bytes(self._tail[-self._keep_tail_bytes :]) if self._keep_tail_bytes else b""
         head = bytes(self._head)
         if len(head) + len(tail) < self._total_bytes:
-            head = _without_cut_end(head)
-            tail = _without_cut_start(tail)
+            values = tuple(self._whole())
+            head = _without_cut_end(beginning_of_stream(without_begun(head, values)))
+            tail = _without_cut_start(end_of_stream(without_ended(tail, values)))
         return Output(head + tail, self._total_bytes, self._total_bytes - len(head) - len(tail), len(head))
 
 

@@ -52,7 +52,7 @@ class _Stream:
         self.descriptor = descriptor
         self.is_open = True
         self.read_bytes = READ_FIRST_BYTES
-        self.capture = Capture(command.keep_head_bytes, command.keep_tail_bytes)
+        self.capture = Capture(command.keep_head_bytes, command.keep_tail_bytes, command.whole)
 
 
 class Running:

@@ -2,6 +2,17 @@
 
 from custody.tools.registry import Registry, installed_tools, tool
 from custody.tools.roots import Scope
-from custody.tools.tool import Context, Ended, Means, ProcessIO, Tool
+from custody.tools.tool import Asker, Context, Ended, Means, ProcessIO, Tool
 
-__all__ = ["Context", "Ended", "Means", "ProcessIO", "Registry", "Scope", "Tool", "installed_tools", "tool"]
+__all__ = [
+    "Asker",
+    "Context",
+    "Ended",
+    "Means",
+    "ProcessIO",
+    "Registry",
+    "Scope",
+    "Tool",
+    "installed_tools",
+    "tool",
+]

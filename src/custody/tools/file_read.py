@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
+from custody.cuts import beginning_of_stream, whole_words
 from custody.errors import CustodyError, ToolError
 from custody.files import Opened, Reach
 from custody.records import Decision, Effect, Level
@@ -46,6 +47,7 @@ SCANNED_BYTES_MAX = 1024 * 1024 * 1024
 """Gone through for a line's number: some seconds from a fast disk. Further on, a place in bytes is better."""
 
 CHUNK_BYTES = 1024 * 1024
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class FileRead:
@@ -98,18 +100,34 @@ class FileRead:
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
         began = time.monotonic_ns()
         asked = msgspec.convert(arguments, Asked)
-        result: dict[str, Any] | None = None
+        part: Part | None = None
         error: BaseException | None = None
         try:
-            result = read_cached(asked, context.scope.reach)
+            part = read_cached(asked, context.scope.reach)
         except BlockingIOError:
             work = functools.partial(read_waiting, asked, context.scope.reach, lambda: context.cancelled)
-            return await run_in_thread(work, context, self.name)
+            return _ended_with(await run_in_thread(work, context, self.name))
         except OSError as fault:
             error = unreadable(fault, asked.path)
         except CustodyError as fault:
             error = fault
-        return Ended(started_ns=began, ended_ns=time.monotonic_ns(), result=result, error=error)
+        return _ended_with(Ended(started_ns=began, ended_ns=time.monotonic_ns(), result=part, error=error))
+
+
+class Part(Struct, frozen=True):
+    """What was read."""
+
+    result: dict[str, Any]
+    recorded: dict[str, Any] | None
+    """What the record has of it: without words that the part has only half of, which may be half a secret.
+    None: all."""
+
+
+def _ended_with(ended: Ended) -> Ended:
+    part = ended.result
+    if not isinstance(part, Part):
+        return ended
+    return msgspec.structs.replace(ended, result=part.result, recorded=part.recorded)
 
 
 class Asked(Struct, frozen=True):
@@ -177,8 +195,8 @@ class _OnDisk:
         return os.fstat(self._fd)
 
 
-def read_cached(asked: Asked, reach: Reach) -> dict[str, Any]:
-    """The result, without ever waiting for a disk. Raises BlockingIOError where that cannot be promised."""
+def read_cached(asked: Asked, reach: Reach) -> Part:
+    """The part, without ever waiting for a disk. Raises BlockingIOError where that cannot be promised."""
     with reach.open(asked.path, cached=True) as opened:
         size = opened.status.st_size
         if size > INLINE_BYTES_MAX:
@@ -195,8 +213,8 @@ def read_cached(asked: Asked, reach: Reach) -> dict[str, Any]:
         return _read(asked, opened, _InMemory(bytes(buffer), status), _never)
 
 
-def read_waiting(asked: Asked, reach: Reach, stop: Callable[[], bool]) -> dict[str, Any]:
-    """The same result, however long the disk takes. Raises CustodyError."""
+def read_waiting(asked: Asked, reach: Reach, stop: Callable[[], bool]) -> Part:
+    """The same, however long the disk takes. Raises CustodyError."""
     try:
         with reach.open(asked.path) as opened:
             return _read(asked, opened, _OnDisk(opened.fd), stop)
@@ -226,7 +244,7 @@ class _Span(Struct, frozen=True):
     total_lines: int | None = None
 
 
-def _read(asked: Asked, opened: Opened, source: _Source, stop: Callable[[], bool]) -> dict[str, Any]:
+def _read(asked: Asked, opened: Opened, source: _Source, stop: Callable[[], bool]) -> Part:
     head = source.at(0, HEAD_BYTES)
     if asked.encoding == "auto":
         encoding = encoding_of(head)
@@ -246,6 +264,8 @@ def _read(asked: Asked, opened: Opened, source: _Source, stop: Callable[[], bool
     begin, end = span.begin - base, min(limit - base, len(window))
     if encoding is not None and (begin > 0 or end < len(window)):
         begin, end = whole_characters(window, begin, end, encoding, base)
+        if end < len(window) and wanted_end != end + base:  # our bound, where nobody asked for it to end
+            end = begin + _ended_well(window[begin:end], encoding)
     data = window[begin:end]
     begin, end = begin + base, end + base
     whole = begin == 0 and end == total and not changed
@@ -268,8 +288,30 @@ def _read(asked: Asked, opened: Opened, source: _Source, stop: Callable[[], bool
     }
     if encoding is None:
         result["content"] = base64.b64encode(data).decode()
-        return result
-    return _as_text(result, asked, data, encoding, span, whole)
+        return Part(result, None)
+    result = _as_text(result, asked, data, encoding, span, whole)
+    return Part(result, _recorded(result, window[: begin - base], window[end - base :], encoding))
+
+
+def _recorded(
+    result: dict[str, Any], before: bytes, after: bytes, encoding: Encoding
+) -> dict[str, Any] | None:
+    """What the record has of a part, given what stands in the file on either side of it."""
+    content: str = result["content"]
+    last, next_one = decoded(before, encoding)[0][-1:], decoded(after, encoding)[0][:1]
+    starts_inside = last not in ("", "\n", BYTE_ORDER_MARK)
+    ends_inside = bool(next_one.strip()) and bool(content[-1:].strip())
+    kept = whole_words(content, starts_inside=starts_inside, ends_inside=ends_inside)
+    if kept == content:
+        return None
+    return {**result, "content": kept, "not_recorded_characters": len(content) - len(kept)}
+
+
+def _ended_well(data: bytes, encoding: Encoding) -> int:
+    """How much of a text to return where there is more: up to the end of a line, if one ends in it."""
+    if encoding.name not in ("utf-8", "latin-1"):
+        return len(data)
+    return len(beginning_of_stream(data)) or len(data)
 
 
 def _as_text(

@@ -4,6 +4,7 @@ Owns how arguments become a command and how an ended process becomes a result. S
 measuring it is `sandbox`'s, what it changed is told by `watching`.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 
 from custody.errors import LauncherLost, SandboxError
 from custody.records import Decision, Effect, Level
+from custody.redaction import secrets_of
 from custody.sandbox import Command, Finished
 from custody.tools.roots import Scope
 from custody.tools.tool import Context, Ended, Keep
@@ -54,10 +56,12 @@ class _ProcessTool:
             return Ended(started_ns=began, ended_ns=began, result={"dry_run": True, "would_run": list(argv)})
         scope = context.scope.at(arguments.get("cwd"))
         stdin = arguments.get("stdin")
+        environment = context.environment(arguments.get("env", {}))
         command = Command(
             argv=argv,
             cwd=scope.cwd,
-            environment=context.environment(arguments.get("env", {})),
+            environment=environment,
+            whole=lambda: _secrets_in(environment),
             stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
             deadline_seconds=context.remaining_seconds(),  # all of it, however long the first look takes
         )
@@ -74,6 +78,11 @@ class _ProcessTool:
             return _with_changes(done, await watch.finish(context))
         finally:
             watch.close()
+
+
+def _secrets_in(environment: Mapping[str, str]) -> list[bytes]:
+    """Values that the command may print; a program that lists its environment does."""
+    return [os.fsencode(value.strip()) for value in secrets_of(environment).values()]
 
 
 async def _run(command: Command, context: Context) -> Ended:

@@ -5,6 +5,7 @@ checking their shape and compiling their schemas. Used by every door through the
 """
 
 import difflib
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,11 +47,16 @@ class Registry:
         *,
         installed: Callable[[], Iterable[Any]] = tuple,
         keep: Mapping[str, Keep] | None = None,
+        built_in: Mapping[str, Callable[[], Tool]] | None = None,
     ) -> None:
         """`installed` gives further tools; it is asked once, when a name is not among those at hand.
-        `keep` overrides, by tool name, what the record holds of arguments and results."""
+        `keep` overrides, by tool name, what the record holds of arguments and results. `built_in` are tools
+        that need what lies above this package; each is made when it is first asked for."""
         self._installed: Callable[[], Iterable[Any]] | None = installed
         self._keep = keep or {}
+        self._built_in: dict[str, Callable[[], Tool]] = {
+            name: functools.partial(_built_in, name) for name in BUILT_IN
+        } | {**(built_in or {})}
         self._tools: dict[str, Tool] = {}
         self._schemas: dict[str, ArgumentsSchema] = {}
         for tool in tools:
@@ -62,7 +68,7 @@ class Registry:
         Raises UsageError for a shape that cannot be offered or a name that is taken.
         """
         tool = as_tool(tool)
-        if tool.name in self._tools or tool.name in BUILT_IN:
+        if tool.name in self._tools or tool.name in self._built_in:
             raise UsageError(f"There already is a tool named {tool.name!r}.")
         return self._offer(tool)
 
@@ -92,8 +98,8 @@ class Registry:
 
     def get(self, name: str) -> Tool | None:
         if name not in self._tools:
-            if name in BUILT_IN:
-                return self._offer(_built_in(name))
+            if name in self._built_in:
+                return self._offer(self._built_in[name]())
             self._load_installed()
         return self._tools.get(name)
 
@@ -102,7 +108,7 @@ class Registry:
 
     def names(self) -> list[str]:
         self._load_installed()
-        return sorted(self._tools.keys() | BUILT_IN)
+        return sorted(self._tools.keys() | self._built_in)
 
     def __iter__(self) -> Iterator[Tool]:
         tools = map(self.get, self.names())
@@ -115,7 +121,8 @@ class Registry:
 
     def nearest(self, name: str) -> list[str]:
         """Names a person may have meant, best first; all names if none is near."""
-        return difflib.get_close_matches(name, self._tools.keys() | BUILT_IN, n=3, cutoff=0.4) or self.names()
+        known = self._tools.keys() | self._built_in.keys()
+        return difflib.get_close_matches(name, known, n=3, cutoff=0.4) or self.names()
 
 
 def _built_in(name: str) -> Tool:

@@ -43,6 +43,17 @@ class Ended(Struct, frozen=True, kw_only=True):
     child_start_ticks: int | None = None
     changes: tuple[Change, ...] | None = None
     """What was done to files; None where the tool does not tell."""
+    recorded: Any = None
+    """What the record has in place of a result that came from the record itself; None: the result."""
+
+
+class Asker(Struct, frozen=True, kw_only=True):
+    """Who asks for a call: the door it came in through, and what that door says of them."""
+
+    door: str = "python"
+    caller: str | None = None
+    session_id: str | None = None
+    run_id: str | None = None
 
 
 class ProcessIO(Struct, frozen=True, kw_only=True):
@@ -83,6 +94,7 @@ class Context:
         timeout_seconds: float | None,
         io: ProcessIO,
         means: Means,
+        asker: Asker = Asker(),  # noqa: B008 - frozen
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -91,6 +103,7 @@ class Context:
         self.timeout_seconds = timeout_seconds
         self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
+        self.asker = asker
         self._means = means
         self._cancelled = threading.Event()
         self._on_cancel: list[Callable[[], None]] = []
@@ -176,7 +189,10 @@ class Tool(Protocol):
     keep: Keep
 
     def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
-        """The tool's own check after the schema's; None when it has nothing against the call."""
+        """The tool's own check after the schema's; None when it has nothing against the call.
+
+        A tool that is not everybody's also has `permit(arguments, asker)`, which is asked next.
+        """
         ...
 
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from custody.cuts import beginning, ending
 from custody.errors import ToolError
 from custody.sandbox import Command, Finished
 from custody.tools.tool import Context
@@ -187,7 +188,8 @@ def failure(finished: Finished) -> GitFailed:
     both = (finished.stderr.data, finished.stdout.data)
     words = "\n".join(filter(None, (data.decode("utf-8", "replace").strip() for data in both)))
     if len(words) > WORDS_CHARACTERS_MAX:
-        words = f"{words[: WORDS_CHARACTERS_MAX // 2]} […] {words[-WORDS_CHARACTERS_MAX // 2 :]}"
+        half = WORDS_CHARACTERS_MAX // 2
+        words = f"{beginning(words, half)} […] {ending(words, half)}"
     how = f"signal {finished.signal}" if finished.signal else f"exit code {finished.exit_code}"
     locked = _LOCKED.search(words)
     return GitFailed(

@@ -5,6 +5,7 @@ text, whatever the pattern; Python's `re` can need years over one that somebody 
 asked. Pure; knows no files. Used by `file_search`.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,10 @@ LINE_CHARACTERS_MAX = 1_000
 match is shown."""
 
 LINE_LEAD_CHARACTERS = 200  # of a line that is cut, before the match
+
+
+_EDGE = re.compile(r"[\s\"'`,;<>(){}\[\]\u2e80-\U0010ffff]")
+"""Where words end in lines that programs wrote, which have few blanks."""
 
 
 class Line(Struct, frozen=True):
@@ -139,11 +144,25 @@ def _cut(text: str, lead: int) -> tuple[str, int]:
     if len(text) <= LINE_CHARACTERS_MAX:
         return text, 0
     begin = min(max(0, lead - LINE_LEAD_CHARACTERS), len(text) - LINE_CHARACTERS_MAX)
-    return text[begin : begin + LINE_CHARACTERS_MAX], len(text) - LINE_CHARACTERS_MAX
+    if begin > 0:
+        begin = next((edge.end() for edge in _EDGE.finditer(text, begin, lead)), begin)
+    shown = _to_an_edge(text[begin : begin + LINE_CHARACTERS_MAX + 1], lead - begin)
+    return shown, len(text) - len(shown)
+
+
+def _to_an_edge(text: str, lead: int = 0) -> str:
+    """Ending with a whole word, so that it holds no half of a secret; a single word that is longer is shown
+    around its match, as it is most of the line."""
+    if len(text) <= LINE_CHARACTERS_MAX:
+        return text
+    ends = [edge.start() for edge in _EDGE.finditer(text, lead)]
+    return text[: ends[-1] if ends else LINE_CHARACTERS_MAX]
 
 
 def _shortened(line: bytes, codec: str) -> str:
-    return line[: 4 * LINE_CHARACTERS_MAX].decode(codec, "replace")[:LINE_CHARACTERS_MAX]
+    return _to_an_edge(
+        line[: 4 * LINE_CHARACTERS_MAX + 4].decode(codec, "replace")[: LINE_CHARACTERS_MAX + 1]
+    )
 
 
 def _lines_before(data: bytes, begin: int, count: int) -> list[bytes]:
