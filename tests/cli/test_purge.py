@@ -39,6 +39,7 @@ def test_a_text_is_gone_from_every_byte_and_the_rest_is_still_shown(custody: Pro
     first, second = custody("calls", "--oldest", "--json").json["items"]
     assert (first["outcome"], first["arguments"], first["result"]) == ("succeeded", None, None)
     assert second["arguments"]["argv"] == ["echo", "harmless"]
+    assert custody("calls").out.count("(purged)") == 1
 
 
 def test_verify_holds_after_a_purge_with_a_checkpoint_from_before(custody: Program) -> None:

@@ -318,6 +318,8 @@ def local_time(text: str | None) -> str | None:
 
 def summary(tool: str, arguments: Any) -> str:
     """A call in one line: the command for a process, else the tool and its arguments."""
+    if arguments is None:  # every call is recorded with some, if only with none: `{}`
+        return "(purged)"
     if isinstance(arguments, dict):
         given = cast("dict[str, Any]", arguments)
         argv: Any = given.get("argv")
@@ -329,4 +331,4 @@ def summary(tool: str, arguments: Any) -> str:
             return given["command"]
     from custody.cli.document import encode
 
-    return "" if arguments in (None, {}) else encode(arguments).decode()
+    return "" if arguments == {} else encode(arguments).decode()
