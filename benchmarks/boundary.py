@@ -128,13 +128,13 @@ def main() -> None:
     measurements = [
         Measurement(
             9, "an observed call told to a listener that never reads, p50 more",
-            stalled.p50_us - nobody.p50_us, "us", f"<= {CALL_US_MAX:.0f} us", CALL_US_MAX,
+            stalled.p50_us - nobody.p50_us, "µs", f"≤ {CALL_US_MAX:.0f} µs", CALL_US_MAX,
         ),
         Measurement(
             9, f"{calls:,} calls told to a listener that never reads, close included, more",
-            beside - plain, "s", f"<= {CALLS_SECONDS_MAX:.0f} s", CALLS_SECONDS_MAX,
+            beside - plain, "s", f"≤ {CALLS_SECONDS_MAX:.0f} s", CALLS_SECONDS_MAX,
         ),
-        Measurement(9, "notices a listener takes", rate, "/s", ">= 1,000/s", 1_000.0, "more"),
+        Measurement(9, "notices a listener takes", rate, "/s", "≥ 1,000/s", 1_000.0, "more"),
     ]  # fmt: skip
     details = {"timings": timings, "answered_p99_us": answered.p99_us}
     report("boundary", measurements, details, quick=options.quick)

@@ -82,7 +82,7 @@ def main() -> None:
                 what="verify a store, journal and signatures",
                 value=rate,
                 unit="records/s",
-                target=f">= {RECORDS_PER_SECOND_MIN:,} records/s",
+                target=f"≥ {RECORDS_PER_SECOND_MIN:,} records/s",
                 limit=RECORDS_PER_SECOND_MIN,
                 better="more",
                 peers={"sha256 of the segment files": found.records / peer},

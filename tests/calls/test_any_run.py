@@ -257,7 +257,7 @@ class Agent(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_every_record_is_kept_or_counted_in_exactly_one_gap() -> None:
-    run_state_machine_as_test(Agent, settings=settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(Agent, settings=settings(max_examples=30, stateful_step_count=40))
 
 
 @pytest.mark.long

@@ -103,11 +103,11 @@ def test_what_was_signed_is_there_when_syncs_failed_before_the_power_did(seed: i
 @pytest.mark.timeout(1200)
 def test_what_was_signed_is_there_in_thousands_of_crash_states():
     states = 0
-    for seed in range(100, 140):
+    for seed in range(100, 120):
         lane = PowerLoss(seed, look_chance=0.2, fail_chance=0.05 * (seed % 2))
         assert lane.run(30) == [], f"seed {seed}"
         states += lane.states
-    assert states > 3000
+    assert states > 1500
 
 
 KILLED = """

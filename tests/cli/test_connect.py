@@ -99,6 +99,7 @@ def test_the_demos_claims_hold(custody):
     assert "All of it was undone since." in changes.err
 
 
+@pytest.mark.long
 def test_the_demo_in_json_lists_its_claims(custody):
     store = custody.folder / "demo-store"
     ran = custody("demo", "--json", "--store", str(store), TMPDIR=str(custody.folder))

@@ -267,7 +267,7 @@ VALUES = st.recursive(
 SHARED = Redactor(KEY, KNOWN)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(VALUES)
 @example(["--token", "x"])
 @example(["--token", "x", 1])
