@@ -1,7 +1,6 @@
 """What is kept of a value, and what is not."""
 
 import hmac
-import sys
 import threading
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.implementations import with_each  # noqa: F401 - every test here holds for both
+from tests.redaction.interpreter_lock import times_given_up
 
 from custody.records import Redaction
 from custody.redaction import Redactor, plain
@@ -335,39 +335,16 @@ def test_a_value_that_repeats_itself_leaves_no_rest() -> None:
 
 
 def test_keeping_never_gives_up_the_interpreter_lock() -> None:
-    """Beside a busy thread each time would cost 5 ms. Here another thread asks for the lock all along,
-    with so long a patience that it gets it only when it is given up."""
     redactor = Redactor(KEY, KNOWN)
     values: list[Any] = [
         {"stdout": "line\n" * 2000, "n": 1},
         {"password": "s" * 10_000, "raw": b"x" * 5000},
         {"text": f"{KNOWN['API_TOKEN']} " * 300, "argv": ["--token", "x"], 1: {2}},
     ]
-    for value in values:
-        redactor.keep(value, "result")  # what is loaded once
-    turns = 0
-    stop = threading.Event()
-    running = threading.Event()
 
-    def ask() -> None:
-        nonlocal turns
-        while not stop.wait(0.0001):
-            turns += 1
-            running.set()
+    def keep_all() -> None:
+        for value in values:
+            redactor.keep(value, "result")
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert running.wait(10)
-    patience = sys.getswitchinterval()
-    sys.setswitchinterval(60)
-    try:
-        before = turns
-        for _ in range(100):
-            for value in values:
-                redactor.keep(value, "result")
-        after = turns
-    finally:
-        sys.setswitchinterval(patience)
-        stop.set()
-        thread.join()
-    assert after == before
+    keep_all()  # what is loaded once
+    assert times_given_up(lambda: [keep_all() for _ in range(100)]) == 0

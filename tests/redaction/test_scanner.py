@@ -4,8 +4,6 @@ import base64
 import hmac
 import random
 import re
-import sys
-import threading
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.implementations import with_each  # noqa: F401 - every test here holds for both
+from tests.redaction.interpreter_lock import times_given_up
 from tests.redaction.rule_examples import positives
 
 from custody.records import Redaction
@@ -337,33 +336,13 @@ def test_keywords_alone_do_not_give_up_the_interpreter_lock() -> None:
         {"password": "x", "credentials": {"token": "y"}},
         {"argv": ["vault", "login", "--password"], "AKIA": "ghp_", "note": "api key, secret, bearer"},
     ]
-    turns = 0
-    stop, running = threading.Event(), threading.Event()
 
-    def ask() -> None:
-        nonlocal turns
-        while not stop.wait(0.0001):
-            turns += 1
-            running.set()
+    def keep_all() -> None:
+        for value in values:
+            REDACTOR.keep(value, "")
 
-    for value in values:
-        REDACTOR.keep(value, "")
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert running.wait(10)
-    patience = sys.getswitchinterval()
-    sys.setswitchinterval(60)
-    try:
-        before = turns
-        for _ in range(50):
-            for value in values:
-                REDACTOR.keep(value, "")
-        after = turns
-    finally:
-        sys.setswitchinterval(patience)
-        stop.set()
-        thread.join()
-    assert after == before
+    keep_all()  # what is loaded once
+    assert times_given_up(lambda: [keep_all() for _ in range(50)]) == 0
 
 
 def test_the_least_length_of_a_match_is_never_more_than_that_of_an_example() -> None:

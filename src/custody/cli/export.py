@@ -18,6 +18,7 @@ import click
 from custody.cli.asking import OPTIONS
 from custody.cli.invocation import message
 from custody.cli.options import json_option, load, store_option
+from custody.cli.progress import PROGRESS_AFTER_SECONDS
 from custody.errors import ExportFailed, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 10.0  # for a collector that asks to be tried again; --follow has no end to its patience
 LOOK_SECONDS = 0.2  # how late a signal is heard
-PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
 SIGNALLED_EXIT_CODE = 128  # plus the signal's number, as every command has it
 
 

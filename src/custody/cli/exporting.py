@@ -8,7 +8,6 @@ import functools
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from custody.cli.invocation import message
 from custody.cli.outgoing import STANDARD_OUTPUT, outgoing
+from custody.cli.progress import Progress
 from custody.errors import ExportFailed, NotRecorded, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from custody.settings import Settings
     from custody.stores import View
 
-PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
-PROGRESS_SECONDS = 0.2  # between two lines, so that printing does not slow the work
 READ_BYTES = 1024 * 1024
 
 OF_BUNDLES = frozenset({"last", "tool", "run", "zstd", "force"})
@@ -86,7 +84,7 @@ def _bundle(view: "View", settings: "Settings", asked: Asked, path: str) -> int:
     disk = open_disk(settings.store, create=False)
     recorder = functools.cache(lambda: make_recorder(disk, view.journal, os.environ, settings))
     maker = bundle_maker(disk, view.journal, lambda: view.index, recorder)
-    with outgoing(path, force="force" in options) as file, Progress("calls gathered") as progress:
+    with outgoing(path, force="force" in options) as file, Progress("{} calls gathered") as progress:
         made = maker.make(
             selection, Limits(), file, zstd="zstd" in options, folder=folder, progressed=progress
         )
@@ -167,7 +165,7 @@ def _table(view: "View", asked: Asked) -> int:
             sys.stdout.buffer.write(line)
         return 0
     count = 0
-    with outgoing(path, force="force" in options) as file, Progress(f"{what}s exported") as progress:
+    with outgoing(path, force="force" in options) as file, Progress("{} " + f"{what}s exported") as progress:
         for count, line in enumerate(lines, 1):
             file.write(line)
             progress(count)
@@ -180,7 +178,7 @@ def _parquet(view: "View", asked: Asked, path: str, chosen: "CallFilter | None")
     require_pyarrow()
     if "out" not in asked.options and sys.stdout.isatty():
         raise UsageError("Parquet is no text; a terminal cannot show it.", hint="Name a file with --out.")
-    with outgoing(path, force="force" in asked.options) as file, Progress("records exported") as progress:
+    with outgoing(path, force="force" in asked.options) as file, Progress("{} records exported") as progress:
         count = write_parquet(view.journal, view.index, chosen, file, progress)
     return _tell_table(asked, path, count, "record")
 
@@ -205,30 +203,3 @@ def _tell_table(asked: Asked, path: str, count: int, what: str) -> int:
 
 def _counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count:,} {what}s"
-
-
-class Progress:
-    """A line on a terminal that says how far it is, once that takes long."""
-
-    def __init__(self, words: str) -> None:
-        self._words = words
-        self._began = self._said = time.monotonic()
-        self._shown = False
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __call__(self, count: int) -> None:
-        now = time.monotonic()
-        if now - self._began < PROGRESS_AFTER_SECONDS or now - self._said < PROGRESS_SECONDS:
-            return
-        self._said = now
-        if sys.stderr.isatty():
-            self._shown = True
-            sys.stderr.write(f"\rcustody: {count:,} {self._words} so far\x1b[K")
-            sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -4,8 +4,6 @@ Owns which records are proved and what a person is told. The proofs are `checkpo
 """
 
 import os
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +11,7 @@ import click
 from custody.cli.checkpoint import busy, sealed, sealing
 from custody.cli.invocation import message
 from custody.cli.options import complete_id, json_option, load, store_option
+from custody.cli.progress import Progress
 from custody.errors import CheckpointRefused, InvalidInput, MalformedNote, NotFound
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from custody.journal.checkpoint import Note
     from custody.settings import Settings
     from custody.stores import View
-
-PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
-PROGRESS_SECONDS = 0.2
 
 
 @click.command("prove", epilog="Example:  custody prove latest --out proof.json")
@@ -43,7 +39,7 @@ def prove_command(
         raise click.UsageError("Name a call or a run, or an older checkpoint with --consistency.")
     settings = load(store)
     old = None if consistency is None else read_note(consistency)
-    with _Line() as line:
+    with Progress("{} records read") as line:
         if old is not None:
             return _prove_consistency(settings, old, out, line, as_json=as_json)
         assert target is not None, "one of the two was given"
@@ -54,7 +50,7 @@ def prove_command(
 
 
 def _prove_records(
-    settings: "Settings", target: str, out: str | None, line: "_Line", *, as_json: bool
+    settings: "Settings", target: str, out: str | None, line: Progress, *, as_json: bool
 ) -> int:
     from custody.cli.view import opened
     from custody.stores import open_disk
@@ -120,7 +116,7 @@ def _covers(note: "Note", records: list["Stored"]) -> bool:
     return all(record.shard in heads and record.sequence <= heads[record.shard].size for record in records)
 
 
-def _prover(disk: "Disk", view: "View", note: "Note", line: "_Line") -> "Prover":
+def _prover(disk: "Disk", view: "View", note: "Note", line: Progress) -> "Prover":
     from custody.checkpoints import Prover
 
     return Prover(disk, view.journal, note, progress=line)
@@ -130,7 +126,7 @@ def _prover(disk: "Disk", view: "View", note: "Note", line: "_Line") -> "Prover"
 
 
 def _prove_consistency(
-    settings: "Settings", old: "Note", out: str | None, line: "_Line", *, as_json: bool
+    settings: "Settings", old: "Note", out: str | None, line: Progress, *, as_json: bool
 ) -> int:
     from custody.checkpoints import Prover, newest_note
     from custody.journal import Journal
@@ -213,29 +209,3 @@ def _give(proof: Any, out: str | None, document: dict[str, Any], text: str, *, a
         print_document({"out": os.path.abspath(out), "bytes": len(data), **document})
     else:
         print(f"{text}: {out}")
-
-
-class _Line:
-    """A line on a terminal that says how many records have been read, once that takes long."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-        self._shown = False
-
-    def __enter__(self) -> "_Line":
-        return self
-
-    def __call__(self, records: int) -> None:
-        now = time.monotonic()
-        if now - self._began < PROGRESS_AFTER_SECONDS or now - self._said < PROGRESS_SECONDS:
-            return
-        self._said = now
-        if sys.stderr.isatty():
-            self._shown = True
-            sys.stderr.write(f"\rcustody: {records:,} records read so far\x1b[K")
-            sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.options import Moment, json_option, load, store_option
+from custody.cli.progress import Progress
 from custody.errors import NotRecorded, PurgeRefused, UsageError
 from custody.records import rfc3339
 
 if TYPE_CHECKING:
-    from custody.cli.view import Progress
     from custody.retention import DropPlan, Means, Purged, PurgePlan, Selection
     from custody.settings import Settings
     from custody.stores import View
@@ -123,7 +123,7 @@ class _Purge:
         selection = self._selection()
         if selection is None:
             return self._nothing()
-        with _looking() as progress:
+        with Progress("looking, {} records") as progress:
             plan = plan_purge(self.view.journal, selection, progress)
         if selection.run_id is not None and plan.left.held:
             raise PurgeRefused(
@@ -151,7 +151,7 @@ class _Purge:
         if given["retention"]:
             section = self.settings.file.retention
             bounds = Bounds(days_max=section.days_max, bytes_max=section.bytes_max)
-            with _looking() as progress:
+            with Progress("looking, {} records") as progress:
                 before_us = bounds.before_us(self.view.journal, _now_us(), progress)
             if before_us is None:
                 return None
@@ -200,7 +200,7 @@ class _Purge:
         from custody.retention import drop_segments, plan_drop
         from custody.retention.purge import Purged
 
-        with _looking() as progress:
+        with Progress("looking, {} records") as progress:
             plan = plan_drop(self.view.journal, self.given["before_us"], progress)
         if not self.as_json:
             _tell_drop(plan)
@@ -335,12 +335,6 @@ def _print_dropped(plan: "DropPlan", done: "Purged", *, dry_run: bool) -> None:
 
 
 # -- progress ---------------------------------------------------------------------------------------------
-
-
-def _looking() -> "Progress":
-    from custody.cli.view import Progress
-
-    return Progress("looking")
 
 
 class _Working:

@@ -20,6 +20,7 @@ from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
 from custody.cli.changed import UNDO_TOOL, Standing, inverse, print_changes, relative, standing
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import act_options, complete_id, load
+from custody.cli.progress import PROGRESS_AFTER_SECONDS, PROGRESS_SECONDS
 from custody.errors import NotFound, UndoConflict, UndoGone, UsageError
 from custody.records import Call, Change, Run, Version
 
@@ -35,8 +36,6 @@ DIGEST_DIGITS = 8  # enough to see that two versions of the same size are not th
 LOST_NAMED_MAX = 20  # sentences on what cannot be brought back; `--json` has all of them
 CHANGES_SHOWN_MAX = 200  # a person reads a screen or two; `custody changes` has all of them
 
-PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
-PROGRESS_SECONDS = 0.2  # between two lines
 
 DECLINED_EXIT_CODE = 1  # as a call that was cancelled
 

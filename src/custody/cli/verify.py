@@ -4,22 +4,19 @@ Owns the options, the line of progress and how a report is shown. What is checke
 `checkpoints`', bundles `bridges`'.
 """
 
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from custody.cli.invocation import printable
 from custody.cli.options import json_option, load, store_option
+from custody.cli.progress import Progress
 from custody.errors import InvalidInput, MalformedKey, UsageError
 
 if TYPE_CHECKING:
     from custody.journal.checkpoint import Verifier
     from custody.verify import Finding, Report, ShardVerdict
 
-PROGRESS_AFTER_SECONDS = 1.0  # what is faster needs no explanation
-PROGRESS_SECONDS = 0.2
 SHOWN_MAX = 20  # findings of a sort on a screen; `--json` has up to a hundred
 FILE_BYTES_MAX = 1 << 30  # of an anchor or a proof; more is something else
 
@@ -77,7 +74,7 @@ def _verify_store(anchors: tuple[str, ...], keys: "list[Verifier] | None", store
     settings = load(store)
     disk = open_disk(settings.store, create=False)
     wanted = Wanted({name: _read_file(name) for name in anchors}, keys)
-    with _Line() as line:
+    with Progress("{} records verified") as line:
         return verify_store(disk, root=settings.store, wanted=wanted, boot_id=boot_id(), progress=line)
 
 
@@ -207,30 +204,3 @@ def _finding_line(finding: "Finding") -> str:
     if finding.file is not None:
         place.append(finding.file if finding.offset is None else f"{finding.file} at {finding.offset:,}")
     return printable(f"{', '.join(place)}: {finding.what}" if place else finding.what, keep="")
-
-
-class _Line:
-    """A line on a terminal that says how far it is, once that takes long."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-        self._shown = False
-
-    def __enter__(self) -> "_Line":
-        return self
-
-    def __call__(self, records: int) -> None:
-        now = time.monotonic()
-        if now - self._began < PROGRESS_AFTER_SECONDS or now - self._said < PROGRESS_SECONDS:
-            return
-        self._said = now
-        if sys.stderr.isatty():
-            self._shown = True
-            rate = records / (now - self._began)
-            sys.stderr.write(f"\rcustody: {records:,} records verified so far ({rate:,.0f}/s)\x1b[K")
-            sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

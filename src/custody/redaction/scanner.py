@@ -381,15 +381,11 @@ def _is_exempt(rule: ScanRule, data: bytes, match: tuple[int, int], secret: byte
 def _passes(rule: ScanRule, secret: bytes) -> bool:
     if rule.check is not None and not _check(rule.check)(secret):
         return False
-    return not rule.entropy or entropy(secret) > rule.entropy
+    if not rule.entropy:
+        return True
+    from custody.redaction.checks import entropy
 
-
-def entropy(data: bytes) -> float:
-    """Shannon's, in bits per byte."""
-    from collections import Counter
-    from math import log2
-
-    return -sum(count / len(data) * log2(count / len(data)) for count in Counter(data).values())
+    return entropy(secret) > rule.entropy
 
 
 def _followed(pattern: Pattern, spans: Spans, data: bytes) -> Spans:

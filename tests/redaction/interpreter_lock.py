@@ -1,0 +1,32 @@
+"""Whether code gives up the interpreter lock: beside a busy thread each time costs 5 ms."""
+
+import sys
+import threading
+from collections.abc import Callable
+
+
+def times_given_up(work: Callable[[], object]) -> int:
+    """How often another thread got the lock meanwhile, that asks for it all along and with so long a patience
+    that it gets it only when it is given up."""
+    turns = 0
+    stop, running = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        nonlocal turns
+        while not stop.wait(0.0001):
+            turns += 1
+            running.set()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert running.wait(10)
+    patience = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        before = turns
+        work()
+        return turns - before
+    finally:
+        sys.setswitchinterval(patience)
+        stop.set()
+        thread.join()
