@@ -32,7 +32,7 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/run.py
 
 # The stamps make the second run immediate; a changed lock file, pyproject.toml or C source installs again.
-$(VENV)/installed: requirements-dev.lock pyproject.toml hatch_build.py src/custody/_native.c src/custody/_filter.h
+$(VENV)/installed: requirements-dev.lock requirements-peers.lock pyproject.toml hatch_build.py src/custody/_native.c src/custody/_filter.h
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Custody needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -41,6 +41,8 @@ $(VENV)/installed: requirements-dev.lock pyproject.toml hatch_build.py src/custo
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock || \
+	  echo "Programs of others that are tested against (requirements-peers.lock) cannot be installed here; their tests are skipped."
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed requirements-bench.lock

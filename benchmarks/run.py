@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-NOT_A_BENCHMARK = {"run", "table", "harness", "recording"}
+NOT_A_BENCHMARK = {"run", "table", "harness", "recording", "daemon_echo"}
 
 
 def main() -> None:

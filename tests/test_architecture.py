@@ -68,6 +68,7 @@ PROCESS_FILES = {
     "sandbox/process.py": "starts the launchers",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",
     "cli/demo.py": "plays the user: it starts `custody` itself and kills it",
+    "cli/demo_daemon.py": "plays the operator: it starts the daemon and kills it",
     "cli/demo_evidence.py": "plays the auditor: each command in a process of its own",
 }
 
@@ -362,6 +363,7 @@ def test_lock_files_hold_pins_and_hashes_and_nothing_else():
     assert [lock.name for lock in locks] == [
         "requirements-bench.lock",
         "requirements-dev.lock",
+        "requirements-peers.lock",
         "requirements.lock",
     ]
     for lock in locks:
@@ -379,6 +381,7 @@ def test_every_dependency_is_locked():
         "requirements.lock": project["project"]["dependencies"],
         "requirements-dev.lock": project["project"]["dependencies"] + project["dependency-groups"]["dev"],
         "requirements-bench.lock": project["dependency-groups"]["bench"],
+        "requirements-peers.lock": project["dependency-groups"]["peers"],
     }
     for lock, requirements in wanted.items():
         pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))

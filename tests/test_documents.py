@@ -51,7 +51,7 @@ def test_every_setting_is_explained() -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"`([a-z_]+)`", text)) | {"policy"}
     sections = SettingsFile.__struct_fields__
-    assert set(sections) <= set(re.findall(r"## `\[+([a-z]+)", text)) | {"policy"}
+    assert set(sections) <= set(re.findall(r"## `\[+([a-z_]+)", text)) | {"policy"}
     for keys in (CallsSection, ToolsSection):
         assert set(keys.__struct_fields__) <= explained
     for key in BreakerThresholds.__struct_fields__:

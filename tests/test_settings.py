@@ -107,9 +107,9 @@ def test_a_store_that_is_a_file_is_a_sentence_with_what_to_do(tmp_path):
     assert caught.value.hint
 
 
-def test_a_url_is_not_a_store_yet():
+def test_a_url_that_is_no_daemons_is_not_a_store():
     with pytest.raises(UsageError):
-        custody.open("ws://localhost:9100")
+        custody.open("https://localhost:9100")
 
 
 def test_what_a_tool_said_can_be_kept_out_of_the_store_by_a_setting(config):

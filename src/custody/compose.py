@@ -8,13 +8,13 @@ import functools
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
 from custody.checkpoints import Due, start_sealing
-from custody.errors import UsageError
-from custody.journal import Disk
+from custody.errors import CustodyError, UsageError
+from custody.journal import Disk, RealDisk
 from custody.recorder import Recorder
 from custody.redaction import SecretTools
 from custody.settings import MEMORY, Settings, load_settings, user_settings_path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from custody.bridges.boundary import BoundaryNotices
     from custody.calls.recording import ObserveSettings
     from custody.calls.runtime import CallSettings, Runtime
+    from custody.client import Address, BlockingRemoteRuntime, RemoteRuntime, Speaker
     from custody.files import Protected
     from custody.prices import Prices
     from custody.sandbox import Launchers
@@ -42,6 +43,13 @@ def _witness_download(settings: Settings, disk: Disk, runtime: "Runtime") -> "To
         section.callers,
         Limits(count_max=section.count_max, bytes_max=section.bytes_max),
     )
+
+
+def _drive_cli(settings: Settings) -> "Tool":
+    from custody.tools.drive_cli import DriveCli
+
+    section = settings.file.drive_cli
+    return DriveCli(section.commands, output_tail_bytes=section.output_tail_bytes)
 
 
 async def open_runtime(
@@ -144,7 +152,7 @@ def _registry(settings: Settings, tools: Iterable[Any], witness_download: "Calla
         tools,
         installed=lambda: installed_tools(settings.file.tools.modules),
         keep=settings.file.tools.keep,
-        built_in={"witness_download": witness_download},
+        built_in={"witness_download": witness_download, "drive_cli": lambda: _drive_cli(settings)},
     )
 
 
@@ -258,6 +266,16 @@ def _prepared_export(settings: Settings) -> "Callable[[Runtime], Callable[[], No
     return start
 
 
+async def open_lasting_runtime(settings: Settings, *, door: str) -> "Runtime":
+    """A runtime that serves others for long: with the export that `[otel]` asks for. Raises as
+    `open_runtime`, and UsageError."""
+    prepare = _prepared_export(settings)
+    runtime = await open_runtime(settings, door=door)
+    if prepare is not None:
+        runtime.closing.insert(0, prepare(runtime))
+    return runtime
+
+
 class Opening:
     """What `custody.open` gives: `with` it for the blocking face, `async with` it for the other."""
 
@@ -289,6 +307,62 @@ class Opening:
         await self._runtime.close()
 
 
+TOKEN_VARIABLES = ("CUSTODY_TOKEN", "CAR_AUTH_TOKEN")
+"""Where a token is looked for; the second is what agents of the other system have. Blank is unset."""
+
+
+def daemon_token(address: "Address", store: str | None = None) -> str | None:
+    """The token for a daemon: of the environment, else of the store on this machine; never sent elsewhere."""
+    for name in TOKEN_VARIABLES:
+        if said := os.environ.get(name, "").strip():
+            return said
+    if not address.local:
+        return None
+    from custody.rpc.tokens import SERVE_TOKEN
+
+    try:
+        kept = RealDisk(load_settings(store=store).store, create=False).read_all(SERVE_TOKEN)
+    except (CustodyError, OSError):
+        return None  # there is no store here, or it is somebody else's
+    return None if kept is None else kept.decode("ascii", "replace").strip() or None
+
+
+class _RemoteOpening:
+    """`Opening` for a URL: the same words, over a connection."""
+
+    def __init__(
+        self, address: "Address", speaker: "Speaker", tools: Iterable[Any], on_error: Literal["warn", "raise"]
+    ) -> None:
+        self._address = address
+        self._options: dict[str, Any] = {"tools": tuple(tools), "on_error": on_error}
+        self._speaker = speaker
+        self._blocking: BlockingRemoteRuntime | None = None
+        self._runtime: RemoteRuntime | None = None
+
+    def __enter__(self) -> "BlockingRemoteRuntime":
+        from custody.client import BlockingRemoteRuntime
+
+        self._blocking = BlockingRemoteRuntime(self._address, self._speaker, **self._options)
+        return self._blocking.open()
+
+    def __exit__(self, *_: object) -> None:
+        assert self._blocking is not None, "left before it was entered"
+        self._blocking.close()
+
+    async def __aenter__(self) -> "RemoteRuntime":
+        import asyncio
+
+        from custody.client import RemoteRuntime
+
+        home = asyncio.get_running_loop()
+        self._runtime = RemoteRuntime(self._address, self._speaker, home_loop=home, **self._options)
+        return await self._runtime.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runtime is not None, "left before it was entered"
+        await self._runtime.close()
+
+
 def open(  # noqa: A001 - the public name is custody.open
     store: str | os.PathLike[str] | None = None,
     *,
@@ -299,20 +373,31 @@ def open(  # noqa: A001 - the public name is custody.open
     caller: str | None = None,
     session: str | None = None,
     on_error: Literal["warn", "raise"] | None = None,
+    token: str | None = None,
 ) -> Opening:
     """Open a store: `with custody.open() as runtime:` or `async with custody.open() as runtime:`.
 
-    `store` is a folder, or `":memory:"`; by default `CUSTODY_STORE`, else the XDG data directory. `tools`
+    `store` is a folder, or `":memory:"`; by default `CUSTODY_STORE`, else the XDG data directory. Or it is
+    the URL of a daemon (`ws://127.0.0.1:9100`, `wss://…`, `unix:///…`), to which `token` says who you are:
+    by default `CUSTODY_TOKEN` or `CAR_AUTH_TOKEN`, else that of the store on this machine. `tools`
     are functions, `@custody.tool` functions or tool objects; `roots` are folders allowed beside the
     working directory and the temporary folder. `on_error` says what becomes of an observed record that cannot
     be kept: `warn` (the default) logs and counts it, `raise` raises NotRecorded. Raises StoreError,
-    InvalidSetting.
+    InvalidSetting, and of a daemon Denied.
     """
     store = None if store is None else os.fspath(store)
     if store is not None and "://" in store:
-        raise UsageError(
-            f"{store} is a URL; this version opens folders.", hint='Give a folder or ":memory:".'
+        if tuple(roots):
+            raise UsageError("The roots of a daemon are its own.", hint="`custody serve --root` sets them.")
+        from custody.client import Address, Speaker
+
+        address = Address.of(store)
+        speaker = Speaker(
+            token=token or daemon_token(address), agent=agent, caller=caller, session=session, cwd=cwd
         )
+        return cast("Opening", _RemoteOpening(address, speaker, tools, on_error or "warn"))
+    if token is not None:
+        raise UsageError("A token is for a daemon.", hint="Give the daemon's URL, or leave it out.")
 
     async def make_runtime() -> "Runtime":
         settings = load_settings(store=store, cwd=cwd, roots=roots)

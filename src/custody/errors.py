@@ -220,6 +220,10 @@ class ToolError(CustodyError):
     """
 
 
+class PeerLost(ToolError):
+    """Whoever was to do the work went away before it answered, so nobody knows what became of it."""
+
+
 def exit_code(error: BaseException) -> int:
     """The command line's exit code for an error (see the exit table in the README)."""
     return error.exit_code if isinstance(error, CustodyError) else 1

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from custody import __version__
+from custody.errors import NotRecorded
 from custody.journal import Journal, Receipt, boot_id, sha256
 from custody.records import (
     CALL_ID_BYTES,
@@ -201,6 +202,49 @@ class Recorder:
             return self.append(draft_at(position), opens=opens)
 
         receipt = self._journal.positions(run_id).take(append_at)
+        return positions[-1], receipt
+
+    def append_all(self, drafts: Sequence[Draft]) -> Receipt:
+        """Put several drafts on the record, one after the other: all, or none where there is no room.
+
+        The receipt is the last one's. May wait. Raises NotRecorded, whose details have as `appended` how
+        many were put before a disk failed in the middle: those stand.
+        """
+        assert drafts, "there is something to append"
+        if not self._introduced:
+            self._introduce()
+        blobs = [blob for draft in drafts for blob in draft.blobs]
+        digests = [self._journal.put_blob(blob) for blob in blobs]
+        receipt: Receipt | None = None
+        aside, left = 0, sum(draft.frame_bytes for draft in drafts)
+        appended = 0
+        try:
+            for draft in drafts:
+                left -= draft.frame_bytes
+                receipt = self._journal.append(draft.kind, draft.leaf, draft.payload, left, aside)
+                aside = left  # the room for the rest, set aside with the first
+                appended += 1
+        except NotRecorded as error:
+            error.details["appended"] = appended
+            raise
+        finally:
+            if aside:
+                self._journal.release(aside)
+        self._keep_blobs(digests, blobs)
+        assert receipt is not None, "there was something to append"
+        return receipt
+
+    def append_all_in_shared_run(
+        self, run_id: bytes, count: int, drafts_at: Callable[[int], Sequence[Draft]]
+    ) -> tuple[int, Receipt]:
+        """The same under the shared run's counter: `drafts_at` gets the first of `count` positions."""
+        positions: list[int] = []
+
+        def append_at(position: int) -> Receipt:
+            positions.append(position)
+            return self.append_all(drafts_at(position))
+
+        receipt = self._journal.positions(run_id).take(append_at, count)
         return positions[-1], receipt
 
     def without_blobs(self, draft: Draft) -> Draft:

@@ -151,6 +151,41 @@ class BundlesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of such a bundle, before base64."""
 
 
+class ServeSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[serve]`"""
+
+    listen: str = "127.0.0.1:9100"
+    """Host and port; port 0 takes a free one."""
+    socket: str | None = None
+    """Path of a Unix socket with the same wire; unset: one in the user's runtime folder."""
+    connections_max: Annotated[int, msgspec.Meta(ge=1)] = 1_024
+    frame_bytes_max: Annotated[int, msgspec.Meta(ge=1_024)] = 16 * 1024**2
+    """Of one message."""
+    in_flight_max: Annotated[int, msgspec.Meta(ge=1)] = 256
+    """Requests of one connection that are worked on at once."""
+    requests_per_second: Annotated[float, msgspec.Meta(gt=0)] = 2_000
+    """Of one connection, over time; a burst may be as many as one second's at once."""
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10
+    """How long what is under way may take to end when the daemon is told to stop."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names a request may call this daemon by, beside those of loopback."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may connect: `https://console.example`. Without any, no browser reaches it."""
+    tls_cert: str | None = None
+    """PEM file of the certificate, with `tls_key` that of its key."""
+    tls_key: str | None = None
+
+
+class DriveCliSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[drive_cli]`"""
+
+    commands: dict[str, Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]] = {}
+    """Coding CLIs that the tool `drive_cli` may start, beside the built-in ones: name, and its command with
+    `{prompt}` where the prompt goes; one without it reads the prompt from its standard input."""
+    output_tail_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 * 1024
+    """Of what the CLI printed, from its end."""
+
+
 class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `custody.toml`."""
 
@@ -165,6 +200,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     retention: RetentionSection = RetentionSection()
     bundles: BundlesSection = BundlesSection()
     boundary: BoundarySection = BoundarySection()
+    serve: ServeSection = ServeSection()
+    drive_cli: DriveCliSection = DriveCliSection()
     otel: OtelSection = OtelSection()
     breaker: BreakerThresholds = BreakerThresholds()
 

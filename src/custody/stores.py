@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DAY_SECONDS = 24 * 3600
 ALLOWED_FILE = "keys/allowed.json"
 REDACTION_KEY = "keys/redaction.key"
+OWN_TOKENS = ("keys/serve.token", "keys/host.token")
 REDACTION_KEY_BYTES = 32
 PURGE_FOLDER = "journal/purge"
 
@@ -82,7 +83,8 @@ def make_recorder(
 
 def make_redactor(disk: Disk, environ: Mapping[str, str], settings: Settings | None) -> Redactor:
     """What replaces secrets for a store. Raises InvalidSetting."""
-    key, known, allowed = redaction_key(disk), secrets_of(environ), allowed_in(disk)
+    key, allowed = redaction_key(disk), allowed_in(disk)
+    known = secrets_of(environ) | own_tokens(disk)
     if settings is None:
         return Redactor(key, known, allowed=allowed)
     section = settings.file.redaction
@@ -94,6 +96,19 @@ def make_redactor(disk: Disk, environ: Mapping[str, str], settings: Settings | N
         bytes_max=section.bytes_max,
         ms_max=section.ms_max,
     )
+
+
+def own_tokens(disk: Disk) -> dict[str, str]:
+    """The tokens that lie in the store as they are: whoever prints one must not put it on the record."""
+    found: dict[str, str] = {}
+    for path in OWN_TOKENS:
+        try:
+            token = (disk.read_all(path) or b"").decode("ascii", "replace").strip()
+        except OSError:
+            continue  # then it admits nobody either
+        if token:
+            found[path] = token
+    return found
 
 
 def allowed_in(disk: Disk) -> frozenset[str]:

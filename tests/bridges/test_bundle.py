@@ -31,6 +31,7 @@ from custody.bridges.objects import call_object
 from custody.checkpoints import Sealer
 from custody.errors import CorruptJournal, ExportFailed, InvalidInput, NotFound, NotRecorded
 from custody.records import CallAnswered, CallAsked, CallFinished, CallStarted, Decision, Request
+from custody.tools import Origin
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,37 @@ def test_the_records_of_an_ask_and_its_answer_are_there_and_checked(tmp_path):
     assert faults_of(bundle) == []
     (witness,) = witnesses_of(files_of(bundle)).values()
     assert witness["decision"]["by"] == "person"
+
+
+def test_actions_of_a_proposal_and_a_call_told_of_afterwards_are_there_and_checked(tmp_path):
+    no = Decision("deny", "rule", "not there", rule="no_production", param="host")
+    origin = Origin(proposal_id="p", action_id="a", attempt=2, connection="c1", guards=(lambda _: no,))
+    with custody.open(tmp_path / "store") as runtime:
+        runtime.call("exec", {"argv": ["true"]}, origin=origin)
+    opened = Opened(tmp_path / "store")
+    request = Request(run_id=None, position=None, tool="drive_cli", effect="unknown", level="none",
+                      decision=Decision("allow", "nobody", "run by its caller"), asked_at_us=5,
+                      proposal_id="p", action_id="b", attempt=1)  # fmt: skip
+    said = {"prompt": "paint the shed", "arguments": {"cli": "x"}, "result": {"exit_code": 0}}
+    opened.recorder.append(
+        opened.recorder.draft(
+            CallFinished, said, call_id=b"87654321", request=request, at_us=9, outcome="succeeded",
+            source="observed", passed=True,
+        )
+    )  # fmt: skip
+
+    bundle, made = opened.bundle()
+    opened.close()
+
+    assert made.calls == 2
+    assert faults_of(bundle) == []
+    told, denied = (witness for _, witness in sorted(witnesses_of(files_of(bundle)).items()))
+    assert (told["prompt"], told["started_at"], told["action_id"]) == (
+        "paint the shed",
+        told["asked_at"],
+        "b",
+    )
+    assert (denied["decision"]["param"], denied["proposal_id"], denied["attempt"]) == ("host", "p", 2)
 
 
 ANY_VALUE = st.recursive(

@@ -9,7 +9,7 @@ from tests.bridges.collector import attributes
 from tests.bridges.conftest import add, fail, log_in, record_step
 
 from custody.bridges.otel.mapping import SCHEMA_URL
-from custody.records import Tokens
+from custody.records import CallFinished, Decision, Request, Tokens, now_us
 
 ERROR = 2  # Status.STATUS_CODE_ERROR
 INTERNAL, CLIENT = 1, 3
@@ -296,6 +296,32 @@ def test_what_a_program_observes_is_exported_as_what_is_guarded(recorded, collec
     run = attributes(collector.by_name("invoke_agent oracle").attributes)
     assert (run["gen_ai.usage.input_tokens"], run["gen_ai.usage.output_tokens"]) == (12, 3)
     assert (run["custody.steps"], run["custody.calls"], run["custody.calls.rejected"]) == (1, 3, 1)
+
+
+def test_a_call_told_of_afterwards_is_exported_with_the_action_it_was_made_for(recorded, http):
+    async def use(runtime, run):
+        recorder = runtime.ledger.recorder
+        request = Request(
+            run_id=run.run_id, position=0, tool="drive_cli", effect="unknown", level="none",
+            decision=Decision("allow", "nobody", "run by its caller"), asked_at_us=now_us() - 9_000,
+            proposal_id="p", action_id="a", attempt=2, connection="c1",
+        )  # fmt: skip
+        recorder.append(
+            recorder.draft(
+                CallFinished, {"prompt": "paint the shed", "result": {"exit_code": 0}}, source="observed",
+                call_id=recorder.ids.take(8), at_us=now_us(), outcome="succeeded", request=request,
+            )
+        )  # fmt: skip
+
+    recorded.run(use)
+    recorded.export(http, content=True)
+
+    span = http.by_name("execute_tool drive_cli")
+    said = attributes(span.attributes)
+    origin = {"proposal_id": "p", "action_id": "a", "attempt": 2, "connection": "c1"}
+    assert {name: said[f"custody.{name}"] for name in origin} == origin
+    assert said["custody.prompt"] == "paint the shed"
+    assert span.end_time_unix_nano - span.start_time_unix_nano >= 9_000_000
 
 
 def test_content_stays_here_unless_it_is_asked_for(recorded, http):

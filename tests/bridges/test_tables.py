@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from tests.bridges.bundles import Opened, record_some
 
+import custody
 from custody.bridges import tables
 from custody.bridges.tables import call_lines, parquet_schema, record_lines, write_parquet
 from custody.errors import CorruptJournal, UsageError
 from custody.index import CallFilter
 from custody.records import decode_leaf, decode_payload
+from custody.tools import Origin
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as parquet  # noqa: E402
@@ -121,6 +123,18 @@ def test_a_filter_chooses_records_of_calls_and_of_their_runs(opened):
     assert {row["run_id"] for row in found if row["run_id"]} == {run.id}
     assert [row["kind"] for row in found].count("call_finished") == 5
     assert [row["kind"] for row in found].count("run_started") == 1
+
+
+def test_a_row_says_which_action_of_a_proposal_a_call_was_made_for(tmp_path):
+    origin = {"proposal_id": "p", "action_id": "a", "attempt": 2, "connection": "c1"}
+    with custody.open(tmp_path / "store") as runtime:
+        runtime.call("no_such_tool", {}, origin=Origin(**origin))
+    opened = Opened(tmp_path / "store")
+
+    (row,) = [row for row in rows(opened) if row["tool"] == "no_such_tool"]
+
+    assert {name: row[name] for name in origin} == origin
+    opened.close()
 
 
 def test_rows_are_written_in_groups(opened, monkeypatch):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from custody.calls.lifecycle import advance, judge
-from custody.errors import LauncherLost, ToolError
+from custody.errors import LauncherLost, PeerLost, ToolError
 from custody.records import OUTCOMES, Kind
 from custody.tools import Ended
 
@@ -49,12 +49,41 @@ def ended(**fields) -> Ended:
         (ended(exit_code=0), "succeeded", None),
         (ended(error=ToolError("no")), "failed", "ToolError"),
         (ended(error=LauncherLost()), "unknown", "its launcher was killed"),
+        (ended(error=PeerLost("gone")), "unknown", "its client went away before it answered"),
+        (ended(result={"timed_out": True, "exit_code": 3}), "timed_out", "the result says it timed out"),
+        (ended(result={"timed_out": True, "error": "x"}), "timed_out", "the result says it timed out"),
+        (ended(result={"timed_out": False, "error": "x"}), "failed", "the result reports an error"),
+        (ended(result={"timed_out": "yes"}), "succeeded", None),
+        (ended(exit_code=2, result={"timed_out": True}), "failed", "exit code 2"),
     ],
 )
 def test_a_limit_outranks_an_exit_code_which_outranks_what_the_result_says(end, outcome, reason):
     judgement = judge(end, 1.0)
 
     assert (judgement.outcome, judgement.reason) == (outcome, reason)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "passed"),
+    [
+        (ended(result={"passed": True}), "succeeded", True),
+        (ended(result={"passed": False}), "succeeded", False),
+        (ended(result={"passed": False, "error": "no such file"}), "failed", False),
+        (ended(result={"passed": False, "success": False}), "failed", False),
+        (ended(result={"passed": False, "timed_out": True}), "timed_out", False),
+        (ended(exit_code=1, result={"passed": False}), "failed", False),
+        (ended(signal=9, result={"passed": True}), "failed", True),
+        (ended(result={"passed": "yes"}), "succeeded", None),
+        (ended(result={"passed": 1}), "succeeded", None),
+        (ended(result=["passed"]), "succeeded", None),
+        (ended(limit_hit="deadline", result={"passed": False}), "timed_out", False),
+        (ended(limit_hit="cancelled", result={"passed": False}), "cancelled", None),
+    ],
+)
+def test_what_a_verifier_found_is_another_matter_than_how_it_ended(end, outcome, passed):
+    judgement = judge(end, 1.0)
+
+    assert (judgement.outcome, judgement.passed) == (outcome, passed)
 
 
 @given(
@@ -65,7 +94,9 @@ def test_a_limit_outranks_an_exit_code_which_outranks_what_the_result_says(end, 
         signal=st.none() | st.integers(1, 64),
         error=st.none() | st.just(ValueError("x")),
         result=st.none()
-        | st.dictionaries(st.sampled_from(["success", "error", "x"]), st.none() | st.booleans()),
+        | st.dictionaries(
+            st.sampled_from(["success", "error", "passed", "timed_out", "x"]), st.none() | st.booleans()
+        ),
     )
 )
 def test_every_end_has_an_outcome(end):

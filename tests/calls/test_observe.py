@@ -135,6 +135,18 @@ def test_a_result_from_a_cache_has_no_latency_and_what_a_verifier_said_is_kept(s
     assert (call.source, call.latency_us, call.passed, call.outcome) == ("cache", None, False, "succeeded")
 
 
+@pytest.mark.parametrize(("said", "passed"), [(None, True), (False, False)])
+def test_what_the_result_says_of_the_work_holds_unless_the_caller_says_so(stage: Stage, said, passed):
+    async def scenario(runtime):
+        async with runtime.run() as run:
+            async with run.observe("check") as call:
+                call.result, call.passed = {"passed": True}, said
+            return only_call(runtime)
+
+    call = stage.play(scenario)
+    assert (call.passed, call.outcome) == (passed, "succeeded")
+
+
 def test_callbacks_that_come_in_pairs_open_and_close_it_and_only_once(stage: Stage):
     async def scenario(runtime):
         async with runtime.run() as run:

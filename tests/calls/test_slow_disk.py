@@ -6,6 +6,7 @@ import threading
 import time
 import tracemalloc
 
+import pytest
 from tests.calls.faces import UNDISTURBED_SECONDS, Stage, gaps, of_kind, settle, some_work, told
 
 from custody.calls import backlog
@@ -15,6 +16,9 @@ from custody.journal import RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import RunFinished
 from custody.settings import load_settings
+
+ONE_QUICKLY = ["asyncio", pytest.param("blocking", marks=pytest.mark.long)]
+"""Both faces take the same seconds to fill a queue, and share the queue."""
 
 
 def test_a_sync_that_hangs_delays_nobody_and_loses_nothing(stage: Stage):
@@ -152,6 +156,7 @@ def test_many_threads_are_not_held_up_by_a_sync_that_hangs():
     assert positions == list(range(800))
 
 
+@pytest.mark.parametrize("stage", ONE_QUICKLY, indirect=True)
 def test_a_queue_that_is_full_drops_counts_and_keeps_no_payload(stage: Stage, caplog):
     large = 8_000
 
@@ -177,6 +182,7 @@ def test_a_queue_that_is_full_drops_counts_and_keeps_no_payload(stage: Stage, ca
     assert len([line for line in caplog.messages if line.startswith("Records are dropped")]) == 1
 
 
+@pytest.mark.parametrize("stage", ONE_QUICKLY, indirect=True)
 def test_ten_thousand_dropped_records_leave_nothing_in_memory(stage: Stage):
     async def scenario(runtime):
         async with runtime.run() as run:

@@ -11,7 +11,8 @@ from tests.settings_for_tests import NEVER_SHORT
 import custody
 from custody.errors import RunClosed, StoreClosed, UsageError
 from custody.index import CallFilter, EventFilter
-from custody.tools import ProcessIO
+from custody.records import Decision
+from custody.tools import Origin, ProcessIO
 
 
 @custody.tool(effect="read")
@@ -57,6 +58,41 @@ def test_a_python_function_is_a_tool_with_a_schema_from_its_annotations(runtime)
     assert add.schema["properties"]["a"] == {"type": "integer"}
     assert add.schema["required"] == ["a"]
     assert add(1) == 2
+
+
+@custody.tool(effect="read")
+def check(found: dict[str, bool]) -> dict[str, bool]:
+    """Say what was found."""
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome", "passed"),
+    [
+        ({"passed": True}, "succeeded", True),
+        ({"passed": False}, "succeeded", False),
+        ({"passed": False, "timed_out": True}, "timed_out", False),
+        ({"done": True}, "succeeded", None),
+    ],
+)
+def test_what_a_result_says_of_the_work_it_looked_at_is_on_the_record(runtime, found, outcome, passed):
+    call = runtime.call(check, {"found": found})
+
+    assert (call.outcome, call.passed) == (outcome, passed)
+    assert recorded(runtime, call) == call
+
+
+def test_a_call_says_where_it_came_from_and_what_a_guard_of_that_place_said(runtime):
+    no = Decision("deny", "rule", "not that one", rule="only_small", param="a")
+    fields = {"connection": "c1", "proposal_id": "p", "action_id": "act", "attempt": 2}
+    allowed = runtime.call(add, {"a": 1}, origin=Origin(**fields))
+    denied = runtime.call(add, {"a": 1}, origin=Origin(guards=(lambda _: no,), **fields))
+
+    assert (allowed.outcome, denied.outcome, denied.decision) == ("succeeded", "rejected", no)
+    assert recorded(runtime, allowed) == allowed
+    assert recorded(runtime, denied).decision == no
+    for call in (allowed, denied, recorded(runtime, denied)):
+        assert {name: getattr(call, name) for name in fields} == fields
 
 
 def test_arguments_that_do_not_fit_the_schema_are_rejected_on_the_record(runtime):

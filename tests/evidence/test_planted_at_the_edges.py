@@ -104,7 +104,15 @@ out.flush()
 @pytest.mark.parametrize(
     "stream", [pytest.param(1, id="stdout"), pytest.param(2, id="stderr", marks=pytest.mark.long)]
 )
-@pytest.mark.parametrize("kind", ["GitHub token ghp_", "DEPLOY_TOKEN", "private key", "JSON web token"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "GitHub token ghp_",
+        "DEPLOY_TOKEN",
+        pytest.param("private key", marks=pytest.mark.long),
+        pytest.param("JSON web token", marks=pytest.mark.long),
+    ],
+)
 def test_a_secret_across_a_cut_of_an_output_leaves_no_half_behind(store: Path, kind: str, stream: int):
     """Head and tail of a long output are kept, and what is between them is dropped."""
     secret = next(secret for secret in EVERYTHING if secret.kind == kind)

@@ -57,7 +57,7 @@ def every_kind() -> list[Secret]:
     ]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("face", ["asyncio", pytest.param("blocking", marks=pytest.mark.long)])
 def test_every_kind_that_scanners_know_is_on_no_byte_of_the_store(face: str, store: Path):
     secrets = every_kind()
     assert len({secret.kind for secret in secrets}) >= 60

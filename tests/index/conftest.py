@@ -108,6 +108,24 @@ class Store:
         leaf = CallFinished(call_id(number), us(at), "rejected", b"", request(at, **fields), reason="denied")
         self.put(leaf, {"arguments": arguments})
 
+    def told_call(
+        self,
+        number: int,
+        at: float = 1.0,
+        asked: float = 0.0,
+        outcome: Any = "succeeded",
+        said: dict[str, Any] | None = None,
+        writer: Journal | None = None,
+        **fields: Any,
+    ) -> bytes:
+        """One that somebody told of afterwards: its only record is its end. `said` is its payload."""
+        ending = {name: fields.pop(name) for name in ("passed", "reason") if name in fields}
+        leaf = CallFinished(
+            call_id(number), us(at), outcome, b"", request(asked, **fields), source="observed", **ending
+        )
+        self.put(leaf, said or {}, writer)
+        return call_id(number)
+
     def call(self, number: int, at: float = 0.0, outcome: Any = "succeeded", **fields: Any) -> bytes:
         """A whole one."""
         ending = {

@@ -21,12 +21,16 @@ from custody.records import (
 )
 
 VIEWS = ("runs", "calls", "steps", "events")
-WORDS = ("alpha", "beta", "gamma", "delta", "intent", "output", "exec", "one", "two", "reaped")
+WORDS = """alpha beta gamma delta intent output exec one two reaped
+ epsilon zeta eta theta""".split()
 ASK = Decision("ask", "rule", "dangerous")
+
+ORIGIN = {"proposal_id": "p", "action_id": "a", "attempt": 1, "connection": "c1"}
 
 HISTORY = [
     # Run 1: joined from elsewhere, ended twice (by itself and by a recovery that did not know).
-    (RunStarted(run_id(1), us(0), b"", "ada", "kim", "s1", name="one", workspace="/w"), {"intent": "intent"}),
+    (RunStarted(run_id(1), us(0), b"", "ada", "kim", "s1", name="one", workspace="/w", external_id="one's"),
+     {"intent": "intent"}),
     (RunFinished(run_id(1), us(9), b"", "incomplete", "reaped"), {}),
     (RunFinished(run_id(1), us(8), b"", "succeeded"), {"output": "output"}),
     # Call 1: usual; ended a second time by recovery at the same moment.
@@ -57,6 +61,19 @@ HISTORY = [
     (CallStarted(call_id(7), us(4), 7, b"", request(4, tool="net")), {"arguments": 1}),
     (CallFinished(call_id(7), us(6), "timed_out", b"", reason="after 3 s"), {"error": {"message": "no 7"}}),
     (CallFinished(call_id(7), us(6), "failed", b""), {"error": {"type": "E", "message": "no 9 in /c"}}),
+    # Calls told of only afterwards: by itself; told twice, the second time by another; and one whose start
+    # turned up all the same, in another run and as another action.
+    (CallFinished(call_id(8), us(7), "succeeded", b"", request(6, run=1, position=5, **ORIGIN), passed=False),
+     {"prompt": "epsilon", "arguments": {"cli": "x"}, "result": {"exit_code": 3}}),
+    (CallFinished(call_id(9), us(7), "timed_out", b"", request(6, run=1, position=6, attempt=2)),
+     {"prompt": "zeta"}),
+    (CallFinished(call_id(9), us(7), "failed", b"", request(6, run=2, position=0, action_id="b")),
+     {"error": {"type": "E", "message": "eta"}}),
+    (CallFinished(call_id(10), us(8), "cancelled", b"", request(7, run=1, position=7, **ORIGIN)), {}),
+    (CallStarted(call_id(10), us(7), 10, b"", request(7, run=2, position=1, connection="c2")),
+     {"prompt": "theta", "arguments": "theta"}),
+    (RunStarted(run_id(3), us(4), b"", name="three", external_id="key"), {}),
+    (RunStarted(run_id(3), us(5), b"", name="three again", external_id="other key"), {}),
     (Event(call_id(92), "run.refused", us(9), b"", run_id(1)), None),
     (Event(call_id(93), "journal.gap", us(9), b"", data={"by_run": {run_id(1).hex(): 3}}), None),
     (Event(call_id(90), "host.sampled", us(4), b"", run_id(1)), {"data": {"load": 1}}),
@@ -73,6 +90,13 @@ def answers(index: Index) -> dict:
         "stats": index.stats(),
         "open": (index.open_calls(), index.open_runs()),
         "runs' calls": [index.run_calls(run_id(number)) for number in (1, 2, 7)],
+        "pages": [index.run_calls(run_id(number), after_position=place, limit=2)
+                  for number in (1, 2, 7) for place in (-1, 0, 5)],
+        "unfinished": [index.first_unfinished(run_id(number)) for number in (1, 2, 7)],
+        "origins": [index.calls(CallFilter(**fields)).items
+                    for fields in ({"proposal_id": "p"}, {"action_id": "b"}, {"attempt": 1}, {"attempt": 2},
+                                   {"connection": "c1"}, {"connection": "c2"})],
+        "runs by key": [index.runs(external_id=key).items for key in ("key", "other key", "one's")],
         "steps": [index.run_steps(run_id(number)) for number in (1, 2, 7)],
         "usage": [index.usage(by) for by in ("agent", "tool", "model", "day", "run", "caller", "session")],
         "failures": index.failure_patterns(count_min=1),
@@ -120,12 +144,20 @@ def test_the_history_says_what_it_should(new_store):
         store.put(*record)
     told = answers(store.index())
     calls = {int(call.id[:4], 16): call for call in told["calls"]}
-    assert sorted(calls) == [1, 2, 3, 4, 6, 7]
+    assert sorted(calls) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert [calls[number].outcome for number in (1, 2, 3, 4)] == ["succeeded", "failed", "rejected", None]
     assert [calls[number].agent for number in (1, 2, 3, 4)] == ["ada", "eve", "ada", None]
     assert calls[2].decision == ALLOW and calls[4].session_id == "s7"
-    assert [(run.name, run.outcome) for run in told["runs"]] == [("two", None), ("one", "succeeded")]
-    assert [run.output for run in told["runs"]] == [None, "output"]
+    assert [(calls[number].outcome, calls[number].attempt) for number in (8, 9, 10)] == [
+        ("succeeded", 1), ("timed_out", 2), ("cancelled", 1),
+    ]  # fmt: skip
+    assert [calls[number].prompt for number in (8, 9, 10)] == ["epsilon", "zeta", None]
+    assert [len(found) for found in told["origins"]] == [2, 0, 2, 1, 2, 0]
+    assert [len(found) for found in told["runs by key"]] == [1, 0, 1]
+    assert [(run.name, run.outcome) for run in told["runs"]] == [
+        ("three", None), ("two", None), ("one", "succeeded"),
+    ]  # fmt: skip
+    assert [run.output for run in told["runs"]] == [None, None, "output"]
 
 
 @pytest.mark.parametrize("records", [1, 2, 3, 5])

@@ -24,7 +24,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "sql-vi
 def told(store):
     store.start_run(
         1, 0.0, name="one", agent="ada", caller="kim", channel="chat", session_id="s", workspace="/w",
-        intent="paint",
+        external_id="r-1", intent="paint",
     )  # fmt: skip
     store.start_run(2, 1.0, parent_run_id=run_id(1))
     store.step(
@@ -36,6 +36,7 @@ def told(store):
     store.call(
         1, 2.0, run=1, position=1, arguments={"argv": ["ls"]}, result={"stdout": b"\xff"}, latency_us=7,
         step_id=call_id(50), parent_id=call_id(7), external_id="toolu", dry_run=True,
+        proposal_id="p", action_id="a1", attempt=1, connection="c0ffee",
     )  # fmt: skip
     store.call(2, 3.0, "failed", run=1, position=2, tool="net", error={"type": "E", "message": "no 12"})
     store.start_call(3, 4.0)

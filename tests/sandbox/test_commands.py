@@ -44,6 +44,11 @@ def test_both_streams_are_kept_apart_and_seen_live() -> None:
     assert sorted(seen) == [("stderr", b"err\n"), ("stdout", b"out\n")]
 
 
+def test_joined_streams_are_one_in_the_order_they_were_written() -> None:
+    finished = run_one(shell("echo 1; echo 2 >&2; echo 3; echo 4 >&2", joined=True))
+    assert (finished.stdout.data, finished.stderr.data) == (b"1\n2\n3\n4\n", b"")
+
+
 def test_output_comes_while_the_command_runs(tmp_path: Path) -> None:
     go = tmp_path / "go"
 

@@ -15,7 +15,16 @@ from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.journal.disk_memory import MemoryDisk
 from custody.journal.frames import purged_payload
 from custody.recorder import Recorder
-from custody.records import CallFinished, CallStarted, Decision, IdSource, Request, RunFinished, RunStarted
+from custody.records import (
+    CallAsked,
+    CallFinished,
+    CallStarted,
+    Decision,
+    IdSource,
+    Request,
+    RunFinished,
+    RunStarted,
+)
 from custody.redaction import Redactor
 from custody.verify import Finding, Report, Wanted, verify_store
 
@@ -61,6 +70,37 @@ class Writer:
         self._append(
             RunFinished, {"output": None}, run_id=run_id, at_us=at_us + 1000, outcome="succeeded", calls=calls
         )
+
+    def run_proposed(self) -> None:
+        """A run somebody else has an id for, with actions of a proposal: one asked for, one started, one
+        told of afterwards."""
+        ids = self.recorder.ids
+        run_id, call_ids = ids.take(16), [ids.take(8) for _ in range(3)]
+        requests = [
+            Request(
+                run_id, position, "drive_cli", "unknown", "none", Decision("allow", "rule", "fine"),
+                asked_at_us=5_000_000 + position, external_id="tool-use", proposal_id="p", action_id="a",
+                attempt=1 + position, connection="0123456789abcdef",
+            )
+            for position in range(3)
+        ]  # fmt: skip
+        asked, started, told = requests
+        self._append(RunStarted, {}, run_id=run_id, at_us=5_000_000, external_id="key")
+        self._append(CallAsked, {"arguments": {}}, call_id=call_ids[0], request=asked)
+        self._append(CallStarted, {}, call_id=call_ids[0], at_us=5_000_003, monotonic_ns=1)
+        self._append(
+            CallStarted,
+            {"arguments": {}},
+            call_id=call_ids[1],
+            at_us=5_000_003,
+            monotonic_ns=1,
+            request=started,
+        )
+        for call_id, request in zip(call_ids, (None, None, told), strict=True):
+            self._append(
+                CallFinished, {"result": 1}, call_id=call_id, at_us=5_000_009, outcome="succeeded",
+                request=request, passed=True, source="observed",
+            )  # fmt: skip
 
     def _append(self, leaf_type: Any, payload: dict[str, Any], **fields: Any) -> None:
         self.recorder.append(self.recorder.draft(leaf_type, payload, **fields))

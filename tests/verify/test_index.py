@@ -35,6 +35,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             model="m-1", tokens=Tokens(input=7), cost_nano_usd=12,
         )
     )  # fmt: skip
+    first.run_proposed()
     first.run(2)
     first.sync()
     second.sync()
@@ -84,6 +85,10 @@ def test_an_index_that_is_behind_agrees_as_far_as_it_goes(store: Path) -> None:
         "UPDATE calls SET first_offset = 64 WHERE row = 3",
         "UPDATE calls SET dry_run = 1 WHERE row = 3",
         "UPDATE calls SET external_id = 'made up' WHERE row = 3",
+        "UPDATE calls SET proposal_id = 'made up' WHERE row = 3",
+        "UPDATE calls SET action_id = 'made up' WHERE row = 3",
+        "UPDATE calls SET attempt = 2 WHERE row = 3",
+        "UPDATE calls SET connection = tool WHERE row = 3",
         "DELETE FROM calls WHERE row = 3",
     ],
 )
@@ -105,6 +110,7 @@ def test_an_edited_row_names_the_call(store: Path, sql: str) -> None:
     [
         "UPDATE runs SET outcome = 0 WHERE row = 1",
         "UPDATE runs SET name = 'another'",
+        "UPDATE runs SET external_id = 'another'",
         "DELETE FROM runs WHERE row = 1",
         "UPDATE steps SET cost_nano_usd = 0",
         "UPDATE steps SET input_tokens = NULL",
@@ -138,7 +144,7 @@ def test_two_calls_exchanged_are_both_named(store: Path) -> None:
 def test_an_index_that_differs_everywhere_is_bounded(store: Path) -> None:
     edit(store, "UPDATE calls SET latency_us = 12345")
     report = report_of(store)
-    assert report.fault_count == 11
+    assert report.fault_count == 14
 
 
 def test_a_file_that_is_no_index_is_a_fault(store: Path) -> None:

@@ -28,7 +28,7 @@ GROUP_BYTES_MAX = 32 * 1024 * 1024
 PAYLOAD_JSON_BYTES_MAX = 64 * 1024 * 1024
 """Of one row's JSON; a larger text stands in the column as null and in the store as a blob."""
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 Progressed = Callable[[int], None]
 
@@ -133,6 +133,10 @@ def parquet_schema() -> Any:
         pa.field("purged", pa.bool_(), nullable=False),
         pa.field("leaf", pa.binary(), nullable=False),
         pa.field("payload", pa.binary()),
+        pa.field("proposal_id", text),
+        pa.field("action_id", text),
+        pa.field("attempt", pa.int64()),
+        pa.field("connection", word),
     ]
     return pa.schema(fields, metadata={"custody": __version__, "custody_schema": SCHEMA_VERSION})
 
@@ -210,6 +214,10 @@ def _row(stored: Stored, described: dict[str, Any]) -> dict[str, Any]:
         "purged": stored.purged,
         "leaf": stored.leaf,
         "payload": None if stored.purged else stored.payload,
+        "proposal_id": request.get("proposal_id"),
+        "action_id": request.get("action_id"),
+        "attempt": request.get("attempt"),
+        "connection": request.get("connection"),
     }
 
 

@@ -3,7 +3,9 @@
 Used by `run`, and by whoever starts one.
 """
 
+import getpass
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -88,3 +90,11 @@ class NewRun(Struct, frozen=True):
     """What the runs above it were started for, the topmost first."""
     outcome: RunOutcome | None = None
     """Of one that was joined after its end."""
+
+
+def user_name() -> str | None:
+    """Of whoever this process works for."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        return str(os.getuid())

@@ -146,6 +146,9 @@ class DisabledRun(_Scope):
     def call(self, *arguments: Any, **options: Any) -> NoReturn:
         raise NotRecorded(_NO_GUARD, hint="Run the tool yourself inside run.observe, or open a store.")
 
+    def start(self, *, durable: bool = False) -> _Done:
+        return _done
+
     def finish(self, outcome: str | None = None, **options: Any) -> _Done:
         return _done
 

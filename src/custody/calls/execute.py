@@ -35,7 +35,7 @@ from custody.records import (
     now_us,
     rfc3339,
 )
-from custody.tools import Context, Ended, Scope, Tool
+from custody.tools import Context, Ended, Origin, Scope, Tool
 
 current_call: ContextVar[bytes | None] = ContextVar("custody_current_call", default=None)
 """The call in which this code runs: the parent of calls it makes."""
@@ -80,6 +80,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     who: Who
     """The same with the run's words filled in."""
     external_id: str | None
+    origin: Origin
     door: str
     keep: Keep
     as_recorded: bool
@@ -148,6 +149,10 @@ class _Progress:
             thread_id=threading.get_native_id(),
             workspace=asked.stated.workspace,
             decide_us=self.decide_us,
+            proposal_id=asked.origin.proposal_id,
+            action_id=asked.origin.action_id,
+            attempt=asked.origin.attempt,
+            connection=asked.origin.connection,
         )
 
 
@@ -183,8 +188,9 @@ async def _decide(progress: _Progress, context: Context, machinery: Machinery) -
             scope=asked.scope,
             host=progress.host_before.sample,
             asker=context.asker,
+            tools=asked.origin.tools,
         ),
-        machinery.guards,
+        (*machinery.guards, *asked.origin.guards),
     )
     progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
 
@@ -320,12 +326,14 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
             at_us=finished_at_us,
             outcome=judgement.outcome,
             reason=judgement.reason,
+            passed=judgement.passed,
             monotonic_ns=ended.ended_ns,
             latency_us=_latency_us(ended),
             record_us=progress.record_us,
             exit_code=ended.exit_code,
             signal=ended.signal,
             limit_hit=ended.limit_hit,
+            source=ended.source,
             usage=ended.usage,
             child_pid=ended.child_pid,
             child_start_ticks=ended.child_start_ticks,
@@ -356,7 +364,10 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
     return _in_recorded_words(call, ledger.recorder)
 
 
-_WORDS = ("tool", "session_id", "external_id", "agent", "caller", "workspace", "cwd", "reason")
+_WORDS = (
+    "tool", "session_id", "external_id", "agent", "caller", "workspace", "cwd", "reason", "proposal_id",
+    "action_id",
+)  # fmt: skip
 
 
 def _in_recorded_words(call: Call, recorder: Recorder) -> Call:
@@ -432,11 +443,11 @@ def _as_call(
         level=request.level,
         arguments=progress.asked_for,
         dry_run=asked.dry_run,
-        source="executed",
+        source="executed" if ended is None else ended.source,
         decision=progress.decision,
         outcome=judgement.outcome,
         reason=judgement.reason,
-        passed=None,
+        passed=judgement.passed,
         result=None if ended is None else ended.result,
         error=judgement.error,
         exit_code=None if ended is None else ended.exit_code,
@@ -448,7 +459,7 @@ def _as_call(
         monotonic_start_ns=progress.started_ns,
         monotonic_end_ns=None if ended is None else ended.ended_ns,
         latency_us=None if ended is None else _latency_us(ended),
-        queue_us=progress.queue_us,
+        queue_us=None if progress.started_at_us is None else progress.queue_us,
         decide_us=progress.decide_us,
         record_us=progress.record_us,
         usage=None if ended is None else ended.usage,
@@ -465,6 +476,11 @@ def _as_call(
         thread_id=request.thread_id,
         child_pid=None if ended is None else ended.child_pid,
         child_start_ticks=None if ended is None else ended.child_start_ticks,
+        proposal_id=request.proposal_id,
+        action_id=request.action_id,
+        attempt=request.attempt,
+        connection=request.connection,
+        prompt=None,
         shard=receipt.shard,
         sequence=receipt.sequence,
     )

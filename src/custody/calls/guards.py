@@ -12,7 +12,7 @@ from msgspec import Struct
 from custody.host import Breaker, HostSample
 from custody.policy import Policy
 from custody.records import Decision
-from custody.tools import Asker, Registry, Scope, Tool
+from custody.tools import Asker, Offered, Registry, Scope, Tool
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     host: HostSample | None
     """The machine as it stands; None where it cannot be told."""
     asker: Asker = Asker()
+    tools: Offered | None = None
+    """Where the tool was looked up; None: in the runtime's own registry."""
 
 
 Guard = Callable[[Proposal], Decision | None]
@@ -51,12 +53,13 @@ def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Gua
     """The guards of a runtime, in the order of the way of a call."""
 
     def schema(proposal: Proposal) -> Decision | None:
+        tools = registry if proposal.tools is None else proposal.tools
         if proposal.tool is None:
-            nearest = ", ".join(registry.nearest(proposal.name))
+            nearest = ", ".join(tools.nearest(proposal.name))
             return Decision(
                 "deny", "schema", f"There is no tool named {proposal.name!r}; there is: {nearest}."
             )
-        violation = registry.schema(proposal.name).violation(proposal.arguments)
+        violation = tools.schema(proposal.name).violation(proposal.arguments)
         return None if violation is None else Decision("deny", "schema", violation)
 
     def validate(proposal: Proposal) -> Decision | None:

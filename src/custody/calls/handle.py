@@ -13,6 +13,7 @@ from custody.calls.backlog import Offer
 from custody.calls.beginning import RunOptions
 from custody.calls.lifecycle import left_with
 from custody.calls.run import FINISH_SECONDS, RunRecord
+from custody.errors import NotRecorded
 from custody.records import Call, RunOutcome
 
 
@@ -20,13 +21,24 @@ class RunHandle(RunRecord):
     """An open run. `async with` starts it and finishes it; calls made inside belong to it."""
 
     async def __aenter__(self) -> Self:
-        if not self._joined:
-            if self._waits_to_start:
-                await asyncio.to_thread(self._start)
-            else:
-                self._start()
+        await self.start()
         self._enter()
         return self
+
+    async def start(self, *, durable: bool = False) -> None:
+        """Put the run on the record, for whoever names it in each call instead of entering it.
+
+        `durable` waits until its start survives a power loss, where `on_error` is `raise`. Raises
+        NotRecorded for a shared run and where `on_error` is `raise`.
+        """
+        if self._joined:
+            return
+        if not self._waits_to_start:
+            self._start()
+            return
+        stored = await asyncio.to_thread(self._start)
+        if durable and stored is not None:
+            await stored.durable()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,15 +83,18 @@ class RunHandle(RunRecord):
         reason: str | None = None,
         passed: bool | None = None,
         totals: Any = None,
+        durable: bool = False,
     ) -> None:
         """End the run; a second finish changes nothing. Without an outcome it succeeded.
 
-        `totals` is what the caller counted, kept beside the run's own numbers. It ends although the task it
-        is called in has been cancelled. Raises NotRecorded where `on_error` is `raise`.
+        `totals` is what the caller counted, kept beside the run's own numbers; `durable` waits until the end
+        survives a power loss. It ends although the task it is called in has been cancelled. Raises
+        NotRecorded where `on_error` is `raise`.
         """
         if self._strict:
-            work = asyncio.to_thread(self._finish, outcome, output, reason, passed, totals)
-            finishing = asyncio.ensure_future(work)
+            finishing = asyncio.ensure_future(
+                self._finish_strictly(outcome, output, reason, passed, totals, durable)
+            )
             try:
                 await asyncio.shield(finishing)
             except asyncio.CancelledError:
@@ -93,3 +108,15 @@ class RunHandle(RunRecord):
             with suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_SECONDS):
                     await self.recording.backlog.settled(stored)
+        elif durable and stored is not None:
+            with suppress(NotRecorded):
+                await stored.durable()
+
+    async def _finish_strictly(
+        self, outcome: RunOutcome | None, output: Any, reason: str | None, passed: bool | None, totals: Any,
+        durable: bool,
+    ) -> None:  # fmt: skip
+        stored = await asyncio.to_thread(self._finish, outcome, output, reason, passed, totals)
+        if durable and stored is not None:
+            assert not isinstance(stored, Offer), "what may not be lost is not queued"
+            await stored.durable()

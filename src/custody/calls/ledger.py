@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from custody.calls.numbering import Numbering
-from custody.errors import NotRecorded
+from custody.errors import NotRecorded, StoreClosed
 from custody.journal import Receipt
 from custody.recorder import Draft, Recorder
 
@@ -22,6 +22,7 @@ class Ledger:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self._closed = False
         self._executor = ThreadPoolExecutor(RECORDER_THREADS, thread_name_prefix="custody-recorder")
 
     async def append(self, draft: Draft, *, closes: bool = False) -> Receipt:
@@ -67,6 +68,7 @@ class Ledger:
         return draft
 
     def close(self) -> None:
+        self._closed = True
         self._executor.shutdown(wait=True)
 
     def _number_waiting(
@@ -90,6 +92,9 @@ class Ledger:
         return None if receipt is None else (position, receipt)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Raises StoreClosed."""
+        if self._closed:
+            raise StoreClosed
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, lambda: function(*arguments, **named)
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from msgspec import Struct
 
-from custody.errors import CustodyError, LauncherLost
+from custody.errors import CustodyError, LauncherLost, PeerLost
 from custody.records import Kind, Outcome, RunOutcome
 from custody.tools import Ended
 
@@ -41,6 +41,8 @@ class Judgement(Struct, frozen=True):
     outcome: Outcome
     reason: str | None = None
     error: dict[str, Any] | None = None
+    passed: bool | None = None
+    """What a verifier says of the work it looked at: its own outcome is another matter."""
 
 
 _SUCCEEDED = Judgement("succeeded")
@@ -52,33 +54,53 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     note = "" if ended.note is None else f"; {ended.note}"
     if ended.limit_hit == "deadline":
         limit = "none" if timeout_seconds is None else f"{timeout_seconds:g} s"
-        return Judgement("timed_out", f"timed out after {elapsed:.1f} s (limit {limit}){note}")
+        reason = f"timed out after {elapsed:.1f} s (limit {limit}){note}"
+        return Judgement("timed_out", reason, passed=_passed(_mapping(ended.result)))
     if ended.limit_hit == "cancelled":
         return Judgement("cancelled", f"cancelled after {elapsed:.1f} s{note}")
     if isinstance(ended.error, LauncherLost):
         return Judgement("unknown", "its launcher was killed", describe(ended.error))
+    if isinstance(ended.error, PeerLost):
+        return Judgement("unknown", "its client went away before it answered", describe(ended.error))
     if ended.error is not None:
         error = describe(ended.error)
         return Judgement("failed", error["type"], error)
     if ended.signal is not None:
-        return Judgement("failed", f"ended by {signal_name(ended.signal)}")
+        return Judgement(
+            "failed", f"ended by {signal_name(ended.signal)}", passed=_passed(_mapping(ended.result))
+        )
     if ended.exit_code:
-        return Judgement("failed", f"exit code {ended.exit_code}")
+        return Judgement("failed", f"exit code {ended.exit_code}", passed=_passed(_mapping(ended.result)))
     return judge_result(ended.result)
 
 
 def judge_result(result: Any) -> Judgement:
-    """A result that says it failed is a failure: `success` is false, or `error` is not null."""
-    if type(result) is not dict and not isinstance(result, Mapping):
+    """What a result says of itself: it timed out (`timed_out` is true), it failed (`error` is not null, or
+    `success` is false), the work it looked at passed or did not (`passed`). It is no failure to find one."""
+    said = _mapping(result)
+    if said is None:
         return _SUCCEEDED
-    said = cast("Mapping[Any, Any]", result)
+    passed = _passed(said)
+    if said.get("timed_out") is True:
+        return Judgement("timed_out", "the result says it timed out", passed=passed)
     reported = said.get("error")
     if reported is not None:
         message = reported if isinstance(reported, str) else repr(reported)
-        return Judgement("failed", "the result reports an error", {"type": "ResultError", "message": message})
+        error = {"type": "ResultError", "message": message}
+        return Judgement("failed", "the result reports an error", error, passed)
     if said.get("success") is False:
-        return Judgement("failed", "the result says success is false")
-    return _SUCCEEDED
+        return Judgement("failed", "the result says success is false", passed=passed)
+    return _SUCCEEDED if passed is None else Judgement("succeeded", passed=passed)
+
+
+def _mapping(result: Any) -> Mapping[Any, Any] | None:
+    is_one = type(result) is dict or isinstance(result, Mapping)  # the first alone in nearly every call
+    return cast("Mapping[Any, Any]", result) if is_one else None
+
+
+def _passed(said: Mapping[Any, Any] | None) -> bool | None:
+    passed = None if said is None else said.get("passed")
+    return passed if isinstance(passed, bool) else None
 
 
 def outcome_of(error: BaseException) -> Literal["succeeded", "failed", "timed_out", "cancelled"]:

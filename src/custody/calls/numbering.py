@@ -32,20 +32,21 @@ class Numbering:
         be kept, and of one that a kill cuts off, no position is used."""
         _known.append(weakref.ref(self, _known.remove))
 
-    def take(self) -> int | None:
-        """The next position. It is used up, whatever becomes of its record: a hole in the positions of a run
-        is where a record is missing. None for a child that could not be given a share in the count."""
+    def take(self, count: int = 1) -> int | None:
+        """The next position, the first of so many. It is used up, whatever becomes of its record: a hole in
+        the positions of a run is where a record is missing. None for a child that could not be given a share
+        in the count."""
         with self._lock:
             if self._slot is not None:
-                return _add(self._slot, 1)
+                return _add(self._slot, count)
             position = self._next
-            self._next = position + 1
+            self._next = position + count
             return None if self._lost else position
 
-    def give_back(self, position: int | None) -> None:
-        """Nothing came of the last position taken: the next call may have it."""
+    def give_back(self, position: int | None, count: int = 1) -> None:
+        """Nothing came of the last `count` positions taken: the next call may have them."""
         with self._lock:
-            if self._slot is None and position is not None and self._next == position + 1:
+            if self._slot is None and position is not None and self._next == position + count:
                 self._next = position
 
     # -- forks ----------------------------------------------------------------------------------------

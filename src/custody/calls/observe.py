@@ -66,6 +66,8 @@ class ObservedCall:
     _started: Receipt | Offer | None = None
     _token: Token[bytes | None] | None = None
     _started_ns = _asked_at_us = 0
+    _ended_at_us = 0
+    """When it ended, where that was told later; 0: now."""
     _keep: Keep = "full"
     _record_us: int | None = None
 
@@ -345,7 +347,7 @@ class ObservedCall:
 
     def _record_end(self, error: BaseException | None) -> None:
         run, recorder = self._run, self._run.recording.recorder
-        ended_ns = time.monotonic_ns()
+        ended_ns, ended_at_us = time.monotonic_ns(), self._ended_at_us or now_us()
         judgement = self._judge(error)
         self.outcome = judgement.outcome
         run.tally.call_ended(judgement.outcome)
@@ -360,17 +362,17 @@ class ObservedCall:
         notices = run.recording.notices
         if notices is not None:
             kind = None if judgement.error is None else judgement.error.get("type")
-            notices.ended(Ending(self.call_id, self._tool, now_us(), judgement.outcome, latency_us, kind))
+            notices.ended(Ending(self.call_id, self._tool, ended_at_us, judgement.outcome, latency_us, kind))
         draft = recorder.draft(
             CallFinished,
             payload,
             keep=self._keep,
             call_id=self.call_id,
-            at_us=now_us(),
+            at_us=ended_at_us,
             outcome=judgement.outcome,
             request=request,
             reason=judgement.reason,
-            passed=stated.truth(self.passed),
+            passed=judgement.passed if self.passed is None else stated.truth(self.passed),
             source="cache" if self.cached else "observed",
             monotonic_ns=ended_ns,
             latency_us=latency_us,

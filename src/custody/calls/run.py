@@ -188,7 +188,7 @@ class RunRecord:
                 agent=agent, responded=responded, data=data, text_characters_max=text_characters_max,
                 whole_text=whole_text,
             )  # fmt: skip
-            self._record_step(step, turn, strict)
+            self.record_step(step, turn, strict=strict)
         except Exception as error:
             if strict:
                 raise
@@ -312,17 +312,19 @@ class RunRecord:
 
     # -- its records ----------------------------------------------------------------------------------
 
-    def _record_step(self, step: RecordedStep, turn: Turn, strict: bool) -> None:
+    def record_step(self, step: RecordedStep, turn: Turn, *, strict: bool, age_us: int = 0) -> None:
+        """Put a turn on the record, under the step's own id if it has one; it was over so long ago. Raises
+        NotRecorded if `strict`."""
         recorder = self.recording.recorder
         said = recorder.redact(turn.payload)
         if turn.redactions:
             said = msgspec.structs.replace(said, redactions=turn.redactions + said.redactions)
-        step.step_id = recorder.ids.take(CALL_ID_BYTES)
-        now_ns = time.monotonic_ns()
+        step.step_id = step.step_id or recorder.ids.take(CALL_ID_BYTES)
+        now_ns, at_us = time.monotonic_ns() - 1000 * age_us, now_us() - age_us
         with self._lock:
             self._iterations += 1
             iteration = self._iterations
-            since_previous_us = (now_ns - self._last_step_ns) // 1000
+            since_previous_us = max(0, now_ns - self._last_step_ns) // 1000
             self._last_step_ns, self._last_step = now_ns, step.step_id
             previous = self._model
             self._model = turn.fields["model"] or previous
@@ -334,7 +336,7 @@ class RunRecord:
                 Step,
                 step_id=step.step_id,
                 run_id=self.run_id,
-                at_us=now_us(),
+                at_us=at_us,
                 position=position,
                 iteration=iteration,
                 since_previous_us=since_previous_us,
@@ -377,14 +379,15 @@ class RunRecord:
     def _waits_to_start(self) -> bool:
         return self._beginning.shared or self._strict
 
-    def _start(self) -> None:
+    def _start(self) -> Receipt | None:
         """Put the run on the record. Raises NotRecorded for a shared run and where `on_error` is `raise`."""
         if self._begun:
-            return  # its `with` was entered before
+            return None  # its `with` was entered before
+        stored: Receipt | None = None
         recorder, shared = self.recording.recorder, self._beginning.shared
         draft = self._beginning.draft(recorder, self.run_id)
         if self._waits_to_start:
-            recorder.append(draft, opens=not shared)
+            stored = recorder.append(draft, opens=not shared)
         else:
             self.first.waiting = draft
             self.first.offer()
@@ -393,6 +396,7 @@ class RunRecord:
         else:
             self.recording.open_runs[self.run_id] = self
         self._begun, self._last_step_ns = True, time.monotonic_ns()
+        return stored
 
     def end_at_close(self) -> None:
         """Nobody has finished it, and nobody can from now on. Raises NotRecorded as `_finish` does."""

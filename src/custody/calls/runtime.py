@@ -6,9 +6,7 @@ the blocking face use it.
 """
 
 import asyncio
-import getpass
 import logging
-import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 from msgspec import Struct
 
 from custody.calls import stated
-from custody.calls.beginning import NAMES, Beginning, NewRun, RunOptions
+from custody.calls.beginning import NAMES, Beginning, NewRun, RunOptions, user_name
+from custody.calls.deadline import limit_seconds
 from custody.calls.drops import cause_of
 from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
 from custody.calls.guards import guards_of, guards_of_observed
@@ -29,6 +28,7 @@ from custody.calls.notices import Notices
 from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
+from custody.calls.telling import tell
 from custody.errors import NotFound, NotRecorded, OutcomeUnknown, RunNotShared, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
@@ -38,7 +38,7 @@ from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
 from custody.redaction import secret_name
 from custody.sandbox import InheritedEnvironment, Launchers, start_ticks
-from custody.tools import Asker, Context, Means, ProcessIO, Registry, Scope, Tool
+from custody.tools import Asker, Context, Means, Origin, ProcessIO, Registry, Scope
 
 if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
@@ -142,7 +142,7 @@ class Runtime:
             unrecorded=self._machinery.unrecorded,
             notices=notices,
         )
-        self._running: dict[bytes, tuple[Context, asyncio.Task[Call], RunRecord | None]] = {}
+        self._running: dict[bytes, tuple[Context, asyncio.Task[Call | None], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -174,12 +174,15 @@ class Runtime:
         cwd: str | None = None,
         io: ProcessIO | None = None,
         as_recorded: bool = False,
+        origin: Origin | None = None,
     ) -> Call:
         """Check, record, run, measure and record one call; returns it for every outcome.
 
         `timeout` is in seconds (0: none). Outside `run` (or a surrounding `async with runtime.run`) the
         call stands alone. The call's arguments, result and error are as they were, or, `as_recorded`, as
-        the record has them: secrets replaced. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
+        the record has them: secrets replaced. `origin` says through which door and as which action of a
+        proposal it comes, and may bring tools and guards of its own. Raises NotRecorded (nothing ran),
+        OutcomeUnknown, UsageError.
         """
         if self._closed:
             raise StoreClosed()
@@ -188,16 +191,19 @@ class Runtime:
             run.takes("call", tool if isinstance(tool, str) else getattr(tool, "__name__", ""), strict=True)
             await run.first.on_record()
             run.tally.call_offered()
-        known = self._tool(tool)
+        origin = origin or Origin()
+        tools = origin.tools or self.tools
+        known = tools.get(tool) if isinstance(tool, str) else self.tools.know(tool)
         name = known.name if known is not None else str(tool)
-        limit = self._limit_seconds(timeout, known)
+        limit = limit_seconds(timeout, known, self.settings.timeout_seconds)
         call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
         scope = self.settings.scope.at(cwd)
         stated = Who(session_id=session, agent=agent, caller=caller)
         if run is None:
             stated = self._who(stated, None)
         who = self._who(stated, run)
-        context = self._context(call_id, asker_of(who, run, self.settings.door), scope, limit, dry_run, io)
+        door = origin.door or self.settings.door
+        context = self._context(call_id, asker_of(who, run, door), scope, limit, dry_run, io, origin)
         asked = Asked(
             call_id=call_id,
             tool=known,
@@ -210,21 +216,28 @@ class Runtime:
             stated=stated,
             who=who,
             external_id=external_id,
-            door=self.settings.door,
-            keep="full" if known is None else self.tools.keep(known),
+            origin=origin,
+            door=door,
+            keep="full" if known is None else tools.keep(known),
             as_recorded=as_recorded,
         )
-        task = asyncio.create_task(execute(asked, context, self._machinery))
-        return await self._finish(task, context, call_id, run)
+        told: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(tell(execute(asked, context, self._machinery), told))
+        self._running[call_id] = (context, task, run)
+        return await self._finish(task, told, context, call_id, run)
 
     async def _finish(
-        self, task: asyncio.Task[Call], context: Context, call_id: bytes, run: RunRecord | None
+        self,
+        task: asyncio.Task[Call | None],
+        told: asyncio.Future[Call],
+        context: Context,
+        call_id: bytes,
+        run: RunRecord | None,
     ) -> Call:
         """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
-        self._running[call_id] = (context, task, run)
         self._look_for_cancellations()
         try:
-            call = await asyncio.shield(task)
+            call = await told
         except OutcomeUnknown:
             if run is not None:
                 run.tally.call_ended("unknown")
@@ -238,8 +251,9 @@ class Runtime:
             while not task.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({task})
-            if run is not None and not task.cancelled() and task.exception() is None:
-                run.tally.call_ended(task.result().outcome or "unknown")
+            ended = None if task.cancelled() or task.exception() is not None else task.result()
+            if run is not None and ended is not None:
+                run.tally.call_ended(ended.outcome or "unknown")
             raise
         finally:
             del self._running[call_id]
@@ -252,23 +266,6 @@ class Runtime:
         around = self.settings if run is None else run.who
         return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
 
-    def _tool(self, tool: str | Callable[..., Any]) -> Tool | None:
-        """The tool named, or given: one that is given becomes known to the runtime by its name."""
-        return self.tools.get(tool) if isinstance(tool, str) else self.tools.know(tool)
-
-    def _limit_seconds(self, timeout: float | None, tool: Tool | None) -> float | None:
-        if timeout is not None:
-            try:
-                makes_sense = timeout >= 0
-            except TypeError:
-                makes_sense = False
-            if not makes_sense:
-                raise UsageError(f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.")
-            return None if timeout in (0, math.inf) else timeout
-        if tool is not None and tool.timeout_seconds is not None:
-            return tool.timeout_seconds
-        return self.settings.timeout_seconds
-
     def _context(
         self,
         call_id: bytes,
@@ -277,6 +274,7 @@ class Runtime:
         limit: float | None,
         dry_run: bool,
         io: ProcessIO | None,
+        origin: Origin,
     ) -> Context:
         return Context(
             call_id=call_id.hex(),
@@ -287,6 +285,7 @@ class Runtime:
             io=io or ProcessIO(),
             means=self._means,
             asker=asker,
+            origin=origin,
         )
 
     # -- runs ---------------------------------------------------------------------------------------
@@ -398,7 +397,7 @@ class Runtime:
             "parent_run_id": None if parent is None else bytes.fromhex(parent),
             "door": settings.door,
             "shared": shared,
-            "user": _user(),
+            "user": user_name(),
             "host": socket.gethostname(),
             "owner_pid": owner_pid,
             "owner_start_ticks": start_ticks(owner_pid),
@@ -435,7 +434,7 @@ class Runtime:
     def _request_cancel(self, found: Run | Call) -> None:
         target = bytes.fromhex(found.id)
         about: dict[str, Any] = {"run_id" if isinstance(found, Run) else "call_id": target}
-        self.ledger.recorder.event("call.cancel_requested", {"by": _user()}, leaf_data=True, **about)
+        self.ledger.recorder.event("call.cancel_requested", {"by": user_name()}, leaf_data=True, **about)
         self.journal.cancel_requests.post(target)
 
     def _look_for_cancellations(self) -> None:
@@ -491,10 +490,3 @@ class Runtime:
             if self.recording.settings.on_error == "raise":
                 raise
             log.warning("The store could not be closed in order: %s", cause_of(error))
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        return str(os.getuid())

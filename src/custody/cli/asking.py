@@ -27,6 +27,12 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "caller": click.option("--caller", metavar="NAME", help="On whose behalf."),
     "channel": click.option("--channel", metavar="NAME", help="That came in here."),
     "tool": click.option("--tool", metavar="NAME", help="Of this tool."),
+    "proposal": click.option("--proposal", "proposal_id", metavar="ID", help="Of this proposal."),
+    "action": click.option("--action", "action_id", metavar="ID", help="Made for this action of one."),
+    "attempt": click.option(
+        "--attempt", type=click.IntRange(1), metavar="N", help="The action's first, second, … attempt."
+    ),
+    "connection": click.option("--connection", metavar="ID", help="Asked for over this connection."),
     "outcome": click.option("--outcome", metavar="WORD", help="Ended so: failed, timed_out, …"),
     "workspace": click.option("--workspace", metavar="FOLDER", help="Of another workspace."),
     "all": click.option("--all", "everywhere", is_flag=True, help="Not only of this workspace."),
@@ -35,6 +41,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     ),
     "until": click.option("--until", "until_us", type=Moment(), metavar="TIME", help="Before this time."),
 }
+
+OF_PROPOSALS = ("proposal", "action", "attempt", "connection")
+"""Options for calls that came as actions of a proposal, or over a connection."""
 
 
 def narrowed(*names: str) -> Callable[[Decorated], Decorated]:

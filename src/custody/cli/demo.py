@@ -1,8 +1,9 @@
 """`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
 
-Owns the story and its checks; the chapters about files are `demo_files`', those about the record as evidence
-`demo_evidence`'s. Goes through the public Python face and the commands only, in a temporary folder with a
-store of its own. Each claim is printed after it was found true; one that fails makes the exit code 1.
+Owns the story and its checks; the chapters about files are `demo_files`', those about the daemon
+`demo_daemon`'s, those about the record as evidence `demo_evidence`'s. Goes through the public Python face and
+the commands only, in a temporary folder with a store of its own. Each claim is printed once it was found
+true; one that fails makes the exit code 1.
 """
 
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.demo_daemon import agent_elsewhere
 from custody.cli.demo_evidence import answer_customer, audit, github_like_token
 from custody.cli.demo_files import reach_out, take_back
 from custody.cli.demo_story import Story
@@ -142,6 +144,7 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
     secrets_nowhere(story, Path(store), secret, token)
     with custody.open(store, cwd=str(workspace)) as runtime:
         personal_id = answer_customer(story, runtime)
+    agent_elsewhere(story, workspace, Path(store))
     audit(story, folder, Path(store), personal_id, run.id)
     return run.id, undone_id
 

@@ -55,6 +55,13 @@ bytes_max = 10_737_418_240       # of payloads and blobs; what ended first goes 
 [boundary]                       # a listener on this machine is told of each call
 # url = "http://127.0.0.1:9718"
 
+[serve]                          # `custody serve`: agents connect over WebSocket
+# listen = "127.0.0.1:9100"
+# allowed_origins = ["https://console.example"]  # web pages that may connect; without any, none
+
+[drive_cli]                      # coding CLIs that the tool drive_cli may start, beside the built-in ones
+# commands = {{ mine = ["my-cli", "run", "{{prompt}}"] }}
+
 [otel]                           # export what programs record, as OpenTelemetry
 # endpoint = "http://127.0.0.1:4318"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
-from custody.cli.asking import ELSEWHERE, OPTIONS
+from custody.cli.asking import ELSEWHERE, OF_PROPOSALS, OPTIONS
 from custody.cli.invocation import message
 from custody.cli.options import Decorated, json_option, load, page_options, store_option
 from custody.cli.room import warn_of_room
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from custody.index import CallFilter, Index, Page, RunFilter, Session
     from custody.settings import Settings
 
-PLACED = ("run", "session", "external_id", "parent", "workspace")
+PLACED = (
+    "run", "session", "external_id", "proposal_id", "action_id", "connection", "parent", "workspace",
+)  # fmt: skip
 """Filters that already say where to look: with one of them the workspace is not asked."""
 
 
@@ -46,8 +48,16 @@ def filter_options(decorated: Decorated) -> Decorated:
     return decorated
 
 
+def of_proposals(decorated: Decorated) -> Decorated:
+    """What calls alone can be filtered by, as actions of a proposal."""
+    for name in reversed(OF_PROPOSALS):
+        decorated = OPTIONS[name](decorated)
+    return decorated
+
+
 @click.command("runs", epilog="Example:  custody runs --running --all")
 @click.option("--name", metavar="NAME", help="Runs of this name.")
+@click.option("--external-id", metavar="ID", help="The id another system gave the run.")
 @OPTIONS["channel"]
 @filter_options
 def runs_command(
@@ -76,6 +86,7 @@ def runs_command(
 @OPTIONS["tool"]
 @click.option("--effect", metavar="WORD", help="read write irreversible unknown")
 @click.option("--external-id", metavar="ID", help="The id another system gave the call.")
+@of_proposals
 @click.option("--door", metavar="WORD", help="Calls that came in this way: cli, python, …")
 @click.option("--dry-run", is_flag=True, default=None, help="Only those that only looked.")
 @filter_options

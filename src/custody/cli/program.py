@@ -48,6 +48,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Connect": {
         "init": "custody.cli.init:init_command",
+        "serve": "custody.cli.serve:serve_command",
+        "token": "custody.cli.token:token_command",
         "doctor": "custody.cli.doctor:doctor_command",
         "demo": "custody.cli.demo:demo_command",
     },

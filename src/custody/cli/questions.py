@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from custody.cli.asking import answer_document, limited, narrowed, say_nothing_found, say_where
+from custody.cli.asking import OF_PROPOSALS, answer_document, limited, narrowed, say_nothing_found, say_where
 from custody.cli.options import Duration, load
 from custody.cli.render import (
     Cell,
@@ -41,7 +41,7 @@ SILENT_SECONDS = 600.0  # longer than a model thinks and most tools work
     help="Only what happened so often.",
 )  # fmt: skip
 @limited(ITEMS_SHOWN)
-@narrowed("run", "session", "agent", "caller", "tool", "outcome")
+@narrowed("run", "session", "agent", "caller", "tool", "outcome", *OF_PROPOSALS)
 def failures_command(
     count_min: int, limit: int, everywhere: bool, store: str | None, as_json: bool, **given: Any
 ) -> int:
@@ -136,7 +136,7 @@ def _positions(loop: "Loop") -> str | None:
 
 @click.command("slowest", epilog="Example:  custody stats slowest --limit 5 --tool exec")
 @limited(ITEMS_SHOWN)
-@narrowed("run", "session", "agent", "caller", "tool", "outcome")
+@narrowed("run", "session", "agent", "caller", "tool", "outcome", *OF_PROPOSALS)
 def slowest_command(limit: int, everywhere: bool, store: str | None, as_json: bool, **given: Any) -> int:
     """List the calls that took longest."""
     from custody.cli.lists import filter_of

@@ -303,12 +303,15 @@ def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = Non
             ("limit hit", call.limit_hit),
             ("dry run", "yes, nothing was run" if call.dry_run else None),
             ("decision", _decision(call)),
-            ("rule", call.decision.rule),
+            ("rule", _rule(call)),
             ("run", call.run_id and f"{call.run_id}, position {call.position}"),
             ("session", call.session_id),
             ("parent call", call.parent_id),
             ("step", call.step_id),
             ("external id", call.external_id),
+            ("proposal", call.proposal_id),
+            ("action", _action(call)),
+            ("connection", call.connection),
             ("agent", call.agent),
             ("caller", call.caller),
             ("effect", call.effect),
@@ -338,6 +341,16 @@ def _decision(call: Call) -> str:
     if not decision.reason:
         return f"{decision.verdict}: nothing is against it"
     return f"{decision.verdict} by {decision.by}: {decision.reason}"
+
+
+def _rule(call: Call) -> str | None:
+    rule, param = call.decision.rule, call.decision.param
+    return rule if rule is None or param is None else f"{rule}, about {param}"
+
+
+def _action(call: Call) -> str | None:
+    action, attempt = call.action_id, call.attempt
+    return action if action is None or attempt is None else f"{action}, attempt {attempt}"
 
 
 def _processes(call: Call) -> str:
@@ -428,6 +441,9 @@ def _print_content(call: Call) -> None:
 
     result = call.result
     streams: dict[str, Any] = result if isinstance(result, dict) and "stdout" in result else {}  # pyright: ignore[reportUnknownVariableType]
+    if call.prompt is not None:
+        heading("Prompt")
+        print(printable(call.prompt))
     if call.arguments and not (call.tool == "exec" and set(call.arguments) == {"argv"}):
         heading("Arguments")
         print(printable(msgspec.json.format(encode(call.arguments), indent=2).decode()))

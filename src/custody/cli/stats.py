@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
-from custody.cli.asking import narrowed, say_nothing_found, say_where
+from custody.cli.asking import OF_PROPOSALS, narrowed, say_nothing_found, say_where
 from custody.cli.options import load
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def stats_command() -> None:
     "--min-calls", "calls_min", type=click.IntRange(1), default=1, metavar="N",
     help="Only tools with so many calls.",
 )  # fmt: skip
-@narrowed("run", "session", "agent", "caller", "tool")
+@narrowed("run", "session", "agent", "caller", "tool", *OF_PROPOSALS)
 def tools_command(
     context: click.Context,
     worst: bool,

@@ -1,25 +1,26 @@
 """`custody tail`: the records as they are written.
 
-Owns the cursor file (where a reader stands, so that it goes on there) and how one record is shown in a
-line. A cursor is kept only once what it covers has been written out: a reader that dies sees some
-records twice and misses none.
+Owns how one record is shown in a line, and where records come from: the store's folder, or a daemon. A cursor
+is kept only once what it covers has been written out: a reader that dies sees some records twice and misses
+none.
 """
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from custody.cli.cursor import read_cursor, write_cursor
 from custody.cli.options import json_lines_option, load, store_option
-from custody.errors import InvalidInput
+from custody.errors import Denied, UsageError
 
 if TYPE_CHECKING:
     from custody.journal import Cursor
     from custody.stores import View
 
 POLL_SECONDS = 0.2  # how late a follower may hear of a record
+WAIT_SECONDS = 25.0  # for which a daemon is asked to wait for the next one; then it is asked again
 ID_FIELDS = ("call_id", "step_id", "run_id", "event_id")
 """What a record is about, the nearest first."""
 
@@ -36,10 +37,25 @@ FLUSH_RECORDS = 1_000  # what is written between two saves of the cursor file wh
 @click.option(
     "--cursor", "cursor_file", metavar="FILE", help="Go on after what this file says was seen; keep it there."
 )
+@click.option("--url", metavar="URL", help="Of a daemon elsewhere: wss://host:port.")
+@click.option(
+    "--token", metavar="TOKEN", help="An auditor's or operator's [env: CUSTODY_TOKEN, CAR_AUTH_TOKEN]."
+)
 @store_option
 @json_lines_option
-def tail_command(follow: bool, cursor_file: str | None, store: str | None, as_json: bool) -> int:
+def tail_command(
+    follow: bool,
+    cursor_file: str | None,
+    url: str | None,
+    token: str | None,
+    store: str | None,
+    as_json: bool,
+) -> int:
     """Print the records; with -f, as they are written."""
+    if url is not None:
+        return _tail_daemon(url, token, store, cursor_file, follow=follow, as_json=as_json)
+    if token is not None:
+        raise UsageError("A token is for a daemon.", hint="Name it with --url.")
     from custody.stores import open_view
 
     with open_view(load(store)) as view:
@@ -68,38 +84,40 @@ def _catch_up(
     return following.cursor
 
 
+def _tail_daemon(
+    url: str, token: str | None, store: str | None, cursor_file: str | None, *, follow: bool, as_json: bool
+) -> int:
+    """The same of a daemon's records; when the connection breaks, from where it stood."""
+    from custody.client import Address, BlockingRemoteRuntime, Speaker
+    from custody.compose import daemon_token
+    from custody.journal import Cursor
+
+    address = Address.of(url)
+    cursor = (None if cursor_file is None else read_cursor(cursor_file)) or Cursor()
+    speaker = Speaker(token=token or daemon_token(address, store))
+    with BlockingRemoteRuntime(address, speaker).open() as runtime:
+        while True:
+            try:
+                records, places = runtime.index.records(
+                    dict(cursor.places), FLUSH_RECORDS, wait_seconds=WAIT_SECONDS if follow else 0.0
+                )
+            except Denied as error:
+                raise Denied(
+                    error.message, hint="`custody token create NAME --role auditor` makes a token that may."
+                ) from None
+            for record in records:
+                sys.stdout.write((_json_line(record) if as_json else _text_line(record)) + "\n")
+            cursor = Cursor(places)
+            if records:
+                _save(cursor_file, cursor)
+            elif not follow:
+                return 0
+
+
 def _save(cursor_file: str | None, cursor: "Cursor | None") -> None:
     sys.stdout.flush()
     if cursor_file is not None and cursor is not None:
         write_cursor(cursor_file, cursor)
-
-
-def read_cursor(path: str) -> "Cursor | None":
-    """The cursor kept in a file; None when there is no such file yet. Raises InvalidInput."""
-    import msgspec
-
-    from custody.journal import Cursor
-
-    try:
-        with open(path, "rb") as file:
-            return Cursor.from_json(file.read())
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, ValueError) as error:
-        raise InvalidInput(
-            f"{path} does not hold a cursor: {error}.", hint="Remove it to start from the beginning."
-        ) from None
-
-
-def write_cursor(path: str, cursor: "Cursor") -> None:
-    """Replace the file as a whole, so that a reader killed here finds the old cursor or the new one."""
-    beside = f"{path}.{os.getpid()}.new"
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(cursor.to_json())
-        os.replace(beside, path)
-    except OSError as error:
-        raise InvalidInput(f"The cursor cannot be kept in {path}: {error.strerror}.") from None
 
 
 def _json_line(record: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from custody.index.query import (
     Order,
     RunFilter,
     Scope,
+    check_attempt,
     check_effect,
     check_limit,
     check_outcome,
@@ -40,7 +41,7 @@ GAPS_MAX = 100
 REFUSALS_MAX = 1_000
 """Records of refusals read for one run: a process leaves two of them, and one for each child it refused."""
 
-CALL_WORDS = ("session", "workspace", "agent", "caller", "tool", "outcome", "effect", "door")
+CALL_WORDS = ("session", "workspace", "agent", "caller", "tool", "outcome", "effect", "door", "connection")
 SCOPE_WORDS = ("session", "workspace", "agent", "caller")
 RUN_WORDS = ("channel", "reason", "session", "workspace", "agent", "caller", "outcome")
 
@@ -52,8 +53,9 @@ def call_conditions(database: Database, filter: CallFilter) -> Conditions:
     _add_words(database, conditions, filter, CALL_WORDS)
     _add_times(conditions, filter.since_us, filter.until_us)
     _add_run(database, conditions, filter.run)
-    if filter.external_id is not None:
-        conditions.add("external_id", _storable(filter.external_id))
+    _add_texts(conditions, filter, ("external_id", "proposal_id", "action_id"))
+    if filter.attempt is not None:
+        conditions.add("attempt", check_attempt(filter.attempt))
     if filter.parent is not None:
         conditions.add("parent", _id(Lookup(database).call, filter.parent, CALL_ID_BYTES))
     if filter.top_level:
@@ -73,8 +75,7 @@ def run_conditions(database: Database, filter: RunFilter) -> Conditions:
         conditions.add("outcome", 0)
     elif filter.running is False:
         conditions.add_other("over")
-    if filter.name is not None:
-        conditions.add("name", _storable(filter.name))
+    _add_texts(conditions, filter, ("name", "external_id"))
     if filter.parent is not None:
         conditions.add("parent", _id(Lookup(database).run, filter.parent, RUN_ID_BYTES))
     if filter.top_level:
@@ -156,6 +157,17 @@ def places_of_run(database: Database, row: int) -> tuple[Places, RunSums]:
     return places, RunSums(by_outcome, totals, refusals, gaps)
 
 
+def parts_of_run(
+    database: Database, statement: str, run_id: bytes, after_position: int | None, limit: int
+) -> list[Any]:
+    """Rows of `run_calls` or `run_steps`: all of them, or one page behind a position. Raises InvalidInput."""
+    if after_position is None:
+        return database.rows(statement, run_id)
+    check_limit(limit)
+    position = max(-1, min(after_position, TIME_US_MAX))
+    return database.rows(f"{statement}_after", run_id, position, limit)
+
+
 def step_totals(sums: Any) -> dict[str, int | None]:
     """The fields of `Totals` that are sums over steps. SQLite's sum over nothing known is NULL: that is 0
     before the first step."""
@@ -203,6 +215,13 @@ def _add_words(
             number = database.word_id(_storable(word))
             conditions.add(field, number)
             conditions.nothing = conditions.nothing or number == -1
+
+
+def _add_texts(conditions: Conditions, filter: CallFilter | RunFilter, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        text: str | None = getattr(filter, field)
+        if text is not None:
+            conditions.add(field, _storable(text))
 
 
 def _add_times(conditions: Conditions, since_us: int | None, until_us: int | None) -> None:

@@ -36,8 +36,8 @@ class RunRow:
     """A run as far as it is known. `at_us` is None until its start has been seen."""
 
     __slots__ = (
-        "agent", "at_us", "caller", "changed", "channel", "finished", "finished_at_us", "first", "id",
-        "name", "new", "outcome", "parent_id", "passed", "reason", "retold", "row", "session",
+        "agent", "at_us", "caller", "changed", "channel", "external_id", "finished", "finished_at_us",
+        "first", "id", "name", "new", "outcome", "parent_id", "passed", "reason", "retold", "row", "session",
         "text_finished", "text_first", "workspace",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class RunRow:
         self.session: str | None = None
         self.workspace: str | None = None
         self.parent_id: bytes | None = None
+        self.external_id: str | None = None
         self.outcome = RUNNING
         self.reason: str | None = None
         self.passed: bool | None = None
@@ -70,10 +71,10 @@ class CallRow:
     """A call as far as it is known. `at_us` is None until the record with its request has been seen."""
 
     __slots__ = (
-        "agent", "answered", "at_us", "caller", "changed", "door", "dry_run", "effect", "error",
-        "external_id", "finished", "finished_at_us", "first", "id", "inherits", "latency_us", "new",
-        "outcome", "parent_id", "passed", "position", "row", "run", "session", "started", "step_id",
-        "text_finished", "text_first", "tool", "workspace",
+        "action_id", "agent", "answered", "at_us", "attempt", "caller", "changed", "connection", "door",
+        "dry_run", "effect", "error", "external_id", "finished", "finished_at_us", "first", "id",
+        "inherits", "latency_us", "new", "outcome", "parent_id", "passed", "position", "proposal_id",
+        "row", "run", "session", "started", "step_id", "text_finished", "text_first", "tool", "workspace",
     )  # fmt: skip
 
     def __init__(self, row: int, call_id: bytes, *, new: bool) -> None:
@@ -94,6 +95,10 @@ class CallRow:
         self.parent_id: bytes | None = None
         self.step_id: bytes | None = None
         self.external_id: str | None = None
+        self.proposal_id: str | None = None
+        self.action_id: str | None = None
+        self.attempt: int | None = None
+        self.connection: str | None = None
         self.dry_run: bool | None = None
         self.outcome = RUNNING
         self.passed: bool | None = None
@@ -213,6 +218,7 @@ class Fold:
         run.changed = run.retold = True
         run.first, run.at_us = place, leaf.at_us
         run.name, run.channel, run.parent_id = leaf.name, leaf.channel, leaf.parent_run_id
+        run.external_id = leaf.external_id
         run.agent, run.caller = leaf.agent, leaf.caller
         run.session, run.workspace = leaf.session_id, leaf.workspace
         run.text_first = text_of_first(leaf, said)
@@ -262,7 +268,9 @@ class Fold:
         call.position, call.tool, call.effect = request.position, request.tool, request.effect
         call.door, call.dry_run = request.door, request.dry_run
         call.parent_id, call.step_id = request.parent_id, request.step_id
-        call.external_id = request.external_id
+        call.external_id, call.connection = request.external_id, request.connection
+        call.proposal_id, call.action_id = request.proposal_id, request.action_id
+        call.attempt = request.attempt
         call.agent, call.caller = request.agent, request.caller
         call.session, call.workspace = request.session_id, request.workspace
         call.inherits = (

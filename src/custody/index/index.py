@@ -18,6 +18,7 @@ from custody.index.asking import (
     event_conditions,
     optional_place,
     page_of,
+    parts_of_run,
     places_of_call,
     places_of_run,
     run_conditions,
@@ -29,6 +30,7 @@ from custody.index.database import Database
 from custody.index.fold import Place
 from custody.index.lookup import Lookup
 from custody.index.query import (
+    LIMIT_MAX,
     Bounded,
     CallFilter,
     EventFilter,
@@ -46,7 +48,7 @@ from custody.index.search import ROW_MAX
 from custody.index.stats import Stats, ToolStats, by_rate, gather, slowest
 from custody.index.upkeep import Upkeep
 from custody.index.views import EventView, OpenCall, OpenRun, Session, StepView
-from custody.journal import Journal, Stored
+from custody.journal import Cursor, Journal, Stored
 from custody.records import Call, Run
 from custody.records import now_us as clock_us
 
@@ -223,18 +225,44 @@ class Index:
 
     # -- a run's parts --------------------------------------------------------------------------------
 
-    def run_calls(self, run_id: bytes, *, details: bool = False, refresh: bool = True) -> list[Call]:
-        """Every call of a run by position. `details` adds the samples of the machine."""
+    def run_calls(
+        self,
+        run_id: bytes,
+        *,
+        after_position: int | None = None,
+        limit: int = LIMIT_MAX,
+        details: bool = False,
+        refresh: bool = True,
+    ) -> list[Call]:
+        """Every call of a run by position; with `after_position` (-1 begins) the next `limit` that have one
+        behind it. `details` adds the samples of the machine. Raises InvalidInput."""
         wanted = self._answer(
-            lambda database: [places_of_call(database, row) for (row,) in database.rows("run_calls", run_id)],
+            lambda database: [
+                places_of_call(database, row)
+                for (row,) in parts_of_run(database, "run_calls", run_id, after_position, limit)
+            ],
             refresh=refresh,
         )
         return [self._detailed(*one) if details else self._reader.call(*one) for one in wanted]
 
-    def run_steps(self, run_id: bytes, *, refresh: bool = True) -> list[StepView]:
-        """Every step of a run by position."""
-        places: list[Any] = self._answer(lambda database: database.rows("run_steps", run_id), refresh=refresh)
+    def run_steps(
+        self,
+        run_id: bytes,
+        *,
+        after_position: int | None = None,
+        limit: int = LIMIT_MAX,
+        refresh: bool = True,
+    ) -> list[StepView]:
+        """The steps of a run, as `run_calls` its calls."""
+        places = self._answer(
+            lambda database: parts_of_run(database, "run_steps", run_id, after_position, limit),
+            refresh=refresh,
+        )
         return [self._reader.step(place[:3], place[3]) for place in places]
+
+    def first_unfinished(self, run_id: bytes, *, refresh: bool = True) -> int | None:
+        """The lowest position of a run's calls that have not ended; None when all of them have."""
+        return self._answer(lambda database: database.one("first_unfinished", run_id), refresh=refresh)
 
     def max_position(self, run_id: bytes, *, refresh: bool = True) -> int:
         """The last position taken in a run by a call or step; -1 when there is none."""
@@ -414,6 +442,15 @@ class Index:
         views = self._answer(lambda database: Views(database, self._reader), refresh=refresh)
         with contextlib.closing(views):
             return views.answer(query, parameters, limit, seconds)
+
+    def caught_up_to(self, *, refresh: bool = True) -> Cursor:
+        """The place in the journal behind the last record that answers speak of."""
+        return self._answer(
+            lambda database: Cursor(
+                {row[0]: (row[1], row[2], row[3]) for row in database.rows("watermarks")}
+            ),
+            refresh=refresh,
+        )
 
     def describe(self, stored: Stored) -> dict[str, Any]:
         """One record of the journal as JSON can show it."""

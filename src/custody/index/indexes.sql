@@ -1,6 +1,8 @@
 -- Made once the first catching-up is done: filling them row by row costs three times as much.
 CREATE INDEX IF NOT EXISTS calls_by_time ON calls (at_us);
 CREATE INDEX IF NOT EXISTS calls_by_run ON calls (run, at_us, outcome) WHERE run IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_position ON calls (run, position) WHERE run IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_unfinished ON calls (run, position) WHERE outcome = 0;
 CREATE INDEX IF NOT EXISTS calls_by_tool ON calls (tool, outcome, at_us);
 CREATE INDEX IF NOT EXISTS calls_by_outcome ON calls (outcome, at_us);
 CREATE INDEX IF NOT EXISTS calls_by_session ON calls (session, at_us) WHERE session IS NOT NULL;
@@ -8,11 +10,15 @@ CREATE INDEX IF NOT EXISTS calls_by_workspace ON calls (workspace, at_us) WHERE 
 CREATE INDEX IF NOT EXISTS calls_by_agent ON calls (agent, at_us) WHERE agent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_parent ON calls (parent_id, at_us) WHERE parent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_external_id ON calls (external_id) WHERE external_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_proposal ON calls (proposal_id, at_us) WHERE proposal_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_action ON calls (action_id, at_us) WHERE action_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_connection ON calls (connection, at_us) WHERE connection IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_step ON calls (step_id, tool) WHERE step_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_by_error ON calls (error, at_us) WHERE error IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (at_us);
 CREATE INDEX IF NOT EXISTS runs_by_outcome ON runs (outcome, at_us);
 CREATE INDEX IF NOT EXISTS runs_by_name ON runs (name) WHERE name IS NOT NULL;
+CREATE INDEX IF NOT EXISTS runs_by_external_id ON runs (external_id, at_us) WHERE external_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_session ON runs (session, at_us) WHERE session IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_workspace ON runs (workspace, at_us) WHERE workspace IS NOT NULL;
 CREATE INDEX IF NOT EXISTS runs_by_agent ON runs (agent, at_us) WHERE agent IS NOT NULL;

@@ -34,41 +34,44 @@ INSERT INTO words VALUES (?, ?);
 
 -- name: load_run
 SELECT row, id, name, agent, caller, channel, session, workspace, parent_id, outcome, at_us, elapsed_us,
-  reason, passed, first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
+  reason, passed, external_id, first_shard, first_segment, first_offset, finished_shard, finished_segment,
+  finished_offset
 FROM runs WHERE id = ?;
 
 -- name: load_run_by_row
 SELECT row, id, name, agent, caller, channel, session, workspace, parent_id, outcome, at_us, elapsed_us,
-  reason, passed, first_shard, first_segment, first_offset, finished_shard, finished_segment, finished_offset
+  reason, passed, external_id, first_shard, first_segment, first_offset, finished_shard, finished_segment,
+  finished_offset
 FROM runs WHERE row = ?;
 
 -- name: load_call
 SELECT row, id, run, position, tool, effect, door, agent, caller, session, workspace, inherits, parent_id,
-  external_id, dry_run, outcome, at_us, elapsed_us, latency_us, step_id, passed, error,
-  first_shard, first_segment, first_offset, answered_shard, answered_segment, answered_offset,
+  external_id, dry_run, outcome, at_us, elapsed_us, latency_us, step_id, passed, error, proposal_id, action_id, attempt,
+  connection, first_shard, first_segment, first_offset, answered_shard, answered_segment, answered_offset,
   started_shard, started_segment, started_offset, finished_shard, finished_segment, finished_offset
 FROM calls WHERE id = ?;
 
 -- name: insert_run
-INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
+INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
 
 -- name: update_run
 UPDATE runs SET id = ?2, name = ?3, agent = ?4, caller = ?5, channel = ?6, session = ?7, workspace = ?8,
-  parent_id = ?9, outcome = ?10, at_us = ?11, elapsed_us = ?12, reason = ?13, passed = ?14, first_shard =
-  ?15, first_segment = ?16, first_offset = ?17, finished_shard = ?18, finished_segment = ?19,
-  finished_offset = ?20
+  parent_id = ?9, outcome = ?10, at_us = ?11, elapsed_us = ?12, reason = ?13, passed = ?14, external_id =
+  ?15, first_shard = ?16, first_segment = ?17, first_offset = ?18, finished_shard = ?19,
+  finished_segment = ?20, finished_offset = ?21
 WHERE row = ?1;
 
 -- name: insert_call
-INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
+INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?);
 
 -- name: update_call
 UPDATE calls SET id = ?2, run = ?3, position = ?4, tool = ?5, effect = ?6, door = ?7, agent = ?8, caller =
   ?9, session = ?10, workspace = ?11, inherits = ?12, parent_id = ?13, external_id = ?14, dry_run = ?15,
   outcome = ?16, at_us = ?17, elapsed_us = ?18, latency_us = ?19, step_id = ?20, passed = ?21, error = ?22,
-  first_shard = ?23, first_segment = ?24, first_offset = ?25, answered_shard = ?26, answered_segment = ?27,
-  answered_offset = ?28, started_shard = ?29, started_segment = ?30, started_offset = ?31, finished_shard =
-  ?32, finished_segment = ?33, finished_offset = ?34
+  proposal_id = ?23, action_id = ?24, attempt = ?25, connection = ?26, first_shard = ?27, first_segment =
+  ?28, first_offset = ?29, answered_shard = ?30, answered_segment = ?31, answered_offset = ?32,
+  started_shard = ?33, started_segment = ?34, started_offset = ?35, finished_shard = ?36,
+  finished_segment = ?37, finished_offset = ?38
 WHERE row = ?1;
 
 -- name: inherit
@@ -267,10 +270,24 @@ SELECT row FROM runs WHERE id = ?;
 SELECT row FROM calls WHERE run = (SELECT row FROM runs WHERE id = ?) AND at_us > 0
 ORDER BY position IS NULL, position, at_us, id;
 
+-- name: run_calls_after
+SELECT row FROM calls WHERE run = (SELECT row FROM runs WHERE id = ?) AND position > ? AND at_us > 0
+ORDER BY position, at_us, id LIMIT ?;
+
+-- name: first_unfinished
+SELECT position FROM calls
+WHERE run = (SELECT row FROM runs WHERE id = ?) AND outcome = 0 AND position IS NOT NULL AND +at_us > 0
+ORDER BY position LIMIT 1;
+
 -- name: run_steps
 SELECT s.shard, s.segment, s.offset, w.word
 FROM steps s JOIN runs r ON r.row = s.run LEFT JOIN words w ON w.id = r.agent
 WHERE r.id = ? ORDER BY s.position IS NULL, s.position, s.at_us, s.id;
+
+-- name: run_steps_after
+SELECT s.shard, s.segment, s.offset, w.word
+FROM steps s JOIN runs r ON r.row = s.run LEFT JOIN words w ON w.id = r.agent
+WHERE r.id = ? AND s.position > ? ORDER BY s.position, s.at_us, s.id LIMIT ?;
 
 -- name: open_calls
 SELECT c.id, r.id, c.first_shard, c.first_segment, c.first_offset,

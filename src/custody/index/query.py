@@ -43,6 +43,11 @@ class CallFilter(Struct, frozen=True, kw_only=True):
     top_level: bool = False
     """Only calls made in no other."""
     external_id: str | None = None
+    proposal_id: str | None = None
+    action_id: str | None = None
+    attempt: int | None = None
+    connection: str | None = None
+    """Id of the connection they were asked for over."""
     text: str | None = None
     """Every word, and every phrase in double quotes, must occur."""
     door: str | None = None
@@ -69,6 +74,7 @@ class RunFilter(Struct, frozen=True, kw_only=True):
     parent: str | None = None
     """Id, or its beginning, or name, of the run they were started from."""
     top_level: bool = False
+    external_id: str | None = None
     text: str | None = None
     order: Order = "newest"
 
@@ -145,6 +151,10 @@ EQUAL: dict[str, str] = {
     "dry_run": "c.dry_run = :dry_run",
     "parent": "c.parent_id = :parent",
     "external_id": "c.external_id = :external_id",
+    "proposal_id": "c.proposal_id = :proposal_id",
+    "action_id": "c.action_id = :action_id",
+    "attempt": "c.attempt = :attempt",
+    "connection": "c.connection = :connection",
     "name": "c.name = :name",
     "event": "c.name = :event",
     "call": "c.call_id = :call",
@@ -171,7 +181,10 @@ OTHER: dict[str, str] = {
     "after": "c.at_us >= :at_us AND (c.at_us, c.id) > (:at_us, :id)",
 }
 
-INDEXED = tuple("external_id run parent call name session agent workspace event tool outcome".split())
+INDEXED = tuple(
+    "external_id proposal_id run parent call name connection session action_id agent workspace event tool"
+    " outcome".split()
+)
 """Fields with an index that gives rows in order of time; in doubt the first is taken."""
 
 
@@ -218,6 +231,13 @@ def check_effect(effect: str | None) -> None:
     """Raises InvalidInput for a word that is no effect."""
     if effect is not None and effect not in EFFECTS:
         raise InvalidInput(f"{effect!r} is no effect.", hint=f"One of: {', '.join(EFFECTS)}.")
+
+
+def check_attempt(attempt: int) -> int:
+    """Raises InvalidInput for a number no attempt can have."""
+    if not 1 <= attempt < 2**63:
+        raise InvalidInput(f"Attempts are counted from 1; there is none {attempt}.")
+    return attempt
 
 
 def check_limit(limit: int) -> int:

@@ -138,13 +138,14 @@ class Reader:
         leaves = {id(leaf): leaf for leaf in (first, started, finished) if leaf is not None}
         return Call(
             **_asked(first.call_id, request, stored),
-            **_executed(started),
+            **_executed(started, finished),
             **_ended(finished),
             agent=inherited.agent,
             caller=inherited.caller,
             session_id=inherited.session_id,
             workspace=inherited.workspace,
             arguments=payload.get("arguments"),
+            prompt=_prompt(payload),
             decision=request.decision if answered is None else answered.decision,
             result=ending.get("result"),
             error=ending.get("error"),
@@ -385,6 +386,12 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def _prompt(payload: dict[str, Any]) -> str | None:
+    """None also where it is not kept as it was."""
+    said: Any = payload.get("prompt")
+    return said if isinstance(said, str) else None
+
+
 def _hex(value: bytes | None) -> str | None:
     return None if value is None else value.hex()
 
@@ -406,6 +413,10 @@ def _asked(call_id: bytes, request: Request, stored: Stored) -> dict[str, Any]:
         "door": request.door,
         "pid": request.pid,
         "thread_id": request.thread_id,
+        "proposal_id": request.proposal_id,
+        "action_id": request.action_id,
+        "attempt": request.attempt,
+        "connection": request.connection,
         "shard": stored.shard,
         "sequence": stored.sequence,
     }
@@ -416,12 +427,21 @@ def _changes(said: Any) -> tuple[Change, ...] | None:
     return changes_read(said) if _kind(said) is list else None
 
 
-def _executed(started: CallStarted | None) -> dict[str, Any]:
+def _executed(started: CallStarted | None, finished: CallFinished | None) -> dict[str, Any]:
     return {
-        "started_at": None if started is None else rfc3339(started.at_us),
+        "started_at": _started_at(started, finished),
         "monotonic_start_ns": started and started.monotonic_ns,
         "queue_us": started and started.queue_us,
     }
+
+
+def _started_at(started: CallStarted | None, finished: CallFinished | None) -> str | None:
+    """Of a call that is only told of afterwards, in one record, it is when that says it was asked for."""
+    if started is not None:
+        return rfc3339(started.at_us)
+    if finished is None or finished.request is None or finished.outcome == "rejected":
+        return None
+    return rfc3339(finished.request.asked_at_us)
 
 
 _RUNNING: dict[str, Any] = {

@@ -128,7 +128,8 @@ class Rows:
         run.at_us = found[10]
         run.finished_at_us = _sum(found[10], found[11])
         run.reason, run.passed = word(found[12]), _flag(found[13])
-        run.first, run.finished = _place(found, 14), _place(found, 17)
+        run.external_id = found[14]
+        run.first, run.finished = _place(found, 15), _place(found, 18)
         return run
 
     def _loaded_call(self, found: tuple[Any, ...]) -> CallRow:
@@ -147,8 +148,10 @@ class Rows:
         call.outcome = word(found[15]) or ""
         call.at_us, call.finished_at_us, call.latency_us = found[16], _sum(found[16], found[17]), found[18]
         call.step_id, call.passed, call.error = found[19], _flag(found[20]), word(found[21])
-        call.first, call.answered = _place(found, 22), _place(found, 25)
-        call.started, call.finished = _place(found, 28), _place(found, 31)
+        call.proposal_id, call.action_id, call.attempt = found[22], found[23], found[24]
+        call.connection = word(found[25])
+        call.first, call.answered = _place(found, 26), _place(found, 29)
+        call.started, call.finished = _place(found, 32), _place(found, 35)
         return call
 
     def _run_by_row(self, row: int) -> RunRow:
@@ -209,6 +212,7 @@ class Rows:
             run.row, run.id, run.name, number[run.agent], number[run.caller], number[run.channel],
             number[run.session], number[run.workspace], run.parent_id, number[run.outcome],
             run.at_us, _difference(run.finished_at_us, run.at_us), number[run.reason], run.passed,
+            run.external_id,
             *(run.first or NOWHERE), *(run.finished or NOWHERE),
         )  # fmt: skip
 
@@ -221,6 +225,7 @@ class Rows:
             call.inherits, call.parent_id, call.external_id, call.dry_run, number[call.outcome],
             call.at_us, _difference(call.finished_at_us, call.at_us), call.latency_us,
             call.step_id, call.passed, number[call.error],
+            call.proposal_id, call.action_id, call.attempt, number[call.connection],
             *(call.first or NOWHERE), *(call.answered or NOWHERE),
             *(call.started or NOWHERE), *(call.finished or NOWHERE),
         )  # fmt: skip

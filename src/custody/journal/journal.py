@@ -61,13 +61,13 @@ class Positions:
         self._shared = shared
         self._run_id = run_id
 
-    def take(self, append: Callable[[int], Receipt]) -> Receipt:
-        """Call `append` with the run's next position, which is taken if it returns. May wait.
+    def take(self, append: Callable[[int], Receipt], count: int = 1) -> Receipt:
+        """Call `append` with the run's next position, the first of `count`: taken if it returns. May wait.
 
         Raises what `append` raises, and NotRecorded when the counter cannot be had.
         """
         try:
-            return self._shared.take(self._run_id, append)
+            return self._shared.take(self._run_id, append, count)
         except OSError as error:
             raise not_recorded(error) from error
 

@@ -91,8 +91,8 @@ class Shared:
     def exists(self, run_id: bytes) -> bool:
         return self._disk.read_all(_counter_path(run_id)) is not None
 
-    def take(self, run_id: bytes, append: Callable[[int], Receipt]) -> Receipt:
-        """Call `append` with the run's next position, which is taken if it returns."""
+    def take(self, run_id: bytes, append: Callable[[int], Receipt], count: int = 1) -> Receipt:
+        """Call `append` with the run's next position, the first of `count`, which are taken if it returns."""
         shard, place = self._here()
         with self._locked(run_id):
             position = self._next(run_id)
@@ -100,7 +100,7 @@ class Shared:
             try:
                 file.put(_encode(Counter(position, self._boot_id, (shard, place))), 0)
                 receipt = append(position)
-                file.put(_encode(Counter(position + 1, self._boot_id)), 0)
+                file.put(_encode(Counter(position + count, self._boot_id)), 0)
             finally:
                 file.close()
         return receipt

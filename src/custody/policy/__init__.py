@@ -5,6 +5,6 @@ nothing of tools beyond their names, and keeps no state between calls. Used by t
 while deciding is theirs to turn into a deny.
 """
 
-from custody.policy.rules import ParamCondition, Policy, Rule, parse_rules
+from custody.policy.rules import ParamCondition, Policy, Rule, json_equal, parse_rules
 
-__all__ = ["ParamCondition", "Policy", "Rule", "parse_rules"]
+__all__ = ["ParamCondition", "Policy", "Rule", "json_equal", "parse_rules"]

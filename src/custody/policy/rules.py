@@ -49,7 +49,7 @@ class ParamCondition(Struct, frozen=True):
         if not found:
             return False
         if self.expression is None:
-            return _equal(value, self.equals)
+            return json_equal(value, self.equals)
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         return self.expression.search(text) is not None
 
@@ -102,7 +102,7 @@ def _at(arguments: Any, path: Sequence[str]) -> tuple[bool, Any]:
     return True, value
 
 
-def _equal(value: Any, expected: Any) -> bool:
+def json_equal(value: Any, expected: Any) -> bool:
     """Equality of JSON values: Python's, but a boolean is no number, at any depth."""
     if isinstance(value, bool) or isinstance(expected, bool):
         return value is expected
@@ -111,11 +111,11 @@ def _equal(value: Any, expected: Any) -> bool:
     if isinstance(value, Mapping) and isinstance(expected, Mapping):
         ours = cast("Mapping[Any, Any]", value)
         theirs = cast("Mapping[Any, Any]", expected)
-        return ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
+        return ours.keys() == theirs.keys() and all(json_equal(ours[name], theirs[name]) for name in ours)
     if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
         items = cast("Sequence[Any]", value)
         wanted = cast("Sequence[Any]", expected)
-        return len(items) == len(wanted) and all(map(_equal, items, wanted))
+        return len(items) == len(wanted) and all(map(json_equal, items, wanted))
     return value == expected
 
 

@@ -51,6 +51,21 @@ EVENT_NAMES = frozenset(
         "bundle.made",  # records left the store in a bundle; which, how many
         "boundary.received",  # a notice of another program about a call of its own
         "boundary.undelivered",  # notices that no listener took; counts
+        "server.started",  # a daemon took the store: its addresses, who may come in
+        "server.stopped",
+        "peer.connected",  # somebody at a door: which door, from where, as whom
+        "peer.disconnected",  # why, and how much was said
+        "proposal.finished",  # what became of each action, those that are no calls included
+        "state.changed",  # a key of a peer's state was set
+        "tool.registered",  # a peer offers a tool that it runs itself
+        "tool.unregistered",
+        "policy.registered",  # a peer narrows what it may do itself
+        "policy.unregistered",
+        "run.cancel_requested",  # over a connection: by whom, under which key, a digest of the reason
+        "run.cancel_answered",  # the receipt of it
+        "run.resumed",  # another connection of the same agent goes on with it
+        "token.created",
+        "token.revoked",
     }
 )
 """Closed list of Custody's own event names."""
@@ -90,6 +105,8 @@ class Decision(Struct, frozen=True, array_like=True):
     reason: str
     rule: str | None = None
     """Name of the rule that decided, if one did."""
+    param: str | None = None
+    """Name of the parameter that rule was about."""
 
 
 class Redaction(Struct, frozen=True, array_like=True):
@@ -196,6 +213,13 @@ class Request(Struct, frozen=True, array_like=True):
     workspace: str | None = None
     """None: the run's."""
     decide_us: int | None = None
+    proposal_id: str | None = None
+    """The proposal it is an action of, as its author calls both; authors use ids again."""
+    action_id: str | None = None
+    attempt: int | None = None
+    """1-based: an action that is retried makes a call each time."""
+    connection: str | None = None
+    """Id of the connection it was asked over."""
 
 
 # -- leaves -------------------------------------------------------------------------------------------

@@ -119,6 +119,12 @@ class Call(Struct, frozen=True, kw_only=True):
     thread_id: int
     child_pid: int | None
     child_start_ticks: int | None
+    proposal_id: str | None
+    action_id: str | None
+    attempt: int | None
+    connection: str | None
+    prompt: str | None
+    """What a model was told, where whoever made the call says so beside its arguments."""
     shard: int
     sequence: int
 

@@ -55,6 +55,8 @@ class Command(Struct, frozen=True, kw_only=True):
     """Put into the environment as CUSTODY_CALL, by which survivors of a crash are found."""
     terminal: TerminalSize | None = None
     """Run under a pseudo-terminal of this size; what it writes is the one stream `stdout`."""
+    joined: bool = False
+    """What it writes to either stream is the one stream `stdout`, in the order it was written."""
 
 
 class Finished(Struct, frozen=True, kw_only=True):

@@ -149,7 +149,8 @@ class Running:
             elif command.stdin_fd is not None:
                 descriptors.append(command.stdin_fd)
             flags = messages.HAS_STDIN if descriptors else 0
-            descriptors += [self._open_pipe("stdout"), self._open_pipe("stderr")]
+            stdout = self._open_pipe("stdout")
+            descriptors += [stdout, stdout if command.joined else self._open_pipe("stderr")]
         body = _request(command, flags)
         if len(body) < messages.MESSAGE_BYTES_MAX:
             return messages.RUN + body, descriptors

@@ -2,13 +2,15 @@
 
 from custody.tools.registry import Registry, installed_tools, tool
 from custody.tools.roots import Scope
-from custody.tools.tool import Asker, Context, Ended, Means, ProcessIO, Tool
+from custody.tools.tool import Asker, Context, Ended, Means, Offered, Origin, ProcessIO, Tool
 
 __all__ = [
     "Asker",
     "Context",
     "Ended",
     "Means",
+    "Offered",
+    "Origin",
     "ProcessIO",
     "Registry",
     "Scope",

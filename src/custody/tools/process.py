@@ -1,12 +1,13 @@
 """The built-in tools that run commands: `exec` (an argument vector) and `shell` (a line for `sh -c`).
 
-Owns how arguments become a command and how an ended process becomes a result. Starting, killing and
-measuring it is `sandbox`'s, what it changed is told by `watching`.
+Owns how arguments become a command and how an ended process becomes a result, and for every tool that runs
+a command that what it changed is told. Starting, killing and measuring it is `sandbox`'s, what it changed
+`watching`'s to find. Used by the registry, `drive_cli` and `check_outcome`.
 """
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -39,59 +40,76 @@ class _ProcessTool:
         raise NotImplementedError
 
     def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
-        for text in (*self.argv(arguments), *arguments.get("env", {}), *arguments.get("env", {}).values()):
-            if "\0" in text:
-                return Decision(
-                    "deny", "schema", "A command and its environment cannot contain a NUL character."
-                )
-        for name in arguments.get("env", {}):
+        env: Mapping[str, str] = arguments.get("env", {})
+        for name in env:
             if not name or "=" in name:
                 return Decision("deny", "schema", f"{name!r} is no name for an environment variable.")
-        return scope.at(arguments.get("cwd")).check()
+        return (
+            without_nul(*self.argv(arguments), *env, *env.values()) or scope.at(arguments.get("cwd")).check()
+        )
 
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
         argv = self.argv(arguments)
         began = time.monotonic_ns()
         if context.dry_run:
             return Ended(started_ns=began, ended_ns=began, result={"dry_run": True, "would_run": list(argv)})
-        scope = context.scope.at(arguments.get("cwd"))
         stdin = arguments.get("stdin")
         environment = context.environment(arguments.get("env", {}))
+        scope = context.scope.at(arguments.get("cwd"))
         command = Command(
             argv=argv,
             cwd=scope.cwd,
             environment=environment,
-            whole=lambda: _secrets_in(environment),
+            whole=secrets_in(environment),
             stdin=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
             deadline_seconds=context.remaining_seconds(),  # all of it, however long the first look takes
         )
-        if not context.watch:
-            return await _run(command, context)
-        watch = await begin(scope, command.deadline_seconds)
-        try:
-            if context.cancelled:
-                now = time.monotonic_ns()
-                return Ended(started_ns=now, ended_ns=now, limit_hit="cancelled")
-            done = await _run(command, context)
-            if done.error is not None and not isinstance(done.error, LauncherLost):  # it never ran
-                return done
-            return _with_changes(done, await watch.finish(context))
-        finally:
-            watch.close()
+        return await run_command(
+            command, scope, context, lambda finished: ended(finished, result_of(finished))
+        )
 
 
-def _secrets_in(environment: Mapping[str, str]) -> list[bytes]:
-    """Values that the command may print; a program that lists its environment does."""
-    return [os.fsencode(value.strip()) for value in secrets_of(environment).values()]
+def without_nul(*texts: str) -> Decision | None:
+    """A refusal of what the kernel takes for the end of an argument."""
+    if any("\0" in text for text in texts):
+        return Decision("deny", "schema", "A command and its environment cannot contain a NUL character.")
+    return None
 
 
-async def _run(command: Command, context: Context) -> Ended:
+async def run_command(
+    command: Command, scope: Scope, context: Context, read: Callable[[Finished], Ended]
+) -> Ended:
+    """Run it and tell what it changed in `scope`, where that is told; `read` says what its end means.
+
+    A start that failed is an end with an error.
+    """
+    if not context.watch:
+        return await _run(command, context, read)
+    watch = await begin(scope, command.deadline_seconds)
+    try:
+        if context.cancelled:
+            now = time.monotonic_ns()
+            return Ended(started_ns=now, ended_ns=now, limit_hit="cancelled")
+        done = await _run(command, context, read)
+        if done.error is not None and not isinstance(done.error, LauncherLost):  # it never ran
+            return done
+        return _with_changes(done, await watch.finish(context))
+    finally:
+        watch.close()
+
+
+def secrets_in(environment: Mapping[str, str]) -> Callable[[], list[bytes]]:
+    """Gives the values that a command may print; a program that lists its environment does."""
+    return lambda: [os.fsencode(value.strip()) for value in secrets_of(environment).values()]
+
+
+async def _run(command: Command, context: Context, read: Callable[[Finished], Ended]) -> Ended:
     began = time.monotonic_ns()
     try:
         finished = await context.run_process(command)
     except SandboxError as error:
         return Ended(started_ns=began, ended_ns=time.monotonic_ns(), error=error)
-    return ended(finished, result_of(finished))
+    return read(finished)
 
 
 def _with_changes(done: Ended, told: Told) -> Ended:

@@ -21,6 +21,8 @@ from custody.tools.tool import Keep, Tool
 ENTRY_POINTS = "custody.tools"
 
 BUILT_IN = {
+    "check_outcome": "check_outcome:CheckOutcome",
+    "drive_cli": "drive_cli:DriveCli",
     "exec": "process:ExecTool",
     "file_delete": "file_delete:FileDelete",
     "file_edit": "file_edit:FileEdit",
@@ -48,15 +50,18 @@ class Registry:
         installed: Callable[[], Iterable[Any]] = tuple,
         keep: Mapping[str, Keep] | None = None,
         built_in: Mapping[str, Callable[[], Tool]] | None = None,
+        over: "Registry | None" = None,
     ) -> None:
         """`installed` gives further tools; it is asked once, when a name is not among those at hand.
         `keep` overrides, by tool name, what the record holds of arguments and results. `built_in` are tools
-        that need what lies above this package; each is made when it is first asked for."""
+        that need what lies above this package; each is made when it is first asked for. `over` is a registry
+        beneath, which has what this one lacks: the built-in tools are its."""
         self._installed: Callable[[], Iterable[Any]] | None = installed
         self._keep = keep or {}
-        self._built_in: dict[str, Callable[[], Tool]] = {
-            name: functools.partial(_built_in, name) for name in BUILT_IN
-        } | {**(built_in or {})}
+        self._over = over
+        self._built_in: dict[str, Callable[[], Tool]] = {**(built_in or {})}
+        if over is None:
+            self._built_in = {name: functools.partial(_built_in, name) for name in BUILT_IN} | self._built_in
         self._tools: dict[str, Tool] = {}
         self._schemas: dict[str, ArgumentsSchema] = {}
         for tool in tools:
@@ -77,6 +82,20 @@ class Registry:
         self._tools[tool.name] = tool
         return tool
 
+    def offer(self, tool: Any) -> Tool:
+        """Offer a tool in place of whatever has its name, here or beneath. Raises UsageError."""
+        return self._offer(as_tool(tool))
+
+    def withdraw(self, name: str) -> bool:
+        """Offer a tool of this registry no longer; False where it has none of that name."""
+        self._schemas.pop(name, None)
+        return self._tools.pop(name, None) is not None
+
+    @property
+    def own(self) -> tuple[Tool, ...]:
+        """The tools at hand in this registry, not those beneath or still to be made; by name."""
+        return tuple(self._tools[name] for name in sorted(self._tools))
+
     def know(self, candidate: Any) -> Tool:
         """The tool a program gave: a function, made a tool when it is first seen, or a tool object.
 
@@ -94,6 +113,8 @@ class Registry:
 
     def keep(self, tool: Tool) -> Keep:
         """What the record holds of this tool's arguments and results."""
+        if self._over is not None and tool.name not in self._tools:
+            return self._over.keep(tool)
         return self._keep.get(tool.name, tool.keep)
 
     def get(self, name: str) -> Tool | None:
@@ -101,14 +122,18 @@ class Registry:
             if name in self._built_in:
                 return self._offer(self._built_in[name]())
             self._load_installed()
-        return self._tools.get(name)
+        found = self._tools.get(name)
+        return found if found is not None or self._over is None else self._over.get(name)
 
     def schema(self, name: str) -> ArgumentsSchema:
+        if self._over is not None and name not in self._schemas:
+            return self._over.schema(name)
         return self._schemas[name]
 
     def names(self) -> list[str]:
         self._load_installed()
-        return sorted(self._tools.keys() | self._built_in)
+        beneath = () if self._over is None else self._over.names()
+        return sorted({*self._tools, *self._built_in, *beneath})
 
     def __iter__(self) -> Iterator[Tool]:
         tools = map(self.get, self.names())
@@ -122,6 +147,8 @@ class Registry:
     def nearest(self, name: str) -> list[str]:
         """Names a person may have meant, best first; all names if none is near."""
         known = self._tools.keys() | self._built_in.keys()
+        if self._over is not None:
+            known |= set(self._over.names())
         return difflib.get_close_matches(name, known, n=3, cutoff=0.4) or self.names()
 
 

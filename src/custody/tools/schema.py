@@ -7,17 +7,31 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema_rs
 import msgspec
 
 from custody.errors import UsageError
+from custody.tools.schema_cost import extent_of, size_of
 
 MASK = "the value"
 """Stands in a message for what was passed: a refusal's reason is kept for ever, and may be shown anywhere."""
 
 VIOLATIONS_NAMED_MAX = 5  # a message a person reads, not a report
+
+VIOLATION_CHARACTERS_MAX = 300
+"""Of each; one of an enumeration repeats all of it, and a refusal's reason is kept for ever."""
+
+SCHEMA_PARTS_MAX = 100_000
+"""With what it refers to unfolded: to look at each takes a millisecond, for each part of the arguments."""
+
+DETAIL_COST_MAX = 50_000
+"""Parts looked at to say where arguments do not fit: some tens of milliseconds, in which nobody else is
+served."""
+
+BACKTRACK_MAX = 10_000
+"""Steps of an expression with look-around on one text; others are matched in linear time."""
 
 
 class ArgumentsSchema:
@@ -25,21 +39,45 @@ class ArgumentsSchema:
 
     def __init__(self, schema: Mapping[str, Any], tool: str) -> None:
         try:
-            self._validator = jsonschema_rs.validator_for(dict(schema), mask=MASK)
+            self._validator = jsonschema_rs.validator_for(
+                dict(schema), mask=MASK, retriever=_only_its_own, pattern_options=_EXPRESSIONS
+            )
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise UsageError(f"The schema of tool {tool!r} is not a valid JSON Schema: {error}") from error
+        extent = extent_of(schema, SCHEMA_PARTS_MAX)
+        if extent is None:
+            raise UsageError(
+                f"The schema of tool {tool!r} unfolds to more than {SCHEMA_PARTS_MAX} parts.",
+                hint="Its definitions refer to each other too often.",
+            )
+        self._extent = extent
 
     def violation(self, arguments: Any) -> str | None:
         """One sentence naming where the arguments differ from the schema and what is expected."""
         if self._validator.is_valid(arguments):
             return None
+        if self._extent.detail_cost(*size_of(arguments, DETAIL_COST_MAX)) > DETAIL_COST_MAX:
+            return "The arguments do not fit the schema; it would take too long to say where."
         found = [
-            f"{_place(error.instance_path)}: {error.message}"
+            f"{_place(error.instance_path)}: {_cut(error.message)}"
             for _, error in zip(
                 range(VIOLATIONS_NAMED_MAX), self._validator.iter_errors(arguments), strict=False
             )
         ]
         return f"The arguments do not fit the schema: {'; '.join(found)}."
+
+
+_EXPRESSIONS = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACK_MAX)
+
+
+def _cut(message: str) -> str:
+    more = len(message) - VIOLATION_CHARACTERS_MAX
+    return message if more <= 0 else f"{message[:VIOLATION_CHARACTERS_MAX]}… ({more} characters more)"
+
+
+def _only_its_own(uri: str) -> NoReturn:
+    """A schema may refer to its own parts only: the library would read files and fetch from the network."""
+    raise ValueError(f"{uri} lies outside the schema")
 
 
 def _place(path: list[str | int]) -> str:

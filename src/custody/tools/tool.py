@@ -6,7 +6,6 @@ and the built-ins that work on files, one file each. Knows nothing of runs, reco
 executes tools.
 """
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from custody.records import Change, Decision, Effect, Level, Usage
+from custody.records import Change, Decision, Effect, Level, Source, Usage
 from custody.sandbox import Command, Control, Finished, Launchers, TerminalSize
 from custody.tools.roots import Scope
+from custody.tools.schema import ArgumentsSchema
 
 if TYPE_CHECKING:
     from custody.changes import UndoStore
@@ -45,6 +45,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """What was done to files; None where the tool does not tell."""
     recorded: Any = None
     """What the record has in place of a result that came from the record itself; None: the result."""
+    source: Source = "executed"
+    """`cache` where an earlier result was given again and nothing was done."""
 
 
 class Asker(Struct, frozen=True, kw_only=True):
@@ -54,6 +56,38 @@ class Asker(Struct, frozen=True, kw_only=True):
     caller: str | None = None
     session_id: str | None = None
     run_id: str | None = None
+
+
+class Offered(Protocol):
+    """Tools by name, as a call looks them up; `Registry` is it."""
+
+    def get(self, name: str) -> "Tool | None": ...
+
+    def schema(self, name: str) -> ArgumentsSchema: ...
+
+    def nearest(self, name: str) -> list[str]: ...
+
+    def keep(self, tool: "Tool") -> Keep: ...
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """Through which door and connection, and as which action of a proposal, a call comes in."""
+
+    door: str | None = None
+    """None: the runtime's."""
+    connection: str | None = None
+    proposal_id: str | None = None
+    action_id: str | None = None
+    attempt: int | None = None
+    """1-based."""
+    tools: Offered | None = None
+    """In which the tool's name is looked up; None: the runtime's own."""
+    guards: tuple[Callable[[Any], Decision | None], ...] = ()
+    """Asked after the runtime's own, of the same proposal: they can only say no."""
+    policy_session: str | None = None
+    """Under which of its own sets of rules the peer asks; told again to a tool that runs there."""
+    told: dict[str, Any] = {}
+    """What the tool tells whoever made the call, beside its result."""
 
 
 class ProcessIO(Struct, frozen=True, kw_only=True):
@@ -95,6 +129,7 @@ class Context:
         io: ProcessIO,
         means: Means,
         asker: Asker = Asker(),  # noqa: B008 - frozen
+        origin: Origin | None = None,
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -104,8 +139,9 @@ class Context:
         self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
         self.asker = asker
+        self.origin = origin or Origin()
         self._means = means
-        self._cancelled = threading.Event()
+        self._cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
         self._io = io
 
@@ -141,18 +177,18 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the call is to end (cancelled, or past its deadline). A long function looks here."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def request_cancel(self) -> None:
         """Ask the execution to end. Only on the runtime's event loop."""
-        self._cancelled.set()
+        self._cancelled = True
         for callback in self._on_cancel:
             callback()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called on the runtime's event loop when the call is to end, or now if it is."""
         self._on_cancel.append(callback)
-        if self._cancelled.is_set():
+        if self._cancelled:
             callback()
 
     def remaining_seconds(self) -> float | None:

@@ -49,7 +49,7 @@ Place = tuple[int, int, int]
 
 _encode = msgspec.msgpack.Encoder().encode
 _NOTHING_SAID = Tokens()
-_REQUESTED: Row = (None,) * 14
+_REQUESTED: Row = (None,) * 18
 
 
 class CallParts(Struct):
@@ -83,7 +83,7 @@ class RunParts(Struct):
     finished: tuple[tuple[int, Place], Row] | None = None
 
     def row(self, tag: int, run_id: bytes) -> Row:
-        said: Row = (None,) * 7
+        said: Row = (None,) * 8
         at_us = elapsed = None
         ended: Row = (0, None, None)
         first: Row = NOWHERE
@@ -203,6 +203,7 @@ class RowMaker:
             word[workspace],
             (agent is None) | (caller is None) << 1 | (session is None) << 2 | (workspace is None) << 3,
             request.parent_id, request.external_id, 1 if request.dry_run else 0, request.step_id,
+            request.proposal_id, request.action_id, request.attempt, word[request.connection],
             word[leaf.outcome], asked_at_us, leaf.at_us - asked_at_us, leaf.latency_us,
             None if passed is None else int(passed), *begun, None, None, None, *begun, *ended,
         )  # fmt: skip
@@ -229,7 +230,8 @@ class RowMaker:
         parts.first = order, (
             request.run_id, request.position, word[request.tool], word[request.effect], word[request.door],
             agent, caller, session, workspace, inherits, request.parent_id, request.external_id,
-            int(request.dry_run), request.step_id,
+            int(request.dry_run), request.step_id, request.proposal_id, request.action_id, request.attempt,
+            word[request.connection],
         )  # fmt: skip
 
     def _asked(self, leaf: CallAsked, place: Place) -> None:
@@ -273,7 +275,7 @@ class RowMaker:
         if parts.first is None or order < parts.first[0]:
             parts.first = order, (
                 leaf.name, word[leaf.agent], word[leaf.caller], word[leaf.channel], word[leaf.session_id],
-                word[leaf.workspace], leaf.parent_run_id,
+                word[leaf.workspace], leaf.parent_run_id, leaf.external_id,
             )  # fmt: skip
 
     def _run_finished(self, leaf: RunFinished, place: Place) -> None:
@@ -333,13 +335,14 @@ _TAKE: dict[type[Any], Callable[[RowMaker, Any, Place], None]] = {
 
 CALL_COLUMNS = (
     "run", "position", "tool", "effect", "door", "agent", "caller", "session", "workspace", "inherits",
-    "parent_id", "external_id", "dry_run", "step_id", "outcome", "at_us", "elapsed_us", "latency_us",
-    "passed", *(f"{slot}_{part}" for slot in ("first", "answered", "started", "finished")
+    "parent_id", "external_id", "dry_run", "step_id", "proposal_id", "action_id", "attempt", "connection",
+    "outcome", "at_us", "elapsed_us", "latency_us", "passed",
+    *(f"{slot}_{part}" for slot in ("first", "answered", "started", "finished")
                 for part in ("shard", "segment", "offset")),
 )  # fmt: skip
 RUN_COLUMNS = (
-    "name", "agent", "caller", "channel", "session", "workspace", "parent_id", "at_us", "elapsed_us",
-    "outcome", "reason", "passed", *(f"{slot}_{part}" for slot in ("first", "finished")
+    "name", "agent", "caller", "channel", "session", "workspace", "parent_id", "external_id", "at_us",
+    "elapsed_us", "outcome", "reason", "passed", *(f"{slot}_{part}" for slot in ("first", "finished")
                                      for part in ("shard", "segment", "offset")),
 )  # fmt: skip
 STEP_COLUMNS = (

@@ -156,7 +156,8 @@ def read_files(tar: Any) -> dict[str, bytes]:
 # -- what records say (msgpack arrays), and the witness made of them -------------------------------------
 
 REQUEST = """run_id position tool effect level decision asked_at_us session_id parent_id step_id external_id
- agent caller door dry_run owner_pid owner_start_ticks pid thread_id workspace decide_us"""
+ agent caller door dry_run owner_pid owner_start_ticks pid thread_id workspace decide_us proposal_id
+ action_id attempt connection"""
 USAGE = """wall_us user_us system_us memory_peak_bytes read_bytes write_bytes context_switches_voluntary
  context_switches_involuntary descendants stdout_bytes stderr_bytes stdout_dropped_bytes
  stderr_dropped_bytes"""
@@ -276,10 +277,13 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
     begun: Any = started.leaf if started else {}
     ended: Any = finished.leaf if finished else {}
     said = finished.payload if finished else {}
+    prompt = first.payload.get("prompt")
+    ran = started or (first is finished and ended["outcome"] != "rejected")  # or was told of afterwards
     decided = answered.leaf["decision"] if answered else request["decision"]
     hits = [hit for kind in (ASKED, STARTED, FINISHED) if kind in records
             for hit in records[kind].leaf["redactions"] or []]  # fmt: skip
-    plain = "position external_id tool effect level dry_run decide_us door pid thread_id".split()
+    plain = """position external_id tool effect level dry_run decide_us door pid thread_id proposal_id
+ action_id attempt connection""".split()
     over = """outcome reason passed exit_code signal limit_hit latency_us record_us child_pid
  child_start_ticks host_after""".split()
     return {
@@ -291,10 +295,11 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
         **{name: first.payload.get(name) for name in ("arguments", "cwd", "environment_withheld")},
         **{name: said.get(name) for name in ("result", "error", "changes")},
         **{name: ended.get(name) for name in over},
+        "prompt": prompt if isinstance(prompt, str) else None,
         "source": ended.get("source", "executed"),
-        "decision": named("verdict by reason rule", decided),
+        "decision": named("verdict by reason rule param", decided),
         "asked_at": shown_time(request["asked_at_us"]),
-        "started_at": shown_time(begun["at_us"]) if started else None,
+        "started_at": shown_time(begun["at_us"] if started else request["asked_at_us"]) if ran else None,
         "finished_at": shown_time(ended["at_us"]) if finished else None,
         "monotonic_start_ns": begun.get("monotonic_ns"),
         "monotonic_end_ns": ended.get("monotonic_ns"),
@@ -340,12 +345,12 @@ def proven_records(files: dict[str, bytes], heads: dict[int, tuple[int, str]]) -
 def differences(witness: Any, records: dict[int, Record], run: Record | None, samples: Any) -> list[str]:
     """The fields in which a witness is not what its records say."""
     made = witness_of(records, run)
-    wrong = sorted(made.keys() ^ witness.keys())
-    for name in made.keys() & witness.keys():
-        said, shown = made[name], witness[name]
+    wrong = sorted(witness.keys() - made.keys())
+    for name in made:  # a witness made by an earlier version lacks what no record could say then
+        said, shown = made[name], witness.get(name)
         if name in ("host_before", "host_after"):
             said, shown = without_names(samples.get(hexed(said))), without_names(shown)
-        elif name == "changes":
+        elif name in ("changes", "decision"):
             said, shown = known(said), known(shown)
         if said != shown:
             wrong.append(name)

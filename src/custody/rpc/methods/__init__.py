@@ -1,0 +1,1 @@
+"""The methods of the wire, one module a namespace, each with METHODS."""

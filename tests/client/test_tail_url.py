@@ -1,0 +1,54 @@
+"""`custody tail --url` shows a daemon's records, each once, whatever becomes of the connection."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.calls.faces import wait_until as until
+from tests.client.daemon import Daemon
+
+from custody.cli.cursor import read_cursor
+
+pytestmark = pytest.mark.long
+
+WAIT_SECONDS = 30
+
+
+def test_each_record_is_shown_once_though_the_connection_breaks(daemon: Daemon, runtime, tmp_path):
+    cursor = tmp_path / "cursor"
+    argv = [
+        sys.executable,
+        "-m",
+        "custody",
+        "tail",
+        "--json",
+        "--url",
+        daemon.address,
+        "--cursor",
+        str(cursor),
+    ]
+    with subprocess.Popen([*argv, "-f"], stdout=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        with runtime.run("watched") as run:
+            for number in range(30):
+                with run.observe("search", {"n": number}):
+                    pass
+                if number % 10 == 5:
+                    daemon.drop_connections()
+        records = []
+        while not records or records[-1]["kind"] != "run_finished":
+            records.append(json.loads(tail.stdout.readline()))
+        until(lambda: cursor.exists() and read_cursor(str(cursor)).places[1][2] > records[-1]["sequence"])
+        tail.terminate()
+        tail.wait(WAIT_SECONDS)
+
+    places = [(record["shard"], record["sequence"]) for record in records]
+    assert len(places) == len(set(places))
+    kinds = [record["kind"] for record in records]
+    assert kinds.count("call_started") == kinds.count("call_finished") == 30
+
+    runtime.call("exec", {"argv": ["true"]})
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=WAIT_SECONDS, check=True)
+    later = [json.loads(line) for line in done.stdout.splitlines()]
+    assert later and not {(record["shard"], record["sequence"]) for record in later} & set(places)
