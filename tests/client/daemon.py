@@ -5,6 +5,7 @@ a test wants to know of the daemon's side is asked of `Daemon.runtime`.
 """
 
 import asyncio
+import gc
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -64,6 +65,9 @@ class Daemon:
         self._options = options
         self._up = False
         self._loop = asyncio.new_event_loop()
+        self._unheard: list[str] = []
+        """What went wrong on its loop and nobody asked about."""
+        self._loop.set_exception_handler(lambda _, said: self._unheard.append(str(said)))
         self._thread = threading.Thread(target=self._loop.run_forever, name="daemon", daemon=True)
 
     def __enter__(self) -> "Daemon":
@@ -76,6 +80,8 @@ class Daemon:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_SECONDS)
         self._loop.close()
+        gc.collect()
+        assert self._unheard == []
 
     @property
     def address(self) -> str:

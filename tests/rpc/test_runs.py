@@ -748,3 +748,16 @@ def test_a_trace_in_pages_is_the_trace():
             assert paged == whole_trace
 
     play(MEMORY, scenario)
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**70), 10**4000], ids=["65 bits", "below zero", "long"])
+def test_a_number_of_any_size_comes_back_as_the_number_it_was(number: int):
+    async def scenario(connect: Connect, runtime: Runtime) -> None:
+        async with connect() as client:
+            run_id = await start(client)
+            told = turn(output={"n": [number]}, parameters={"n": number})
+            await client.call("runs.record_turns", {"run_id": run_id, "turns": [told]})
+            _, recorded = await trace(client, run_id)
+            assert (recorded["output"], recorded["parameters"]) == ({"n": [number]}, {"n": number})
+
+    play(MEMORY, scenario)

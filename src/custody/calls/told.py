@@ -15,8 +15,8 @@ from custody.calls.lifecycle import Judgement
 from custody.calls.observe import ObservedCall
 from custody.calls.run import RunRecord
 from custody.calls.steps import TEXT_CHARACTERS_MAX, RecordedStep, Turn, make_turn
-from custody.errors import Denied
-from custody.records import Decision, Outcome, Request
+from custody.errors import Denied, NotRecorded
+from custody.records import CallFinished, Decision, Outcome, Request, now_us
 
 
 class ToldEnd(Struct, frozen=True, kw_only=True):
@@ -63,6 +63,32 @@ class ToldCall(ObservedCall):
         self._ended_at_us = told.at_us
         self._started_ns = time.monotonic_ns() - told.latency_us * 1000  # told later than it was
         self.close()
+
+    def abandon(self) -> None:
+        """Nobody will say how it ended: whoever ran it is gone. Raises NotRecorded; then its store says so
+        when it is closed."""
+        if self._closed:
+            return
+        self._closed, self.outcome = True, "unknown"
+        recording = self._run.recording
+        draft = recording.recorder.draft(
+            CallFinished,
+            {},
+            call_id=self.call_id,
+            at_us=now_us(),
+            outcome="unknown",
+            reason="its client went away before it ended",
+        )
+        try:
+            recording.recorder.append(draft, closes=self._reserved)
+        except NotRecorded:
+            self._mark_unrecorded()
+            raise
+        finally:
+            self._run.tally.call_ended("unknown")
+            self._give_back()
+            recording.open_calls.discard(self.call_id)
+            self._arguments = None
 
     def _name_it(self) -> None:
         super()._name_it()

@@ -8,11 +8,12 @@ import asyncio
 import secrets
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from custody.calls.handle import RunHandle
 from custody.calls.told import ToldCall
-from custody.errors import InvalidInput, NotFound, RunClosed
+from custody.errors import InvalidInput, NotFound, NotRecorded, RunClosed
 from custody.rpc.live import LEASE_SECONDS
 from custody.rpc.live_run import LiveRun
 from custody.rpc.part_ids import KEY_BYTES
@@ -149,6 +150,8 @@ class Parts:
         self._by_id.pop(part.id, None)
         self._by_key.pop(part.key, None)
         self._leave(part)
+        if part.open:
+            self._live.spawn(_abandon(part))
 
     def _departed(self, connection: str) -> None:
         left: Sequence[Part] = tuple(self._by_connection.pop(connection, {}).values())
@@ -161,6 +164,20 @@ class Parts:
         for part in parts:
             if part.connection is None:
                 self.drop(part)
+
+
+async def _abandon(part: Part) -> None:
+    """What its client began and cannot end any more."""
+
+    def abandon(calls: Sequence[ToldCall]) -> None:
+        for call in calls:
+            with suppress(NotRecorded):
+                call.abandon()
+
+    async with part.telling:
+        calls = list(part.open.values())
+        part.open.clear()
+        await asyncio.to_thread(abandon, calls)
 
 
 _parts: "weakref.WeakKeyDictionary[Service, Parts]" = weakref.WeakKeyDictionary()

@@ -7,7 +7,7 @@ the runtime's. Used by `proposal.submit`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -191,7 +191,13 @@ class Submission:
             "undone": msgspec.to_builtins(self._undone) if self._undone else None,
         }
         said |= {name: value for name, value in optional.items() if value is not None}
-        await record_event(self._peer, "proposal.finished", said, run=self._run)
+        if not self._is_told_by_its_call(result, said.keys() & optional.keys()):
+            await record_event(self._peer, "proposal.finished", said, run=self._run)
+
+    def _is_told_by_its_call(self, result: PlanResult, more: Collection[str]) -> bool:
+        """Whether the records of one call say all there is to say of the proposal."""
+        only = result.results[0] if len(result.results) == 1 else None
+        return only is not None and len(only.call_ids) == 1 and not only.state_changes and not more
 
     # -- one attempt ----------------------------------------------------------------------------------
 

@@ -144,8 +144,8 @@ def turn_record(call: Call) -> TurnRecord:
         index=call.position,
         prompt=_prompt(call),
         tool=call.tool or None,
-        parameters=call.arguments,
-        output=None if rejected else call.result,
+        parameters=_verbatim(call.arguments),
+        output=None if rejected else _verbatim(call.result),
         cli_outcome=None if rejected else _cli_outcome(call),
         verifier_verdict="not_run" if rejected else _verdict(call),
         policy_rejected=_policy_rejected(call),
@@ -155,6 +155,18 @@ def turn_record(call: Call) -> TurnRecord:
 def _told_afterwards(call: Call) -> bool:
     """Whether the call is known from its agent's words alone, which are given back whatever the tool."""
     return call.source == "observed" and call.monotonic_end_ns is None
+
+
+def _verbatim(value: Any) -> Any:
+    """As JSON said it: the record marks integers beyond 64 bits, and JSON has no such bound."""
+    if isinstance(value, list):
+        return [_verbatim(item) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    named = cast("dict[str, Any]", value)
+    if named.get("$type") == "int" and isinstance(named.get("value"), str):
+        return int(named["value"], 0)
+    return {name: _verbatim(item) for name, item in named.items()}
 
 
 def _prompt(call: Call) -> str | None:

@@ -82,10 +82,13 @@ async def calls_make(peer: Peer, params: MakeParams) -> dict[str, Any]:
     part = None if params.part is None else parts.of(peer, params.part)
     if params.key is not None and len(params.key) > KEY_CHARACTERS_MAX:
         raise InvalidInput(f"key has at most {KEY_CHARACTERS_MAX} characters.", field="key")
-    work = asyncio.ensure_future(_make(peer, params, part))
+    under_way: list[asyncio.Task[Call]] = []
     try:
-        with _known_as(peer, params.key, work), _in_flight(part, work):
-            call = await _until_over(work)
+        with _in_flight(part, under_way):
+            work = asyncio.create_task(_make(peer, params, part))
+            under_way.append(work)
+            with _known_as(peer, params.key, work):
+                call = await _until_over(work)
     finally:
         if part is not None:
             peer.service.live.touched(part.live)
@@ -142,11 +145,11 @@ class _known_as:  # noqa: N801 - reads as what it does in a `with`
             self._under_way.pop(self._key, None)
 
 
-def _in_flight(part: Part | None, work: asyncio.Task[Call]) -> Any:
-    """So that the end of the run ends the call first."""
+def _in_flight(part: Part | None, under_way: list[asyncio.Task[Call]]) -> Any:
+    """So that the end of the run ends first what is under way. Raises RunClosed when it is entered."""
     if part is None or part.live is None:
         return nullcontext()
-    return part.live.working(cancel=work.cancel)
+    return part.live.working(cancel=lambda: [work.cancel() for work in under_way])
 
 
 def call_said(call: Call) -> dict[str, Any]:
@@ -378,7 +381,8 @@ async def runs_record(peer: Peer, params: RecordParams) -> list[dict[str, Any]]:
         now=params.now,
     )
     async with part.telling:
-        with nullcontext() if part.live is None else part.live.working():
+        # A call may end after its run has: nothing else is taken then.
+        with nullcontext() if part.live is None or part.finished else part.live.working():
             told = asyncio.ensure_future(asyncio.to_thread(teller.tell, params.entries))
             try:
                 return await asyncio.shield(told)
