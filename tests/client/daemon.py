@@ -81,7 +81,7 @@ class Daemon:
         self._thread.join(WAIT_SECONDS)
         self._loop.close()
         gc.collect()
-        assert self._unheard == []
+        assert self._unheard == [], self._unheard
 
     @property
     def address(self) -> str:
