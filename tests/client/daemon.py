@@ -52,6 +52,7 @@ class Daemon:
         *,
         disk: Any = None,
         doorkeeper: Doorkeeper | None = None,
+        path: str | None = None,
         **options: Any,
     ) -> None:
         self.store = store
@@ -61,6 +62,7 @@ class Daemon:
         self.port = 0
         """The same after it was started again."""
         self._disk = disk
+        self._path = path
         self._doorkeeper = doorkeeper or Everybody()
         self._options = options
         self._up = False
@@ -115,7 +117,10 @@ class Daemon:
         self.runtime = await open_runtime(settings, disk=self._disk, **self._options)
         self.service = Service(self.runtime, doorkeeper=self._doorkeeper)
         self.door = ServerDoor(self.runtime, self.service)
-        await self.door.start(Listener(host="127.0.0.1", port=self.port))
+        listeners = [Listener(host="127.0.0.1", port=self.port)]
+        if self._path is not None:
+            listeners.append(Listener(path=self._path))
+        await self.door.start(*listeners)
         self.port = int(self.door.addresses[0].rpartition(":")[2])
         self._up = True
 

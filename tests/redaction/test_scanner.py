@@ -144,7 +144,7 @@ def test_two_hundred_known_values_are_all_found() -> None:
     chance = random.Random(5)
     letters = "abcdefghijkmnpqrstuvwxyz23456789"
     known = {f"TOKEN_{n}": "".join(chance.choices(letters, k=12)) for n in range(200)}
-    redactor = Redactor(KEY, known)
+    redactor = Redactor(KEY, known, ms_max=60_000)  # a busy machine is not what this is about
     values = list(known.values())
     data, hits = kept({"out": " ".join(values), "b64": base64.b64encode(" ".join(values).encode())}, redactor)
     assert not any(value in str(data) for value in values)

@@ -17,6 +17,8 @@ def limit_seconds(timeout: float | None, tool: Tool | None, default: float | Non
         except TypeError:
             makes_sense = False
         if not makes_sense:
-            raise UsageError(f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.")
+            raise UsageError(
+                f"A timeout of {timeout!r} makes no sense.", hint="Give seconds; 0 is none.", field="timeout"
+            )
         return None if timeout in (0, math.inf) else timeout
     return default if tool is None or tool.timeout_seconds is None else tool.timeout_seconds

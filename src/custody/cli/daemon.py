@@ -23,6 +23,7 @@ from custody.records import now_us, rfc3339
 if TYPE_CHECKING:
     from custody.calls.runtime import Runtime
     from custody.doors.server.app import ServerDoor
+    from custody.doors.server.checks import Callers
     from custody.doors.server.listening import Listener
     from custody.journal.disk import Lock
     from custody.rpc.access import Doorkeeper
@@ -65,6 +66,10 @@ class Serving(Struct, frozen=True, kw_only=True):
     store: str
     pid: int
     addresses: list[str]
+    cwd: str
+    """Where tools work."""
+    roots: list[str]
+    """Folders whose files they may touch, and what is below."""
     auth: bool
     token_file: str
     host_token_file: str
@@ -122,20 +127,24 @@ def serving_of(disk: Disk) -> Serving | None:
 # -- from start to end ------------------------------------------------------------------------------------
 
 
-async def serve(settings: "Settings", options: ServeOptions, told: Callable[[Serving], None]) -> None:
-    """Serve until a signal says to stop. `told` hears where, once everybody can come.
+async def serve(
+    settings: "Settings",
+    options: ServeOptions,
+    ready: Callable[[Serving], None],
+    draining: Callable[[int], None],
+) -> None:
+    """Serve until a signal says to stop. `ready` hears where, once everybody can come; `draining` how many
+    requests are under way when it is told to stop.
 
     Raises UsageError, StoreError, NotRecorded before that.
     """
-    from custody.doors.server.checks import Callers
-    from custody.doors.server.listening import parse_address
     from custody.doors.server.notify import Notify
     from custody.rpc.tokens import PLAIN_NAMES, Tokens
     from custody.stores import open_disk
 
     stop = _Stop()
     notify = Notify()
-    listeners = listeners_of(options)
+    listeners, callers = checked(options)
     disk = await asyncio.to_thread(open_disk, settings.store)
     lock = take_store(disk, settings.store)
     try:
@@ -143,14 +152,14 @@ async def serve(settings: "Settings", options: ServeOptions, told: Callable[[Ser
         for name in PLAIN_NAMES:
             await asyncio.to_thread(tokens.ensure, name)
         raise_descriptors(settings.file.serve.connections_max + SPARE_DESCRIPTORS)
-        named = (*options.allowed_hosts, parse_address(options.listen)[0])
-        callers = Callers.of(named, options.allowed_origins)
         async with served(settings, options, disk, doorkeeper_of(tokens, auth=options.auth), callers) as door:
             await door.start(*listeners)
             serving = Serving(
                 store=settings.store,
                 pid=os.getpid(),
                 addresses=door.addresses,
+                cwd=settings.cwd,
+                roots=list(settings.roots),
                 auth=options.auth,
                 token_file=os.path.join(settings.store, PLAIN_NAMES["serve"][0]),
                 host_token_file=os.path.join(settings.store, PLAIN_NAMES["host"][0]),
@@ -158,11 +167,12 @@ async def serve(settings: "Settings", options: ServeOptions, told: Callable[[Ser
             )
             await record(door.runtime, "server.started", _said(serving, callers))
             await asyncio.to_thread(disk.replace, SERVING_FILE, msgspec.json.encode(serving))
-            told(serving)
+            ready(serving)
             notify.tell("READY=1", f"STATUS=Listening on {', '.join(serving.addresses)}")
             beating = asyncio.create_task(notify.beat())
             await stop.asked.wait()
             notify.tell("STOPPING=1", "STATUS=Draining")
+            draining(door.under_way)
             drained = await _drained(door, options.drain_seconds, stop)
             await record(door.runtime, "server.stopped", {"signal": stop.signal, "drained": drained})
             beating.cancel()
@@ -246,9 +256,10 @@ class _Stop:
             self._loop.remove_signal_handler(each)
 
 
-def listeners_of(options: ServeOptions) -> list["Listener"]:
-    """Where to listen. Raises UsageError for what would let in whom nobody meant to."""
-    from custody.doors.server.listening import Listener, Tls, check_reach, parse_address
+def checked(options: ServeOptions) -> tuple[list["Listener"], "Callers"]:
+    """Where to listen, and who may connect. Raises UsageError for what would let in whom nobody meant to."""
+    from custody.doors.server.checks import Callers
+    from custody.doors.server.listening import Listener, Tls, check_reach, check_tls, parse_address
 
     host, port = parse_address(options.listen)
     if (options.tls_cert is None) != (options.tls_key is None):
@@ -256,11 +267,12 @@ def listeners_of(options: ServeOptions) -> list["Listener"]:
     tls = None
     if options.tls_cert is not None and options.tls_key is not None:
         tls = Tls(options.tls_cert, options.tls_key)
+        check_tls(tls)
     check_reach(host, auth=options.auth, tls=tls is not None, insecure=options.insecure)
     found = [Listener(host=host, port=port, tls=tls)]
     if options.socket is not None:
         found.append(Listener(path=os.path.abspath(os.path.expanduser(options.socket))))
-    return found
+    return found, Callers.of((*options.allowed_hosts, host), options.allowed_origins)
 
 
 def doorkeeper_of(tokens: "Tokens", *, auth: bool) -> "Doorkeeper":
@@ -283,6 +295,8 @@ def _said(serving: Serving, callers: Any) -> dict[str, Any]:
     return {
         "addresses": serving.addresses,
         "auth": serving.auth,
+        "cwd": serving.cwd,
+        "roots": serving.roots,
         "allowed_hosts": sorted(callers.hosts),
         "allowed_origins": sorted(callers.origins),
     }

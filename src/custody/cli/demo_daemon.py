@@ -6,6 +6,7 @@ the daemon, kills it and starts it again. Used by `demo`.
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,9 @@ def agent_elsewhere(story: Story, workspace: Path, store: Path) -> None:
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         story.say("  (left out here: it needs  pip install 'custody-runtime[serve]')")
         return
+    logging.getLogger("custody").setLevel(
+        logging.ERROR
+    )  # the client says what it cannot tell: it is meant to
     operator = _Operator(workspace, store)
     address = operator.serve("127.0.0.1:0")
     token = (store / "keys" / "serve.token").read_text().strip()

@@ -115,7 +115,7 @@ def page_of(
     """The hits of one page, and the cursor after them. Raises InvalidInput."""
     check_limit(limit)
     if order not in ("newest", "oldest"):
-        raise InvalidInput(f"{order!r} is no order.", hint="One of: newest, oldest.")
+        raise InvalidInput(f"{order!r} is no order.", hint="One of: newest, oldest.", field="order")
     after = None if cursor is None else decode_cursor(cursor, of, order)
     match = text_match(conditions, text)
     hits = Search(database).page(of, conditions, order, limit + 1, after, match)

@@ -79,8 +79,10 @@ class Stretch(Struct, frozen=True):
 
 def stretches(database: Database, scope: Scope, repeats_min: int) -> tuple[list[Stretch], int, bool]:
     """Where to look, in how many runs, and whether those are all."""
-    if repeats_min < REPEATS_MIN:
-        raise InvalidInput(f"A loop has at least {REPEATS_MIN} repeats, not {repeats_min}.")
+    if not REPEATS_MIN <= repeats_min < 2**63:
+        raise InvalidInput(
+            f"A loop has at least {REPEATS_MIN} repeats, not {repeats_min}.", field="repeats_min"
+        )
     conditions = scope_conditions(database, scope)
     if conditions.nothing:
         return [], 0, True

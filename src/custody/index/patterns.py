@@ -48,8 +48,8 @@ class Alike(Struct, frozen=True):
 def alike(database: Database, filter: CallFilter, count_min: int, limit: int) -> tuple[list[Alike], bool]:
     """The most frequent first, and whether those are all."""
     check_limit(limit)
-    if count_min < 1:
-        raise InvalidInput(f"A pattern is of at least 1 failure, not {count_min}.")
+    if not 1 <= count_min < 2**63:
+        raise InvalidInput(f"A pattern is of at least 1 failure, not {count_min}.", field="count_min")
     conditions = call_conditions(database, filter)
     match = text_match(conditions, filter.text)
     if match is not None:

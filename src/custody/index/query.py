@@ -224,26 +224,28 @@ def check_outcome(outcome: str | None, *, of_run: bool) -> None:
     """Raises InvalidInput for a word that is no outcome."""
     known = ("running", *(RUN_OUTCOMES if of_run else OUTCOMES))
     if outcome is not None and outcome not in known:
-        raise InvalidInput(f"{outcome!r} is no outcome.", hint=f"One of: {', '.join(known)}.")
+        raise InvalidInput(
+            f"{outcome!r} is no outcome.", hint=f"One of: {', '.join(known)}.", field="outcome"
+        )
 
 
 def check_effect(effect: str | None) -> None:
     """Raises InvalidInput for a word that is no effect."""
     if effect is not None and effect not in EFFECTS:
-        raise InvalidInput(f"{effect!r} is no effect.", hint=f"One of: {', '.join(EFFECTS)}.")
+        raise InvalidInput(f"{effect!r} is no effect.", hint=f"One of: {', '.join(EFFECTS)}.", field="effect")
 
 
 def check_attempt(attempt: int) -> int:
     """Raises InvalidInput for a number no attempt can have."""
     if not 1 <= attempt < 2**63:
-        raise InvalidInput(f"Attempts are counted from 1; there is none {attempt}.")
+        raise InvalidInput(f"Attempts are counted from 1; there is none {attempt}.", field="attempt")
     return attempt
 
 
 def check_limit(limit: int) -> int:
     """Raises InvalidInput for a number of items no page can have."""
     if not 1 <= limit <= LIMIT_MAX:
-        raise InvalidInput(f"A page has 1 to {LIMIT_MAX} items, not {limit}.")
+        raise InvalidInput(f"A page has 1 to {LIMIT_MAX} items, not {limit}.", field="limit")
     return limit
 
 
@@ -275,11 +277,14 @@ def decode_cursor(cursor: str, of: str, order: Order) -> Key:
             raise ValueError(key.at_us)
     except (ValueError, msgspec.DecodeError) as error:
         raise InvalidInput(
-            f"{cursor[:80]!r} is no cursor.", hint="Pass back `next` of the page before as it is, or nothing."
+            f"{cursor[:80]!r} is no cursor.",
+            hint="Pass back `next` of the page before as it is, or nothing.",
+            field="cursor",
         ) from error
     if (key.of, key.order) != (of, order):
         raise InvalidInput(
             f"This cursor belongs to a list of {key.of}, {key.order} first.",
             hint=f"This is a list of {of}, {order} first; begin without a cursor.",
+            field="cursor",
         )
     return key

@@ -84,7 +84,7 @@ def last_runs(database: Database, by: str, filter: RunFilter) -> tuple[list[int]
     """Rows of the last run of each agent or name, the latest first, and whether those are all. Raises as
     `runs`."""
     if by not in LAST_OF:
-        raise InvalidInput(f"There is no last run by {by!r}.", hint=f"One of: {', '.join(LAST_OF)}.")
+        raise InvalidInput(f"There is no last run by {by!r}.", hint=f"One of: {', '.join(LAST_OF)}.", field="by")
     conditions = run_conditions(database, _without_text(filter))
     if conditions.nothing:
         return [], True
@@ -98,7 +98,7 @@ def quiet_runs(
 ) -> tuple[list[Quiet], bool]:
     """Runs that have not ended and of which the index knows nothing since then. Raises as `runs`."""
     if silent_us < 0:
-        raise InvalidInput(f"A run is silent for a time, not for {silent_us} µs.")
+        raise InvalidInput(f"A run is silent for a time, not for {silent_us} µs.", field="silent_us")
     before_us = max(0, now_us - silent_us)
     if filter.running is False or filter.outcome not in (None, RUNNING):
         return [], True
@@ -138,5 +138,5 @@ def _unread(database: Database, row: int) -> list[tuple[int, int, int]]:
 
 def _without_text(filter: RunFilter) -> RunFilter:
     if filter.text is not None:
-        raise InvalidInput("This question cannot be asked by text.", hint="Leave the text out.")
+        raise InvalidInput("This question cannot be asked by text.", hint="Leave the text out.", field="text")
     return filter

@@ -127,7 +127,8 @@ def match_expression(text: str) -> str | None:
     """
     if len(text) > QUERY_CHARACTERS_MAX:
         raise InvalidInput(
-            f"The text to search for has {len(text)} characters; at most {QUERY_CHARACTERS_MAX} are possible."
+            f"The text to search for has {len(text)} characters; at most {QUERY_CHARACTERS_MAX} are possible.",
+            field="text",
         )
     # NUL would end the query for SQLite, and a lone surrogate is not text.
     clean = text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
@@ -135,6 +136,7 @@ def match_expression(text: str) -> str | None:
     words = [word for word in found if any(character.isalnum() for character in word)]
     if len(words) > QUERY_WORDS_MAX:
         raise InvalidInput(
-            f"The text to search for has {len(words)} words; at most {QUERY_WORDS_MAX} are possible."
+            f"The text to search for has {len(words)} words; at most {QUERY_WORDS_MAX} are possible.",
+            field="text",
         )
     return " AND ".join('"' + word.replace('"', " ") + '"' for word in words) or None

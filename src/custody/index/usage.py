@@ -83,7 +83,7 @@ def usage(database: Database, by: str, scope: Scope, limit: int) -> UsageReport:
     for both, one that asked for none for None. Of a run are its own steps, not its children's."""
     key = _KEYS.get(by)
     if key is None:
-        raise InvalidInput(f"Nothing is added up by {by!r}.", hint=f"One of: {', '.join(_KEYS)}.")
+        raise InvalidInput(f"Nothing is added up by {by!r}.", hint=f"One of: {', '.join(_KEYS)}.", field="by")
     check_limit(limit)
     rows = _grouped(database, key, scope, limit + 1)
     (total,) = _grouped(database, _EVERYTHING, scope, 1) or [(None, *NOTHING)]

@@ -213,6 +213,10 @@ class LiveRuns:
         if not 0 < len(run_id) <= ID_CHARACTERS_MAX:
             return None
         live = self.find_live(run_id, whose)
+        if live is not None and whose is None and live.handle.id != run_id and _is_own_id(run_id):
+            # A key may spell another's id, on purpose too: the run whose id it is goes first.
+            run = await self.in_thread(self._on_record, run_id, None)
+            live = live if run is None or run.id != run_id else None
         if live is not None:
             return Known(live.id, live.handle.run_id, self.as_recorded(live.agent), live.over, live)
         agents = None if whose is None else sorted({self.as_recorded(agent) for agent in whose})
@@ -223,10 +227,8 @@ class LiveRuns:
 
     def find_live(self, run_id: str, whose: Collection[str] | None) -> LiveRun | None:
         """Only among those that are worked on here."""
-        for live in reversed(self._by_id.get(run_id, ())):
-            if whose is None or live.agent in whose:
-                return live
-        return None
+        found = [live for live in self._by_id.get(run_id, ()) if whose is None or live.agent in whose]
+        return max(found, key=lambda live: live.handle.id == run_id, default=None)
 
     def _on_record(self, run_id: str, agents: list[str] | None) -> Run | None:
         index = self.runtime.index

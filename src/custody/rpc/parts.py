@@ -193,7 +193,7 @@ def parts_of(service: Service) -> Parts:
 
 def no_part() -> NotFound:
     """The same words for one that is not there and for one of somebody else."""
-    return NotFound("There is no such part in a run.")
+    return NotFound("This run is not open here: it has ended, or the daemon was started again.")
 
 
 def _is_hex(text: str) -> bool:

@@ -89,9 +89,17 @@ def checked(policy: Policy) -> Policy:
             )
     if policy.rule == "require_state" and policy.value is msgspec.UNSET:
         raise InvalidInput("A policy of the kind require_state needs a value.", field="value")
-    if policy.value is not msgspec.UNSET and len(msgspec.json.encode(policy.value)) > POLICY_VALUE_BYTES_MAX:
+    if policy.value is not msgspec.UNSET and _value_bytes(policy.value) > POLICY_VALUE_BYTES_MAX:
         raise InvalidInput(f"The value is longer than {POLICY_VALUE_BYTES_MAX} bytes.", field="value")
     return policy
+
+
+def _value_bytes(value: Any) -> int:
+    """No state holds an integer beyond 64 bits, and no record's leaf does. Raises InvalidInput."""
+    try:
+        return len(msgspec.json.encode(value))
+    except OverflowError:
+        raise InvalidInput("The value has an integer beyond 64 bits.", field="value") from None
 
 
 class Policies:

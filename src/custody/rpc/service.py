@@ -92,6 +92,11 @@ class Service:
         _services[runtime] = self
         runtime.closing.insert(0, self._forget)
 
+    @property
+    def under_way(self) -> int:
+        """Requests being worked on."""
+        return sum(len(peer.tasks) for peer in list(self.peers.values()))
+
     async def drain(self, seconds: float) -> bool:
         """Take no further requests and let those under way end; False where some had not by then."""
         self.draining = True

@@ -1,7 +1,7 @@
 """What of the record a peer may see, and how it is shown to it.
 
 Owns the rule: operators, auditors and hosts see everything, an agent what is its own, and to it the rest does
-not exist: the same answers as for what never was. Used by `methods.audit`.
+not exist: the same answers as for what never was. Used by `methods.audit` and `methods.calls`.
 """
 
 import asyncio
@@ -23,6 +23,10 @@ ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """Of one answer as JSON: it is held for as long as its reader takes."""
 
 PART_MAX = 1_000  # calls or steps of a run in one answer, as of any list
+
+OWN_DIGITS_MIN = 8
+"""Of the beginning of an id by which an agent finds what is its own. Fewer are shared with what is not, so
+whether they suffice would tell of that; among so many no store has two that begin alike."""
 
 F = TypeVar("F", CallFilter, RunFilter, EventFilter, Scope)
 T = TypeVar("T")
@@ -63,37 +67,75 @@ async def narrowed(peer: Peer, given: F) -> F:
     return structs.replace(given, **fields)
 
 
+Seen = Run | Call | StepView
+Find = Callable[[Index, str], Seen]
+"""One of the ways in which the index finds one thing by a text."""
+
+
 async def own_run(peer: Peer, text: str) -> Run:
     """A run by what `Index.run` finds it by. Raises NotFound, Ambiguous."""
-    found: Any = await own(peer, lambda index: index.run(text))
-    return found
+    return await own(peer, text, lambda index, text: index.run(text), named=True)
 
 
 async def own_call(peer: Peer, text: str, *, details: bool = False) -> Call:
     """A call by its id or the beginning of it. Raises NotFound, Ambiguous."""
-    found: Any = await own(peer, lambda index: index.call(text, details=details))
-    return found
+    return await own(peer, text, lambda index, text: index.call(text, details=details))
 
 
-async def own(peer: Peer, find: Callable[[Index], Run | Call | StepView]) -> Any:
-    """One thing; what is not the peer's to see is not there. Raises NotFound, Ambiguous."""
+async def own_step(peer: Peer, text: str) -> StepView:
+    """A step by its id or the beginning of it. Raises NotFound, Ambiguous."""
+    return await own(peer, text, lambda index, text: index.step(text))
+
+
+async def own(peer: Peer, text: str, find: Find | None = None, *, named: bool = False) -> Any:
+    """One thing, a run by its name too; without `find` whatever it is.
+
+    What is not the peer's to see is not there: not as the latest, not under the same name, and not as one
+    more whose id begins so. Raises NotFound, Ambiguous.
+    """
+    look = find or (lambda index, text: index.find(text))
+    if peer.access.reads_everything:
+        return await ask(peer, lambda index: look(index, text))
+    found = await _own_named(peer, text) if named or find is None else None
+    if found is not None:
+        return found
+    if len(text) < OWN_DIGITS_MIN:
+        raise nothing_here()
+    mine = [one for one in await ask(peer, lambda index: _candidates(index, look, text)) if _is_own(peer, *one)]
+    if len(mine) != 1:
+        raise nothing_here()
+    return mine[0][0]
+
+
+async def _own_named(peer: Peer, text: str) -> Run | None:
+    """The newest of its runs that has this name, or the newest of all."""
+    asked = RunFilter() if text in LATEST else RunFilter(name=text)
+    filters = [structs.replace(asked, agent=peer.service.live.as_recorded(one)) for one in peer.agents]
+    pages = [await ask(peer, lambda index, one=one: index.runs(one, 1).items) for one in filters]
+    if peer.agent is None:  # what names no agent cannot be asked for
+        pages.append(await ask(peer, lambda index: index.runs(asked, LIMIT_MAX).items))
+    found = [run for page in pages for run in page if is_mine(peer, run.agent)]
+    return max(found, key=lambda run: (run.started_at, run.id), default=None)
+
+
+def _candidates(index: Index, find: Find, text: str) -> list[tuple[Seen, str | None]]:
+    """What has this id or an id that begins so, each with the agent it is of. In a thread."""
     try:
-        found = await ask(peer, find)
-        if peer.access.reads_everything or await _is_own(peer, found):
-            return found
-    except (NotFound, Ambiguous):
-        if peer.access.reads_everything:
-            raise
-    raise NotFound("Nothing here has that id.")
+        found = [find(index, text)]
+    except NotFound:
+        return []
+    except Ambiguous as error:
+        found = [find(index, one) for one in error.details["candidates"]]
+    return [(one, index.run(one.run_id).agent if isinstance(one, StepView) else one.agent) for one in found]
 
 
-async def _is_own(peer: Peer, found: Run | Call | StepView) -> bool:
-    if isinstance(found, Call) and found.connection == peer.connection:
-        return True
-    if isinstance(found, StepView):
-        run_id = found.run_id
-        return is_mine(peer, (await ask(peer, lambda index: index.run(run_id))).agent)
-    return is_mine(peer, found.agent)
+def _is_own(peer: Peer, found: Seen, agent: str | None) -> bool:
+    return (isinstance(found, Call) and found.connection == peer.connection) or is_mine(peer, agent)
+
+
+def nothing_here() -> NotFound:
+    """The same words for what is not there and for what is somebody else's."""
+    return NotFound("Nothing here has that id.")
 
 
 def said(found: Any) -> dict[str, Any]:

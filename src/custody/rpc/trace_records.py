@@ -158,7 +158,7 @@ def _told_afterwards(call: Call) -> bool:
 
 
 def _verbatim(value: Any) -> Any:
-    """As JSON said it: the record marks integers beyond 64 bits, and JSON has no such bound."""
+    """As JSON said it: the record marks integers beyond 64 bits, and mappings that look like a mark."""
     if isinstance(value, list):
         return [_verbatim(item) for item in cast("list[Any]", value)]
     if not isinstance(value, dict):
@@ -166,6 +166,11 @@ def _verbatim(value: Any) -> Any:
     named = cast("dict[str, Any]", value)
     if named.get("$type") == "int" and isinstance(named.get("value"), str):
         return int(named["value"], 0)
+    if named.get("$type") == "mapping" and isinstance(named.get("items"), list):
+        pairs: list[Any] = named["items"]
+        said = {name: _verbatim(item) for name, item in pairs if isinstance(name, str)}
+        if len(said) == len(pairs):  # else two names became one token, or a name was no text
+            return said
     return {name: _verbatim(item) for name, item in named.items()}
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from custody.calls.runtime import Runtime
 from custody.doors.server.checks import Callers, Refusal, bearer, headers_of
 from custody.doors.server.events_stream import EventStreams
-from custody.doors.server.http import HttpDoor
+from custody.doors.server.http import WEBSOCKET_PATHS, HttpDoor
 from custody.doors.server.listening import Listener, Listening
 from custody.doors.server.protocols import HEAD_SECONDS_MAX, STALLED_SECONDS_MAX, Occupancy
 from custody.doors.server.replies import refusal_reply
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from custody.index import Index
 
 log = logging.getLogger("custody")
-
-PATHS = ("/", "/rpc")
-"""Where the WebSocket is."""
 
 TOKENS_SECONDS = 1.0
 """How soon a connection hears that its token was revoked."""
@@ -96,6 +93,11 @@ class ServerDoor:
     def addresses(self) -> list[str]:
         """Where it listens: `ws://127.0.0.1:9100`, `unix:///run/user/1000/custody/serve.sock`."""
         return list(self._listening.addresses)
+
+    @property
+    def under_way(self) -> int:
+        """Requests being worked on."""
+        return self._service.under_way
 
     # -- its life -------------------------------------------------------------------------------------------
 
@@ -167,7 +169,7 @@ class ServerDoor:
         return access, None if access is not None else WRONG_TOKEN
 
     def _refuse_websocket(self, scope: Any) -> Refusal | None:
-        if scope["path"] not in PATHS:
+        if scope["path"] not in WEBSOCKET_PATHS:
             return NO_PATH
         return DRAINING if self._service.draining else None
 

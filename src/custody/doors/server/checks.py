@@ -5,14 +5,25 @@ page's request to this machine's loopback, also under a foreign name that resolv
 """
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
+from custody.errors import UsageError
+
 Send = Callable[[Any], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
+
+NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", re.ASCII)
+ORIGIN = re.compile(
+    r"(?P<site>(?P<scheme>[a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\]))(?P<port>:\d{1,5})?/?", re.ASCII
+)
+"""RFC 6454, 6.2; of any scheme, because browser extensions have their own."""
+
+USUAL_PORTS = frozenset({("http", ":80"), ("https", ":443")})
 
 FROM_ANOTHER_SITE = frozenset({b"cross-site", b"same-site"})
 """Values of `Sec-Fetch-Site`, which browsers send also where they send no `Origin`: an image, a form."""
@@ -37,11 +48,8 @@ class Callers(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, hosts: Iterable[str], origins: Iterable[str]) -> "Callers":
-        """As an operator writes them."""
-        return cls(
-            hosts=frozenset(host.lower().rstrip(".").strip("[]") for host in hosts),
-            origins=frozenset(origin.lower().rstrip("/") for origin in origins),
-        )
+        """As an operator writes them. Raises UsageError for what no request can say."""
+        return cls(hosts=frozenset(map(_name, hosts)), origins=frozenset(map(_origin, origins)))
 
     def refuse(self, headers: Mapping[bytes, bytes], *, by_name: bool) -> Refusal | None:
         """None for a request that may be looked at. `by_name`: over TCP, where a name led here."""
@@ -83,6 +91,33 @@ class Callers(Struct, frozen=True, kw_only=True):
     def _is_ours(self, host: str) -> bool:
         name = host_name(host)
         return name is not None and (name in self.hosts or is_loopback(name))
+
+
+def _name(host: str) -> str:
+    name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    if not NAME.fullmatch(name) and not _is_address(name):
+        raise UsageError(
+            f"{host!r} is no name of a host.",
+            hint="Write ledger.example or an address, with neither scheme nor port.",
+        )
+    return name
+
+
+def _origin(page: str) -> str:
+    """As browsers write it: without the port that its scheme has anyway."""
+    found = ORIGIN.fullmatch(page.lower())
+    if found is None:
+        raise UsageError(f"{page!r} is no origin of a web page.", hint="Write https://console.example.")
+    port = found["port"] or ""
+    return found["site"] + ("" if (found["scheme"], port) in USUAL_PORTS else port)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _shared(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Generator
 from typing import Any
@@ -22,6 +24,10 @@ from custody.doors.server.protocols import Occupancy, bounds_of, protocols_for
 from custody.errors import StoreUnusable, UsageError
 
 PROBE_SECONDS = 1.0  # a daemon that lives takes a connection on its own machine at once
+ADDRESS = re.compile(
+    r"(?:\[(?P<six>[0-9a-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[\w.-]+)):(?P<port>\d{1,5})", re.I | re.A
+)
+PORT_MAX = 65_535
 START_SECONDS = 10.0
 CLOSE_SECONDS = 5.0  # closing frames and last answers; then connections are cut
 
@@ -44,11 +50,12 @@ class Listener(Struct, frozen=True, kw_only=True):
 
 def parse_address(listen: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, `[::1]:PORT`. Raises UsageError."""
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        raise UsageError(f"{listen!r} is no address to listen on.", hint="Write HOST:PORT: 127.0.0.1:9100.")
-    return host, int(port)
+    found = ADDRESS.fullmatch(listen)
+    if found is None or int(found["port"]) > PORT_MAX:
+        raise UsageError(
+            f"{listen!r} is no address to listen on.", hint="Write HOST:PORT: 127.0.0.1:9100, [::1]:9100."
+        )
+    return found["six"] or found["name"], int(found["port"])
 
 
 class Listening:
@@ -175,7 +182,8 @@ def bind_port(listener: Listener) -> tuple[socket.socket, str]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"{host!r} is no address of this machine: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{host!r} is no address of this machine: {why}.") from error
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -252,6 +260,23 @@ def _clear(path: str) -> None:
     raise StoreUnusable(
         f"Another program listens on {path}.", hint="Name another with --socket PATH, or use that daemon."
     )
+
+
+def check_tls(tls: Tls) -> None:
+    """A server could be started with these. Raises UsageError naming the file, before anything is served."""
+    for what, path in (("certificate", tls.certificate), ("key", tls.key)):
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise UsageError(f"The {what} {path} cannot be read: {error.strerror}.") from error
+    try:  # with a password, even a wrong one, nobody is asked for it at a terminal that may not be there
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password=str)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{tls.certificate} and {tls.key} are no certificate and its key: {why}.",
+            hint="Both are PEM files, the key without a password.",
+        ) from error
 
 
 def check_reach(host: str, *, auth: bool, tls: bool, insecure: bool) -> None:

@@ -85,7 +85,7 @@ class _Counted(Collector):
         yield GaugeMetricFamily(
             "custody_requests_in_flight",
             "Requests being worked on.",
-            sum(len(peer.tasks) for peer in list(self._service.peers.values())),
+            self._service.under_way,
         )
         for name, words, value in (
             ("callbacks", "Requests to peers.", counters.callbacks),

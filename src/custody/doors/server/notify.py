@@ -7,9 +7,12 @@ Used by `custody serve`.
 import asyncio
 import contextlib
 import os
-import shlex
+import re
 import socket
 from collections.abc import Mapping
+
+PLAIN = re.compile(r"[\w%+,./:=@~-]+")
+"""A word of a unit that needs no quotes."""
 
 
 class Notify:
@@ -37,9 +40,10 @@ class Notify:
             await asyncio.sleep(self._period_seconds / 2)
 
 
-def unit_text(command: list[str], drain_seconds: float) -> str:
+def unit_text(command: list[str], drain_seconds: float, environment: Mapping[str, str]) -> str:
     """A user unit that runs this command, for `~/.config/systemd/user/custody.service`."""
-    line = " ".join(shlex.quote(word).replace("%", "%%").replace("$", "$$") for word in command)
+    line = " ".join(_quoted(word).replace("$", "$$") for word in command)
+    variables = "".join(f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items())
     return f"""\
 [Unit]
 Description=Custody: guards and records the acts of agents
@@ -47,7 +51,7 @@ Documentation=https://pypi.org/project/custody-runtime/
 
 [Service]
 Type=notify
-ExecStart={line}
+{variables}ExecStart={line}
 # The daemon ends what it started itself, and seals the store.
 KillMode=mixed
 TimeoutStopSec={round(drain_seconds) + 30}
@@ -60,3 +64,9 @@ NoNewPrivileges=yes
 [Install]
 WantedBy=default.target
 """
+
+
+def _quoted(word: str) -> str:
+    """systemd.syntax(7): one word, in which `%` begins no specifier."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return escaped if PLAIN.fullmatch(word) else f'"{escaped}"'

@@ -33,6 +33,7 @@ from custody.rpc.sight import (
     own,
     own_call,
     own_run,
+    own_step,
     said,
 )
 
@@ -163,7 +164,7 @@ async def audit_run(peer: Peer, params: IdParams) -> dict[str, Any]:
 @method("audit.step")
 async def audit_step(peer: Peer, params: IdParams) -> dict[str, Any]:
     """One step."""
-    return said(await own(peer, lambda index: index.step(params.id)))
+    return said(await own_step(peer, params.id))
 
 
 class FoundOne(Struct, frozen=True, kw_only=True):
@@ -177,7 +178,7 @@ class FoundOne(Struct, frozen=True, kw_only=True):
 @method("audit.find")
 async def audit_find(peer: Peer, params: IdParams) -> FoundOne:
     """The run, call or step that has this id, beginning of one, or name."""
-    found: Any = await own(peer, lambda index: index.find(params.id))
+    found: Any = await own(peer, params.id)
     kind = {Run: "run", Call: "call", StepView: "step"}[type(found)]
     return FoundOne(kind=kind, found=said(found))
 

@@ -27,6 +27,7 @@ from custody.rpc.live_run import LiveRun
 from custody.rpc.method import HANDLER_SECONDS, method
 from custody.rpc.parts import Part, parts_of
 from custody.rpc.peer import Peer
+from custody.rpc.sight import nothing_here, own, own_run
 from custody.rpc.spoken import heard, spoken
 from custody.rpc.telling import AnyEntry, Teller
 
@@ -40,6 +41,9 @@ ENTRIES_MAX = 256
 """Told in one request: they are recorded one after the other, in one thread."""
 
 NAME_CHARACTERS_MAX = 256
+
+TIMEOUT_SECONDS_MAX = 30 * 24 * 3600.0
+"""Of one call; who waits for longer asks for no deadline."""
 
 
 # -- guarded calls --------------------------------------------------------------------------------------
@@ -82,6 +86,8 @@ async def calls_make(peer: Peer, params: MakeParams) -> dict[str, Any]:
     part = None if params.part is None else parts.of(peer, params.part)
     if params.key is not None and len(params.key) > KEY_CHARACTERS_MAX:
         raise InvalidInput(f"key has at most {KEY_CHARACTERS_MAX} characters.", field="key")
+    if params.timeout is not None and params.timeout > TIMEOUT_SECONDS_MAX:
+        raise InvalidInput(f"timeout is at most {TIMEOUT_SECONDS_MAX:.0f} seconds; 0 is none.", field="timeout")
     under_way: list[asyncio.Task[Call]] = []
     try:
         with _in_flight(part, under_way):
@@ -193,24 +199,11 @@ async def calls_cancel(peer: Peer, params: CancelParams) -> Cancelled:
 
 
 async def _found(peer: Peer, target: str) -> Run | Call:
-    """What may be cancelled; to anybody else it does not exist."""
-    try:
-        found = await asyncio.to_thread(peer.service.runtime.index.find, target)
-    except Ambiguous:
-        if peer.access.reads_everything:
-            raise
-        raise NotFound("Nothing here has that id.") from None
-    except NotFound:
-        raise NotFound("Nothing here has that id.") from None
-    if not isinstance(found, Run | Call) or not (
-        peer.access.reads_everything or is_mine(peer, found.agent) or _of_connection(peer, found)
-    ):
-        raise NotFound("Nothing here has that id.")
+    """What may be cancelled; to anybody else it does not exist. Raises NotFound, Ambiguous."""
+    found = await own(peer, target)
+    if not isinstance(found, Run | Call):
+        raise nothing_here()
     return found
-
-
-def _of_connection(peer: Peer, found: Run | Call) -> bool:
-    return isinstance(found, Call) and found.connection == peer.connection
 
 
 # -- runs -----------------------------------------------------------------------------------------------
@@ -337,12 +330,25 @@ async def runs_named(peer: Peer, params: BeginParams) -> Begun:
     name = params.name if peer.access.agent is None else f"{peer.access.agent}/{params.name}"
 
     async def begin() -> tuple[RunHandle, LiveRun | None]:
-        options = params.options(agent)
-        return _strict(await peer.service.runtime.named_run(name, params.intent, **options)), None
+        # Where somebody else's run has the name there is another of it, so that nobody learns of that run.
+        for called in (name, f"{agent or ''}/{params.name}"):
+            said = params.options(agent)
+            handle = await peer.service.runtime.named_run(called, params.intent, **said)
+            if await _takes_part(peer, handle):
+                return _strict(handle), None
+        raise no_such_run()
 
     part = await parts_of(peer.service).take(peer, params.key, begin)
     run = await _run_of(peer, part.handle.id)
-    return _begun(part, run.intent, run.name)
+    return _begun(part, run.intent, params.name)
+
+
+async def _takes_part(peer: Peer, handle: RunHandle) -> bool:
+    try:
+        await _run_of(peer, handle.id)
+    except NotFound:
+        return False
+    return True
 
 
 class RejoinParams(Struct, frozen=True, kw_only=True):
@@ -478,7 +484,7 @@ def _begun(part: Part, intent: str | None, name: str | None) -> Begun:
 async def _run_of(peer: Peer, text: str) -> Run:
     """A run that the peer may take part in; to anybody else it does not exist. Raises NotFound."""
     try:
-        found = await asyncio.to_thread(peer.service.runtime.index.run, text)
+        found = await own_run(peer, text)
     except (NotFound, Ambiguous):
         raise no_such_run() from None
     if not is_mine(peer, found.agent):
