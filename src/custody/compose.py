@@ -311,8 +311,9 @@ TOKEN_VARIABLES = ("CUSTODY_TOKEN", "CAR_AUTH_TOKEN")
 """Where a token is looked for; the second is what agents of the other system have. Blank is unset."""
 
 
-def daemon_token(address: "Address", store: str | None = None) -> str | None:
-    """The token for a daemon: of the environment, else of the store on this machine; never sent elsewhere."""
+def daemon_token(address: "Address", store: str | None = None, path: str | None = None) -> str | None:
+    """The token for a daemon: of the environment, else of the store on this machine (that for agents, or the
+    one in `path`); never sent elsewhere."""
     for name in TOKEN_VARIABLES:
         if said := os.environ.get(name, "").strip():
             return said
@@ -321,7 +322,7 @@ def daemon_token(address: "Address", store: str | None = None) -> str | None:
     from custody.rpc.tokens import SERVE_TOKEN
 
     try:
-        kept = RealDisk(load_settings(store=store).store, create=False).read_all(SERVE_TOKEN)
+        kept = RealDisk(load_settings(store=store).store, create=False).read_all(path or SERVE_TOKEN)
     except (CustodyError, OSError):
         return None  # there is no store here, or it is somebody else's
     return None if kept is None else kept.decode("ascii", "replace").strip() or None

@@ -21,6 +21,10 @@ import websockets
 from tests.cli.conftest import Program, eventually
 from tests.doors.daemons import Daemon, daemon
 
+from custody.cli.daemon import Serving
+from custody.cli.serve import ready_lines
+
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0
 
 
@@ -56,10 +60,15 @@ def events_of(served: Daemon, name: str) -> list[dict[str, Any]]:
 
 
 def test_it_says_where_it_listens_and_where_the_token_lies_and_stops_in_order(folder: Path):
-    with daemon(folder) as served:
+    work = folder / "their work"
+    work.mkdir()
+    with daemon(folder, "--cwd", str(work), "--root", "/usr") as served:
         assert set(served.said) == {
-            "store", "pid", "addresses", "auth", "token_file", "host_token_file", "started_at", "export",
+            "store", "pid", "addresses", "cwd", "roots", "auth", "token_file", "host_token_file",
+            "started_at", "export",
         }  # fmt: skip
+        assert served.said["cwd"] == str(work)
+        assert {str(work), "/usr"} <= set(served.said["roots"])
         assert served.said["export"] == f"export CAR_AUTH_TOKEN=$(cat {served.said['token_file']})"
         assert stat.S_IMODE(os.stat(served.said["token_file"]).st_mode) == 0o600
         token = token_of(served)
@@ -69,6 +78,9 @@ def test_it_says_where_it_listens_and_where_the_token_lies_and_stops_in_order(fo
             async with websockets.connect(served.url) as connection:
                 assert (await ask(connection, "session.auth", {"token": token}))["result"]["ok"]
                 assert (await ask(connection, "state.keys"))["result"] == []
+                assert await printed(connection, ["pwd"]) == f"{work}\n"
+                assert await printed(connection, ["pwd"], cwd="/usr") == "/usr\n"
+                assert await printed(connection, ["pwd"], cwd="/etc") is None
             async with websockets.connect(served.url) as wrong:
                 assert "error" in await ask(wrong, "session.auth", {"token": token[:-1] + "x"})
 
@@ -77,11 +89,38 @@ def test_it_says_where_it_listens_and_where_the_token_lies_and_stops_in_order(fo
         assert second[0] == 2
         assert str(served.said["pid"]) in second[1]["error"]["message"]
         assert served.url in second[1]["error"]["message"]
+        _, looked = served.run("doctor")
+        (found,) = (finding for finding in looked["findings"] if finding["name"] == "daemon")
+        assert found["text"] == f"process {served.said['pid']} at {served.url}"
     assert served.run("verify")[0] == 0
     (started,), (stopped,) = events_of(served, "server.started"), events_of(served, "server.stopped")
     assert started["payload"]["data"]["addresses"] == served.said["addresses"]
+    assert started["payload"]["data"]["roots"] == served.said["roots"]
     assert stopped["payload"]["data"] == {"signal": "SIGTERM", "drained": True}
     assert token not in json.dumps(started)
+    assert served.complaints() == ""
+
+
+async def printed(connection: websockets.ClientConnection, argv: list[str], **where: str) -> str | None:
+    """What a command printed, in a call of its own."""
+    made = await ask(connection, "calls.make", {"tool": "exec", "arguments": {"argv": argv}, **where})
+    result: dict[str, Any] | None = made["result"]["result"]
+    return None if result is None else result["stdout"]
+
+
+def test_what_it_says_is_what_the_documents_show():
+    """The README and the how-to, which newcomers compare with what they see."""
+    store = "/home/ada/.local/share/custody"
+    said = ready_lines(
+        Serving(
+            store=store, pid=4242, addresses=["ws://127.0.0.1:9100", "unix:///run/user/1000/custody/serve.sock"],
+            cwd="/home/ada/shop", roots=["/home/ada/shop", "/tmp"], auth=True,
+            token_file=f"{store}/keys/serve.token", host_token_file="", started_at="",
+        )
+    )  # fmt: skip
+    shown = "\n".join(["```", "$ custody serve", *said, "```"])
+    for page in ("README.md", "docs/how-to/serve.md"):
+        assert shown in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.long
@@ -147,6 +186,7 @@ def test_the_second_signal_does_not_wait_and_what_was_under_way_is_on_the_record
         with httpx.Client(base_url=served.url.replace("ws", "http", 1)) as client:
             eventually(lambda: nobody_is_let_in(client))
         assert served.process.poll() is None
+        assert "one request is under way and may take 60 s" in served.complaints()
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(WAIT_SECONDS) == 0
         thread.join()
@@ -173,11 +213,18 @@ def nobody_is_let_in(client: httpx.Client) -> bool:
     [
         (["--listen", "0.0.0.0:0", "--no-auth"], "--no-auth"),
         (["--listen", "0.0.0.0:0"], "in the clear"),
-        (["--listen", "nowhere"], "HOST:PORT"),
+        (["--listen", ""], "HOST:PORT"),
+        (["--socket", ""], "--no-socket"),
+        (["--drain", "none"], "a bound"),
+        (["--cwd", "/no/such/folder"], "is no folder"),
+        (["--root", "/no/such/folder"], "is no folder"),
+        (["--allow-origin", "*"], "is no origin"),
+        (["--systemd-unit", "--allow-host", "https://x"], "is no name of a host"),
         (["--listen", "127.0.0.1:70000"], "address"),
         (["--listen", "198.51.100.7:0", "--insecure"], "cannot be listened on"),
         (["--listen", "127.0.0.1:0", "--tls-cert", "x"], "key"),
-        (["--listen", "127.0.0.1:0", "--tls-cert", "no", "--tls-key", "no", "--no-socket"], "certificate"),
+        (["--tls-cert", "no", "--tls-key", "no"], "/no cannot be read: No such file"),
+        (["--tls-cert", "/dev/null", "--tls-key", "/dev/null"], "no certificate and its key. Both are PEM"),
         (["--socket", "x", "--no-socket"], "exclude"),
         (["--listen", "127.0.0.1:0", "--socket", "/dev/null"], "no socket"),
         (["--listen", "127.0.0.1:0", "--socket", "/" + "x" * 200 + "/y"], "cannot be made"),
@@ -216,11 +263,17 @@ def test_without_its_packages_it_names_the_line_that_installs_them(custody: Prog
 
 
 def test_a_unit_for_systemd_starts_what_was_asked_for(custody: Program):
-    done = custody("serve", "--systemd-unit", "--listen", "127.0.0.1:7", "--allow-host", "a b%")
+    (custody.work / 'a "b%').mkdir()
+    done = custody(
+        "serve", "--systemd-unit", "--listen", "127.0.0.1:7", "--allow-host", "ledger.example",
+        "--root", 'a "b%', CUSTODY_CONFIG=str(custody.settings),
+    )  # fmt: skip
     lines = done.out.splitlines()
     (start,) = (line for line in lines if line.startswith("ExecStart="))
-    assert f"{sys.executable} -m custody serve --store {custody.store} --listen 127.0.0.1:7" in start
-    assert "'a b%%'" in start
+    assert f"{sys.executable} -m custody serve --store {custody.store} --cwd {custody.work} " in start
+    assert "--listen 127.0.0.1:7" in start
+    assert f'--root "{custody.work}/a \\"b%%"' in start
+    assert f"Environment=CUSTODY_CONFIG={custody.settings}" in lines
     assert "Type=notify" in lines
     assert "KillMode=mixed" in lines
 

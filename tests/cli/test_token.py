@@ -1,9 +1,11 @@
 """`custody token`: made, shown once, listed without being told, and ended; each on the record."""
 
 import json
+import re
 import stat
 from typing import Any
 
+import pytest
 from tests.cli.conftest import Program
 
 
@@ -56,7 +58,41 @@ def test_what_cannot_be_done_is_said(custody: Program):
     assert custody("token", "create", "eve", "--role", "root", "--json").code == 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--agent", ""], ["--agent", "a\nb"], ["--agent", "a" * 257], ["--tools", ""], ["--tools", ", ,"],
+        ["--tools", "rm -rf"], ["--methods", "proposal.submitt"], ["--expires", "99999999999d"],
+    ],
+)  # fmt: skip
+def test_a_token_that_nobody_can_have_meant_is_not_made(custody: Program, options: list[str]):
+    """An empty variable in a script must not make a token for everybody."""
+    made = custody("token", "create", "ada", *options, "--json")
+    assert (made.code, set(made.json)) == (2, {"error"})
+    assert "bug" not in made.json["error"]["message"]
+
+
+def test_the_list_says_what_a_token_is_good_for(custody: Program):
+    custody("token", "create", "ada", "--agent", "ada", "--tools", "echo", "--methods", "runs.list,state.get")
+    row = custody("token", "list").out.splitlines()[1]
+    assert re.split("  +", row) == ["ada", "agent", "ada", "echo", "runs.list, state.get", "never"]
+
+
+def test_a_store_is_not_made_in_order_to_end_a_token(custody: Program):
+    for words in (["revoke", "ada"], ["renew"]):
+        ended = custody("token", *words, "--json", "--store", str(custody.work / "other"))
+        assert (ended.code, ended.json["error"]["type"]) == (2, "StoreUnusable")
+    assert not (custody.work / "other").exists()
+
+
+def test_a_group_alone_shows_its_help(custody: Program):
+    done = custody("token")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: custody token")
+
+
 def test_the_daemons_token_is_not_on_the_record_even_where_a_command_prints_it(custody: Program):
+    custody("init")
     custody("token", "renew")
     file = custody.store / "keys" / "serve.token"
     token = file.read_text().strip()

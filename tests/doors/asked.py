@@ -75,6 +75,7 @@ def staged(folder: Path) -> Generator[Stage]:
         tokens = Tokens(MemoryDisk())
         made = {role: token_of(tokens, f"an-{role}", role) for role in ROLES}
         made |= {"ada": token_of(tokens, "ada", "agent", "ada"), "nobody": "not-a-token"}
+        made["methods"], _ = tokens.create("some", print, role="auditor", methods=["audit.runs"])
         options = {
             "doorkeeper": TokenDoor(tokens.known),
             "callers": Callers.of([], [PAGE]),

@@ -3,6 +3,8 @@
 import pytest
 
 from custody.doors.server.checks import Callers, bearer, headers_of, host_name
+from custody.doors.server.listening import parse_address
+from custody.errors import UsageError
 
 CALLERS = Callers.of(["Ledger.example.", "[2001:db8::1]"], ["https://Console.example/"])
 
@@ -93,3 +95,51 @@ def test_a_token_is_what_follows_bearer(value: bytes, token: str | None):
 
 def test_a_name_is_read_without_its_port():
     assert [host_name(text) for text in ("A:1", "[::1]:1", "a.", ":1", "")] == ["a", "::1", "a", None, None]
+
+
+@pytest.mark.parametrize(
+    "host", ["", "*", "https://ledger.example", "ledger.example:9100", "a b", "a/b", "[::1", ".", "*.example"]
+)
+def test_a_name_that_no_request_can_say_is_refused_at_once(host: str):
+    with pytest.raises(UsageError, match="no name of a host"):
+        Callers.of([host], [])
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["", "*", "null", "console.example", "https://", "https://*.example", "https://a/b", "https://a:x"],
+)
+def test_a_page_that_no_browser_can_name_is_refused_at_once(page: str):
+    with pytest.raises(UsageError, match="no origin"):
+        Callers.of([], [page])
+
+
+def test_a_page_is_known_by_the_name_browsers_give_it():
+    callers = Callers.of(
+        [], ["HTTPS://console.example:443/", "http://localhost:3000", "chrome-extension://abc"]
+    )
+    assert callers.origins == {"https://console.example", "http://localhost:3000", "chrome-extension://abc"}
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "", "nowhere", "9100", ":9100", "127.0.0.1", "127.0.0.1:", "127.0.0.1:-1", "127.0.0.1:70000",
+        "127.0.0.1:9x", "::1:9100", "[::1:9100", "::1]:9100", "[localhost]:9100", "localhost:80:80",
+        "ws://127.0.0.1:9100", "*:9100", "a b:1", "127.0.0.1:\uff11",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(listen: str):
+    with pytest.raises(UsageError, match="no address to listen on"):
+        parse_address(listen)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)), ("localhost:9100", ("localhost", 9100)), ("[::1]:1", ("::1", 1)),
+        ("[FE80::1%eth0]:65535", ("FE80::1%eth0", 65535)), ("ledger-1.example:80", ("ledger-1.example", 80)),
+    ],
+)  # fmt: skip
+def test_an_address_is_a_host_and_a_port(listen: str, address: tuple[str, int]):
+    assert parse_address(listen) == address

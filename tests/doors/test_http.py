@@ -138,9 +138,41 @@ def test_what_is_anothers_is_as_if_it_never_was(stage: Stage):
     for query in ("run={}", "parent={}"):
         theirs = stage.get(f"/calls?{query.format(stage.bob.id)}", "ada")
         nobodys = stage.get(f"/calls?{query.format('f' * 32)}", "ada")
-        assert (theirs.status_code, theirs.text) in [
-            (nobodys.status_code, nobodys.text), (200, '{"items":[],"next":null}\n'),
-        ]  # fmt: skip
+        assert theirs.status_code == nobodys.status_code
+        assert theirs.text.replace(stage.bob.id, "f" * 32) == nobodys.text
+
+
+@pytest.mark.parametrize("path", ["/runs?parent={}", "/calls?run={}", "/calls?parent={}"])
+def test_nothing_tells_whether_another_has_a_run_of_that_name_or_beginning(stage: Stage, path: str):
+    for foreign, nobodys in (("notes", "other"), (stage.ada.id[:8], "f" * 8), (stage.ada.id[:16], "f" * 16)):
+        theirs = stage.get(path.format(foreign) + "&agent=bob", "agent")
+        none = stage.get(path.format(nobodys) + "&agent=bob", "agent")
+        assert (theirs.status_code, theirs.text.replace(foreign, nobodys)) == (none.status_code, none.text)
+
+
+def test_a_token_for_some_methods_opens_nothing_here(stage: Stage):
+    for path in ("/runs", "/records", "/metrics", "/events"):
+        assert refusal(stage.get(path, "methods")) == (403, "denied")
+    assert stage.get("/health", "methods").status_code == 200
+
+
+def test_the_calls_of_a_run_are_not_those_of_another(stage: Stage):
+    found = stage.get(f"/runs/{stage.ada.id}/calls?run={stage.bob.id}")
+    assert refusal(found) == (400, "invalid_input")
+
+
+@pytest.mark.parametrize("token", [None, "auditor"])
+def test_who_comes_to_the_websocket_without_one_is_told_what_it_is(stage: Stage, token: str | None):
+    found = stage.get("/", token)
+    assert refusal(found) == (426, "websocket")
+    assert found.headers["upgrade"] == "websocket"
+    assert "/openapi.json" in found.json()["error"]["hint"]
+
+
+def test_a_stream_is_given_no_length(stage: Stage):
+    found = stage.client.head("/events", headers=stage.headers("auditor"))
+    assert (found.status_code, found.text) == (200, "")
+    assert "content-length" not in found.headers
 
 
 def test_an_agent_does_not_become_another_by_asking(stage: Stage):
@@ -226,7 +258,7 @@ def test_what_is_no_id_is_not_there(stage: Stage, path: str, identifier: str):
 
 
 @pytest.mark.parametrize(
-    "path", ["/../keys/serve.token", "/%2e%2e/keys/serve.token", "//runs", "/runs/", "/RUNS"]
+    "path", ["/../keys/serve.token", "/%2e%2e/keys/serve.token", "/runs//", "/runs/", "/RUNS"]
 )
 def test_there_is_nothing_else(stage: Stage, path: str):
     assert refusal(stage.get(path)) == (404, "not_found")

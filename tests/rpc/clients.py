@@ -119,6 +119,9 @@ class Client:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self._waiting[identity]
 
+    def is_answered(self, identity: Any) -> bool:
+        return self._waiting[identity].done()
+
     async def send(self, frame: Any) -> None:
         await self.send_text(json.dumps(frame))
 
@@ -250,7 +253,9 @@ async def door(
 async def _in_memory(runtime: Runtime, service: Service, table: Table) -> AsyncGenerator[Client]:
     ours, theirs = paired()
     peer = Peer(door="memory", address="here")
-    serving = asyncio.create_task(serve_peer(theirs.receive, theirs.send, peer, runtime, table=table))
+    serving = asyncio.create_task(
+        serve_peer(theirs.receive, theirs.send, peer, runtime, table=table, at_once=theirs.offer_to)
+    )
 
     def close_end(_: object) -> None:
         theirs.close()

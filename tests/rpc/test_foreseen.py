@@ -116,6 +116,34 @@ def test_what_is_no_plan_is_told_by_verify_and_refused_by_simulate(transport):
     scenario(transport, work)
 
 
+def test_a_simulation_rejects_what_a_rule_would_refuse_in_the_state_it_would_meet(transport):
+    actions = (
+        tool("echo", "early", failure_behavior="skip"),
+        write("ready", True, "get-ready"),
+        tool("echo", "late", dependencies=["get-ready"]),
+        tool("rm", "gone", dependencies=["late"]),
+        tool("echo", "never", dependencies=["gone"]),
+    )
+
+    async def work(client: Client, runtime: Runtime) -> None:
+        await offer(client, echo=echo, rm=echo)
+        ready = {"name": "ready", "rule": "require_state", "key": "ready", "value": True}
+        await client.call("policy.register", ready)
+        await client.call("policy.register", {"name": "no-rm", "rule": "deny_tool", "target": "rm"})
+        simulated = await simulate(client, *actions)
+        assert simulated["statuses"] == {
+            "early": "rejected", "get-ready": "succeeded", "late": "succeeded", "gone": "rejected",
+            "never": "skipped",
+        }  # fmt: skip
+        assert (simulated["aborted_by"], client.executed) == ("gone", [])
+        assert ("ready" in simulated["reasons"]["early"], "no-rm" in simulated["reasons"]["gone"]) == (
+            True,
+            True,
+        )
+
+    scenario(transport, work)
+
+
 def test_a_simulation_passes_over_what_would_be_rejected_where_verify_does_not(transport):
     actions = (
         tool("echo", "deploy", expected_effects={"deployed": True}, failure_behavior="skip",

@@ -112,6 +112,27 @@ def test_an_answer_that_holds_half_a_character_is_an_error() -> None:
     assert (kind, identity, error["code"]) == ("response", "cb-1", jsonrpc.PARSE_ERROR)
 
 
+@pytest.mark.parametrize(
+    "result",
+    ["NaN", "[-Infinity]", '"a', '"\x01"', "[" * 100_000 + "]" * 100_000, "undefined", '"\\udcff'],
+    ids=range(7),
+)
+def test_an_answer_that_is_no_json_is_an_error_of_what_it_names_before_its_result(result: str) -> None:
+    for text in (
+        f'{{"jsonrpc":"2.0","id":"cb-1","result":{result}}}',
+        f'{{"id": "cb-1", "error": {result}}}',
+    ):
+        kind, identity, _, error = said(text)
+        assert (kind, identity, error["code"]) == ("response", "cb-1", jsonrpc.PARSE_ERROR)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5_000], ids=["huge", "low", "long"])
+def test_a_number_beyond_every_bound_breaks_no_answer(number: str) -> None:
+    assert said(f'{{"id":{number},"result":1}}') == ("response", None, "1", None)
+    kind, identity, _, error = said(f'{{"id":"cb-1","error":{{"code":{number}}}}}')
+    assert (kind, identity, error["code"]) == ("response", "cb-1", jsonrpc.PARSE_ERROR)
+
+
 def test_a_success_has_no_error_and_a_failure_no_result() -> None:
     assert json.loads(jsonrpc.success(b"1", None)) == {"jsonrpc": "2.0", "id": 1, "result": None}
     assert json.loads(jsonrpc.failure(b'"a"', -1, "no")) == {

@@ -164,12 +164,16 @@ TOLD: dict[str, dict[str, Any]] = {
     "no tool": {"prompt": "what now?", "output": {"text": "é\u0000"}},
     "an error inside": turn(output={"error": "no", "success": False, "timed_out": True, "passed": True}),
     "parameters that are no mapping": turn(parameters=[1, None, "x"], output=0.5),
+    "what looks like a mark": turn(
+        parameters={"p": {"$type": "int", "value": "5"}, "q": [{"$digest": {"$blob": None}}]},
+        output={"$type": "mapping", "items": [["a", 1], [2, 3]]},
+    ),
 }
 
 
 def test_what_was_told_is_given_back_as_it_was_told(transport):
     told = list(TOLD.values())
-    sent = [{**one, "index": index} for one, index in zip(told, [-1, "x", 2.5, None, []] * 3, strict=False)]
+    sent = [{**one, "index": index} for one, index in zip(told, [-1, "x", 2.5, None, []] * 4, strict=False)]
 
     async def scenario(connect: Connect, runtime: Runtime) -> None:
         async with connect() as client:
@@ -203,6 +207,7 @@ def test_what_was_told_is_judged_in_the_words_of_calls(tmp_path):
                 "no tool": ("succeeded", None),
                 "an error inside": ("timed_out", None),
                 "parameters that are no mapping": ("succeeded", None),
+                "what looks like a mark": ("succeeded", None),
             }
             assert {(call.source, call.effect, call.latency_us) for call in calls.values()} == {
                 ("observed", "unknown", None)

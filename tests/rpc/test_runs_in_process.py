@@ -165,6 +165,18 @@ def test_a_run_whose_work_does_not_end_is_not_said_to_be_cancelled_until_it_does
     in_process(scenario, stop_seconds=0.01)
 
 
+def test_an_orphan_that_a_host_closes_is_incomplete_and_nobody_claims_to_have_cancelled_it():
+    async def scenario(runs: LiveRuns) -> None:
+        live = await runs.start("x", agent="ada", connection="c1", resumable=True)
+        runs.departed("c1")
+        receipt = await cancel_run(runs, live.id, "k", "r", whose=None, principal="host")
+        assert (receipt.status, await outcome_of(runs, live)) == ("already_terminal", "incomplete")
+        assert receipt.terminal_digest is not None
+        assert await cancel_run(runs, live.id, "k", "r", whose=None, principal="host") == receipt
+
+    in_process(scenario)
+
+
 def test_turns_being_recorded_are_on_the_record_before_the_end():
     async def scenario(runs: LiveRuns) -> None:
         live = await runs.start("x", agent="ada")

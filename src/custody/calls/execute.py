@@ -4,7 +4,6 @@ This is the one place where a tool is run. Read `execute` first: it is the list 
 may say lives elsewhere: `guards` (may it happen), `lifecycle` (what an end means), `ledger` (records).
 """
 
-import os
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from custody.calls import process
 from custody.calls.guards import ALLOWED, Guard, Proposal, decide
 from custody.calls.ledger import Ledger
 from custody.calls.lifecycle import Judgement, State, advance, judge
@@ -127,10 +127,12 @@ class _Progress:
         """The arguments as the caller gets them back."""
         self.withheld: tuple[str, ...] | None = None
         self.cwd: str | None = None
+        self.request: Request | None = None
+        """As it stands in the first record."""
 
-    def request(self, position: int | None) -> Request:
+    def request_at(self, position: int | None) -> Request:
         asked = self.asked
-        return Request(
+        self.request = Request(
             run_id=None if asked.numbering is None else asked.numbering.run_id,
             position=position,
             tool=asked.name,
@@ -145,7 +147,7 @@ class _Progress:
             caller=asked.stated.caller,
             door=asked.door,
             dry_run=asked.dry_run,
-            pid=os.getpid(),
+            pid=process.pid,
             thread_id=threading.get_native_id(),
             workspace=asked.stated.workspace,
             decide_us=self.decide_us,
@@ -154,6 +156,7 @@ class _Progress:
             attempt=asked.origin.attempt,
             connection=asked.origin.connection,
         )
+        return self.request
 
 
 async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
@@ -209,7 +212,7 @@ async def _reject(progress: _Progress, machinery: Machinery) -> Call:
             call_id=progress.asked.call_id,
             at_us=finished_at_us,
             outcome="rejected",
-            request=progress.request(position),
+            request=progress.request_at(position),
             reason=progress.decision.reason,
         )
 
@@ -252,7 +255,7 @@ async def _record_start(progress: _Progress, context: Context, machinery: Machin
                 call_id=asked.call_id,
                 at_us=progress.started_at_us,
                 monotonic_ns=began_ns,
-                request=progress.request(position),
+                request=progress.request_at(position),
                 queue_us=progress.queue_us,
                 host_before=progress.host_before.event_id,
             )
@@ -425,8 +428,8 @@ def _as_call(
     finished_at_us: int,
 ) -> Call:
     """The call as its caller gets it: the result as the tool gave it, the rest as recorded."""
-    asked, request, receipt = progress.asked, progress.request(progress.position), progress.receipt
-    assert receipt is not None, "a call is returned only once it is on the record"
+    asked, request, receipt = progress.asked, progress.request, progress.receipt
+    assert request is not None and receipt is not None, "a call is returned only once it is on the record"
     changes = None if ended is None else ended.changes
     return Call(
         id=asked.call_id.hex(),

@@ -1,6 +1,6 @@
 """Which process this is, without a system call: asked several times for each observed call.
 
-Used by `observe` and `run`, whose forked children must not end what their parent began.
+Used by `execute`, and by `observe` and `run`, whose forked children must not end what their parent began.
 """
 
 import os

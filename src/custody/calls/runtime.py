@@ -199,9 +199,9 @@ class Runtime:
         call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
         scope = self.settings.scope.at(cwd)
         stated = Who(session_id=session, agent=agent, caller=caller)
-        if run is None:
-            stated = self._who(stated, None)
         who = self._who(stated, run)
+        if run is None:
+            stated = who
         door = origin.door or self.settings.door
         context = self._context(call_id, asker_of(who, run, door), scope, limit, dry_run, io, origin)
         asked = Asked(
@@ -221,8 +221,9 @@ class Runtime:
             keep="full" if known is None else tools.keep(known),
             as_recorded=as_recorded,
         )
-        told: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(tell(execute(asked, context, self._machinery), told))
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Call] = loop.create_future()
+        task = loop.create_task(tell(execute(asked, context, self._machinery), told))
         self._running[call_id] = (context, task, run)
         return await self._finish(task, told, context, call_id, run)
 
@@ -264,7 +265,12 @@ class Runtime:
     def _who(self, stated: Who, run: RunRecord | None) -> Who:
         """What is stated of a call, the rest taken from its run or from this runtime's settings."""
         around = self.settings if run is None else run.who
-        return Who(**{name: getattr(stated, name) or getattr(around, name) for name in Who.__struct_fields__})
+        return Who(
+            session_id=stated.session_id or around.session_id,
+            agent=stated.agent or around.agent,
+            caller=stated.caller or around.caller,
+            workspace=stated.workspace or around.workspace,
+        )
 
     def _context(
         self,

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from custody.cli.options import json_option, load, store_option
-from custody.errors import CustodyError
+from custody.errors import CustodyError, UsageError
 from custody.records import document
 
 if TYPE_CHECKING:
+    from custody.journal import Disk
     from custody.settings import Settings
 
 State = Literal["ok", "note", "wrong"]
@@ -128,6 +129,7 @@ def _store(settings: "Settings") -> Iterator[Finding]:
     )  # fmt: skip
     yield from _space(disk)
     yield from _retention(settings)
+    yield _daemon(disk)
     try:
         with open_view(settings) as view:
             yield from _shards(view)
@@ -168,6 +170,21 @@ def _retention(settings: "Settings") -> Iterator[Finding]:
         ", ".join(bounds) or "no bound: nothing is ever purged by itself",
         "custody purge --retention makes room." if near else None,
     )  # fmt: skip
+
+
+def _daemon(disk: "Disk") -> Finding:
+    """Nothing is wrong where there is none: it is for agents that are other programs."""
+    from custody.cli.daemon import LOCK_FILE, require_packages, serving_of
+
+    if disk.locked(LOCK_FILE):
+        serving = serving_of(disk)
+        text = "starting" if serving is None else f"process {serving.pid} at {', '.join(serving.addresses)}"
+        return Finding("daemon", "ok", document(serving), text)
+    try:
+        require_packages()
+    except UsageError as error:
+        return Finding("daemon", "note", None, "what it needs is not installed", error.hint)
+    return Finding("daemon", "ok", None, "none serves this store")
 
 
 def _shards(view: Any) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -61,6 +61,7 @@ HOMES = {name: home for commands in SECTIONS.values() for name, home in commands
 COMPLETE_VARIABLE = "_CUSTODY_COMPLETE"
 SIGNALLED_EXIT_CODE = 128  # plus the signal's number, as shells have it
 REFUSED_EXIT_CODE = 125  # timeout(1): the wrapper itself failed
+NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # a group alone; new in click 8.2
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # where our output goes, not in Custody
 
 
@@ -132,6 +133,11 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except BrokenPipeError:
         return _pipe_closed()
+    except NO_COMMAND as error:
+        if invocation.json:
+            return _fail(invocation, "UsageError", "A command is missing.", _help_hint(error), 2)
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.ClickException as error:
         return _fail(invocation, "UsageError", error.format_message(), _help_hint(error), 2)
     except CustodyError as error:

@@ -91,10 +91,12 @@ def _tail_daemon(
     from custody.client import Address, BlockingRemoteRuntime, Speaker
     from custody.compose import daemon_token
     from custody.journal import Cursor
+    from custody.rpc.tokens import HOST_TOKEN
 
     address = Address.of(url)
     cursor = (None if cursor_file is None else read_cursor(cursor_file)) or Cursor()
-    speaker = Speaker(token=token or daemon_token(address, store))
+    # On its own machine whoever may read the store may read it through its daemon.
+    speaker = Speaker(token=token or daemon_token(address, store, HOST_TOKEN))
     with BlockingRemoteRuntime(address, speaker).open() as runtime:
         while True:
             try:
@@ -103,7 +105,8 @@ def _tail_daemon(
                 )
             except Denied as error:
                 raise Denied(
-                    error.message, hint="`custody token create NAME --role auditor` makes a token that may."
+                    f"That token does not see what others do ({error.message}).",
+                    hint="`custody token create NAME --role auditor` makes one that does.",
                 ) from None
             for record in records:
                 sys.stdout.write((_json_line(record) if as_json else _text_line(record)) + "\n")

@@ -3,6 +3,7 @@
 Owns the words for it. What a token is and where it lies is `rpc.tokens`'. Used by the program alone.
 """
 
+import difflib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.options import Duration, json_option, load, store_option
-from custody.errors import CustodyError, NotRecorded, StoreReadOnly
+from custody.errors import CustodyError, NotRecorded, StoreReadOnly, UsageError
 
 if TYPE_CHECKING:
     from custody.recorder import Recorder
     from custody.rpc.tokens import OnRecord, Tokens
     from custody.settings import Settings
+
+
+EXPIRES_SECONDS_MAX = 100 * 365.25 * 86_400  # what is later has no date
 
 
 class _Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  (generic from click 8.4 on)
@@ -29,7 +33,27 @@ class _Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  (g
     ) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value  # pyright: ignore[reportUnknownVariableType]
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not names:
+            self.fail("It names none; leave the option out to allow all.", param, ctx)
+        return names
+
+
+class _Method(_Names):
+    """Names of methods that there are."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        from custody.rpc.table import TABLE
+
+        names = super().convert(value, param, ctx)
+        for name in names:
+            if TABLE.get(name) is None:
+                near = difflib.get_close_matches(name, [method.name for method in TABLE], n=1)
+                guess = f" Did you mean {near[0]}?" if near else ""
+                self.fail(f"There is no method '{name[:40]}'.{guess}", param, ctx)
+        return names
 
 
 @click.group("token", epilog="Example:  custody token create ada --agent ada --tools echo,file_read --json")
@@ -44,12 +68,20 @@ def token_command() -> None:
     type=click.Choice(["agent", "operator", "auditor", "host"]),
     default="agent",
     show_default=True,
-    help="An agent acts and sees its own; an auditor sees everything; operators and hosts do both.",
+    help="An agent acts and sees its own; an auditor sees everything and does nothing; operators and hosts "
+    "act, see everything and may end any run.",
 )
 @click.option("--agent", metavar="ID", help="Whoever shows it is this agent, whatever it says itself.")
 @click.option("--tools", type=_Names(), metavar="NAMES", help="Only these tools, by exact name: a,b,c.")
-@click.option("--methods", type=_Names(), metavar="NAMES", help="Only these methods: proposal.submit,…")
-@click.option("--expires", type=Duration(), metavar="TIME", help="Good for so long: 12h, 30d.")
+@click.option(
+    "--methods",
+    type=_Method(),
+    metavar="NAMES",
+    help="Only these methods: proposal.submit,…; nothing over HTTP.",
+)
+@click.option(
+    "--expires", type=Duration(), metavar="TIME", help="Good for so long: 12h, 30d [default: ever]."
+)
 @store_option
 @json_option
 def create(
@@ -59,8 +91,10 @@ def create(
     """Make a token and print it."""
     from custody.records import now_us
 
+    if expires is not None and expires > EXPIRES_SECONDS_MAX:
+        raise UsageError("--expires is a hundred years at most.", hint="Without it a token is good for ever.")
     expires_at_us = now_us() + round(expires * 1e6) if expires else None
-    with _changing(load(store)) as (tokens, on_record):
+    with _changing(load(store), create=True) as (tokens, on_record):
         token, made = tokens.create(
             name, on_record, role=role, agent=agent, tools=tools, methods=methods, expires_at_us=expires_at_us
         )
@@ -91,22 +125,38 @@ def list_tokens(store: str | None, as_json: bool) -> int:
         _print_json({"items": items, "next": None})
         return 0
     if not tokens:
-        message("no named tokens; `custody serve` keeps one of its own in keys/serve.token.")
+        message("no named tokens; the daemon's own are keys/serve.token and keys/host.token in the store.")
         return 0
     from custody.cli.render import flexible, table
 
     rows = [
-        [each.name, each.role, each.agent or "any", ", ".join(each.tools or ()) or "any",
+        [each.name, each.role, each.agent or "any", _listed(each.tools), _listed(each.methods),
          "never" if each.expires_at_us is None
          else "expired" if each.expires_at_us <= now else each.shown()["expires_at"][:16]]
         for each in tokens
     ]  # fmt: skip
-    table(["token", "role", "agent", flexible("tools"), "expires"], rows)
+    table(["token", "role", flexible("agent"), flexible("tools"), flexible("methods"), "expires"], rows)
     return 0
 
 
+def _listed(names: tuple[str, ...] | None) -> str:
+    return "any" if names is None else ", ".join(names) or "none"
+
+
+def _complete_name(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: named tokens that begin so."""
+    from custody.rpc.tokens import Tokens
+    from custody.stores import open_disk
+
+    try:
+        named = Tokens(open_disk(load(ctx.params.get("store")).store, create=False)).named()
+    except Exception:  # whatever is wrong, the shell has nobody to tell it to
+        return []
+    return [each.name for each in named if each.name.startswith(incomplete)]
+
+
 @token_command.command("revoke")
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_name)
 @store_option
 @json_option
 def revoke(name: str, store: str | None, as_json: bool) -> int:
@@ -140,14 +190,14 @@ def renew(name: str, store: str | None, as_json: bool) -> int:
 
 
 @contextmanager
-def _changing(settings: "Settings") -> Generator[tuple["Tokens", "OnRecord"]]:
+def _changing(settings: "Settings", *, create: bool = False) -> Generator[tuple["Tokens", "OnRecord"]]:
     """The store's tokens, and what puts an event about them on the disk."""
     from custody.checkpoints import Sealer
     from custody.journal import Journal
     from custody.rpc.tokens import Tokens
     from custody.stores import make_recorder, open_disk
 
-    disk = open_disk(settings.store)
+    disk = open_disk(settings.store, create=create)
     journal = Journal(disk)
 
     recorders: list[Recorder] = []

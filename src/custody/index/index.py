@@ -202,10 +202,12 @@ class Index:
         )
         return self._detailed(*wanted) if details else self._reader.call(*wanted)
 
-    def run(self, text: str, *, refresh: bool = True) -> Run:
-        """By id, its beginning, name (the newest of that name) or `latest`. Raises NotFound or Ambiguous."""
+    def run(self, text: str, *, by_name: bool = True, refresh: bool = True) -> Run:
+        """By id, its beginning, and unless told otherwise by name (the newest of that name) or `latest`.
+        Raises NotFound or Ambiguous."""
         wanted = self._answer(
-            lambda database: places_of_run(database, Lookup(database).run(text).row), refresh=refresh
+            lambda database: places_of_run(database, Lookup(database, by_name=by_name).run(text).row),
+            refresh=refresh,
         )
         return self._reader.run(*wanted)
 
@@ -217,9 +219,9 @@ class Index:
         )
         return self._reader.step(place[:3], place[3])
 
-    def find(self, text: str, *, refresh: bool = True) -> Run | Call | StepView:
+    def find(self, text: str, *, by_name: bool = True, refresh: bool = True) -> Run | Call | StepView:
         """Whatever `text` is the id, its beginning or the name of. Raises NotFound or Ambiguous."""
-        found = self._answer(lambda database: Lookup(database).any(text), refresh=refresh)
+        found = self._answer(lambda database: Lookup(database, by_name=by_name).any(text), refresh=refresh)
         one = {"runs": self.run, "calls": self.call, "steps": self.step}[found.of]
         return one(found.id.hex(), refresh=False)
 

@@ -43,24 +43,30 @@ def id_range(prefix: str, id_bytes: int) -> tuple[bytes, bytes] | None:
 class Lookup:
     """Looks ids and names up. Runs inside a transaction of its caller's."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, by_name: bool = True) -> None:
         self._database = database
+        self._by_name = by_name
 
     def call(self, text: str) -> Found:
         return self._only(self._calls(text), text, "call")
 
     def run(self, text: str) -> Found:
-        named = self._named(text)
-        return named or self._only(self._runs(text), text, "run")
+        """A whole id goes before a name that spells it, and a whole name before ids that begin with it."""
+        whole = self._runs(text) if len(text) == 2 * RUN_ID_BYTES else []
+        named = self._named(text) if not whole else None
+        return named or self._only(whole or self._runs(text), text, "run")
 
     def step(self, text: str) -> Found:
         return self._only(self._steps(text), text, "step")
 
     def any(self, text: str) -> Found:
-        """A run, call or step. A run's whole name goes before ids that begin with it."""
-        named = self._named(text)
-        found = [*self._runs(text), *self._calls(text), *self._steps(text)] if named is None else []
-        return named or self._only(found, text, "run, call or step")
+        """A run, call or step, by the same rule."""
+        whole = [found for found in self._with_id(text) if found.id.hex() == text.lower()]
+        named = self._named(text) if not whole else None
+        return named or self._only(whole or self._with_id(text), text, "run, call or step")
+
+    def _with_id(self, text: str) -> list[Found]:
+        return [*self._runs(text), *self._calls(text), *self._steps(text)]
 
     def _calls(self, text: str) -> list[Found]:
         return self._from("calls", text, CALL_ID_BYTES)
@@ -79,6 +85,8 @@ class Lookup:
         return [Found(of, row[0], row[1]) for row in rows]
 
     def _named(self, text: str) -> Found | None:
+        if not self._by_name:
+            return None
         clean = text.encode("utf-8", "replace").decode()
         row = self._database.row("latest_run") if text in LATEST else self._database.row("run_named", clean)
         return None if row is None else Found("runs", row[1], row[0])

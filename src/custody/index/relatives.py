@@ -84,7 +84,9 @@ def last_runs(database: Database, by: str, filter: RunFilter) -> tuple[list[int]
     """Rows of the last run of each agent or name, the latest first, and whether those are all. Raises as
     `runs`."""
     if by not in LAST_OF:
-        raise InvalidInput(f"There is no last run by {by!r}.", hint=f"One of: {', '.join(LAST_OF)}.", field="by")
+        raise InvalidInput(
+            f"There is no last run by {by!r}.", hint=f"One of: {', '.join(LAST_OF)}.", field="by"
+        )
     conditions = run_conditions(database, _without_text(filter))
     if conditions.nothing:
         return [], True

@@ -127,7 +127,8 @@ def match_expression(text: str) -> str | None:
     """
     if len(text) > QUERY_CHARACTERS_MAX:
         raise InvalidInput(
-            f"The text to search for has {len(text)} characters; at most {QUERY_CHARACTERS_MAX} are possible.",
+            f"The text to search for has {len(text)} characters; "
+            f"at most {QUERY_CHARACTERS_MAX} are possible.",
             field="text",
         )
     # NUL would end the query for SQLite, and a lone surrogate is not text.

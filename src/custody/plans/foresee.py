@@ -6,7 +6,7 @@ kept promises, and what nobody can know yet (a value that refers to an output, a
 saying what) is not held against a plan. Used by the doors that let a plan be asked about.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -99,10 +99,15 @@ def verify(
     )
 
 
+Refusal = Callable[[Action, State], str | None]
+"""Why somebody would refuse the action in that state; None: nobody would, as far as can be told."""
+
+
 def simulate(
     graph: Graph,
     initial_state: Mapping[str, Any] | State | None = None,
     tools: Collection[str] | None = None,
+    refusal: Refusal | None = None,
 ) -> Simulated:
     """The way the scheduler would go. Raises InvalidInput for an initial state that is none."""
     likely = _Likely(initial_state)
@@ -112,7 +117,7 @@ def simulate(
     aborted_by: str | None = None
     for action in _in_order(graph):
         if aborted_by is None:
-            status, reason = _expected(action, graph, likely, tools, statuses)
+            status, reason = _expected(action, graph, likely, tools, refusal, statuses)
         else:
             status, reason = "skipped", f"The plan would have been aborted by {aborted_by!r}."
         statuses[action.id] = status
@@ -133,6 +138,7 @@ def _expected(
     graph: Graph,
     likely: "_Likely",
     tools: Collection[str] | None,
+    refusal: Refusal | None,
     statuses: Mapping[str, Status],
 ) -> tuple[Status, str]:
     """What it would come to, and why; its effects are applied where it would succeed."""
@@ -140,6 +146,8 @@ def _expected(
         if statuses[needed] != "succeeded":
             return "skipped", f"It needs {needed!r}, which would not succeed."
     refused = [*likely.unfit(action, graph), *(issue.message for issue in _unknown_tools([action], tools))]
+    if not refused and refusal is not None:
+        refused = [why for why in [refusal(action, likely.state)] if why is not None]
     if refused:
         return "rejected", refused[0]
     failed = likely.unasserted(action) or likely.apply(action)

@@ -279,11 +279,17 @@ class _Edges:
         self.writers: dict[str, int] = {}
         self.needs: list[int] = []
         self.after: list[int] = []
+        if len(actions) == 1:  # most plans; there is nothing that it could come after
+            self.needs = self.after = self.orders = [0]
+            self.waves, self.waiting = ((actions[0].id,),), []
+            return
         for number, action in enumerate(actions):
-            ids = [*action.dependencies, *(found.action_id for found in references_in(action.parameters))]
-            needs = sum({1 << self.index[other] for other in ids if other in self.index})
-            self.needs.append(needs | self._writing(action.state_dependencies))
-            self.after.append(self._writing(action.looks_at()))
+            needs = self._writing(action.state_dependencies)
+            for other in (*action.dependencies, *(one.action_id for one in references_in(action.parameters))):
+                if other in self.index:
+                    needs |= 1 << self.index[other]
+            self.needs.append(needs)
+            self.after.append(self._writing(action.looks_at()) if self.writers else 0)
             for key in action.writes():
                 self.writers[key] = self.writers.get(key, 0) | 1 << number
         self.orders = [needs | after for needs, after in zip(self.needs, self.after, strict=True)]
@@ -299,6 +305,8 @@ class _Edges:
 
 def _waves(actions: Sequence[Action], orders: Sequence[int]) -> tuple[tuple[tuple[str, ...], ...], list[int]]:
     """The waves, and the indices of the actions that never come because they wait for each other."""
+    if not any(orders):
+        return (tuple(action.id for action in actions),) if actions else (), []
     waves: list[tuple[str, ...]] = []
     done = 0
     left = list(range(len(actions)))

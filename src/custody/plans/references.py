@@ -66,7 +66,7 @@ def references_in(value: Any) -> Iterator[Reference]:
         whole = _whole(value)
         if whole is not None:
             yield whole
-        else:
+        elif "$" in value:
             for escaped, inner in _WITHIN.findall(value):
                 found = None if escaped else _parsed(inner, whole=False)
                 if found is not None:

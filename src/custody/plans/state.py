@@ -113,13 +113,14 @@ class State:
         old = self._entries.get(key)
         if old is None and len(self._entries) >= self._keys_max:
             raise InvalidInput(
-                f"The state has {self._keys_max} keys, which is the most it may have.", key=key
+                f"The state has {self._keys_max} keys, which is the most it may have.", key=key, field="key"
             )
         more = len(encoded) - len(old.encoded) if old else len(encoded) + len(key)
         if self._bytes + more > self._bytes_max:
             raise InvalidInput(
                 f"The state would be larger than {self._bytes_max} bytes with this value of {_shown(key)}.",
                 key=key,
+                field="value",
             )
         self._version += 1
         self._put(key, Entry(encoded, self._version))
@@ -198,21 +199,23 @@ class Writes:
 
 def _encoded(key: str, value: Any) -> bytes:
     if not isinstance(key, str) or not key or len(key) > KEY_CHARACTERS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance]  # from the wire
-        raise InvalidInput(f"A state key is text of 1 to {KEY_CHARACTERS_MAX} characters.")
+        raise InvalidInput(f"A state key is text of 1 to {KEY_CHARACTERS_MAX} characters.", field="key")
     _check_json(key, value, 0)
     try:
         key.encode()
         return msgspec.json.encode(value)
     except (UnicodeEncodeError, OverflowError, ValueError, TypeError) as error:
         raise InvalidInput(
-            f"The value of {_shown(key)} cannot be kept: it has no JSON text.", key=key
+            f"The value of {_shown(key)} cannot be kept: it has no JSON text.", key=key, field="value"
         ) from error
 
 
 def _check_json(key: str, value: Any, depth: int) -> None:
     """Refuses what JSON would change silently (NaN, keys that are no text) or has no word for."""
     if depth > VALUE_DEPTH_MAX:
-        raise InvalidInput(f"The value of {_shown(key)} is nested deeper than {VALUE_DEPTH_MAX}.", key=key)
+        raise InvalidInput(
+            f"The value of {_shown(key)} is nested deeper than {VALUE_DEPTH_MAX}.", key=key, field="value"
+        )
     if value is None or isinstance(value, (str, int)):
         return
     if isinstance(value, float) and value - value == 0:  # neither NaN nor infinite
@@ -224,10 +227,12 @@ def _check_json(key: str, value: Any, depth: int) -> None:
     if isinstance(value, dict):
         for name, item in cast("dict[Any, Any]", value).items():
             if not isinstance(name, str):
-                raise InvalidInput(f"The value of {_shown(key)} has a name that is no text.", key=key)
+                raise InvalidInput(
+                    f"The value of {_shown(key)} has a name that is no text.", key=key, field="value"
+                )
             _check_json(key, item, depth + 1)
         return
-    raise InvalidInput(f"The value of {_shown(key)} has no JSON form.", key=key)
+    raise InvalidInput(f"The value of {_shown(key)} has no JSON form.", key=key, field="value")
 
 
 def _shown(key: str) -> str:

@@ -86,10 +86,10 @@ class ClientTool:
         said = self._said(expected, arguments, context)
         told["request_id"] = expected.id
         try:
-            async with asyncio.timeout(context.remaining_seconds()) as limit:
-                with _ended_early(context, limit):
-                    await peer.send(jsonrpc.request(expected.id, "tools.execute", said))
-                    result = await expected.answer
+            with peer.deadlines.within(context.remaining_seconds()) as limit:
+                context.on_cancel(limit.expire)  # one way out for both
+                await peer.send(jsonrpc.request(expected.id, "tools.execute", said))
+                result = await expected.answer
         except RemoteError as error:
             return _ended(began_ns, error=_as_told(error, told))
         except PeerLost as error:
@@ -134,24 +134,6 @@ def _ended(
     return Ended(
         started_ns=began_ns, ended_ns=time.monotonic_ns(), result=result, error=error, limit_hit=limit_hit
     )
-
-
-class _ended_early:  # noqa: N801 - reads as what it does in a `with`
-    """Have a cancelled call end what waits as its deadline would: one way out for both."""
-
-    def __init__(self, context: Context, limit: asyncio.Timeout) -> None:
-        self._limit: asyncio.Timeout | None = limit
-        self._context = context
-
-    def __enter__(self) -> None:
-        self._context.on_cancel(self._end)
-
-    def __exit__(self, *_: object) -> None:
-        self._limit = None
-
-    def _end(self) -> None:
-        if self._limit is not None:
-            self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 def _as_told(error: RemoteError, told: dict[str, Any]) -> ToolError:

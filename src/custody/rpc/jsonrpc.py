@@ -5,6 +5,8 @@ came, byte for byte, so that `1`, `1.0` and `"1"` stay three ids. Used by `peer`
 """
 
 import json
+import re
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -96,7 +98,7 @@ def parse(text: str) -> Frame:
             return Malformed(_NULL, INVALID_REQUEST, "invalid request: batches are not supported")
         return Malformed(_NULL, INVALID_REQUEST, "invalid request: a frame is one JSON object")
     except RecursionError:
-        return Malformed(_NULL, PARSE_ERROR, "parse error: nested too deeply")
+        return _no_json(text, "nested too deeply")
     except UnicodeEncodeError:
         return Malformed(_NULL, PARSE_ERROR, "parse error: text that is not Unicode")
     except msgspec.DecodeError as error:
@@ -134,11 +136,16 @@ def _invalid(identity: bytes, problem: str) -> Malformed:
 
 def _response(identity: bytes, members: _Members) -> Response:
     """An answer that is oddly made still ends the wait for it."""
-    named: Any = msgspec.json.decode(identity) if _is_id(identity) else None
+    named: Any = None
+    with suppress(msgspec.DecodeError):  # a number beyond every bound, which no request of ours has
+        named = msgspec.json.decode(identity) if _is_id(identity) else None
     error = bytes(members.error)
     if error in (b"", _NULL):
         return Response(named, bytes(members.result) or _NULL)
-    return Response(named, b"", msgspec.json.decode(error))
+    try:
+        return Response(named, b"", msgspec.json.decode(error))
+    except (msgspec.DecodeError, RecursionError) as problem:
+        return Response(named, b"", _not_understood(f"its error cannot be read: {problem}"))
 
 
 def _unreadable(text: str, problem: str) -> Malformed | Response:
@@ -150,14 +157,33 @@ def _unreadable(text: str, problem: str) -> Malformed | Response:
         except (ValueError, RecursionError):
             loose = None
     if not isinstance(loose, dict):
-        return Malformed(_NULL, PARSE_ERROR, f"parse error: {problem}")
+        return _no_json(text, problem)
     members = cast("dict[str, Any]", loose)
     identity, problem = members.get("id"), "half a character (a lone surrogate)"
     if "method" not in members and ("result" in members or "error" in members):
         named = identity if isinstance(identity, str) else None
-        return Response(named, b"", {"code": PARSE_ERROR, "message": f"the answer holds {problem}"})
+        return Response(named, b"", _not_understood(f"it holds {problem}"))
     encoded = encode(identity)
     return Malformed(encoded if _is_id(encoded) else _NULL, PARSE_ERROR, f"parse error: {problem}")
+
+
+def _no_json(text: str, problem: str) -> Malformed | Response:
+    """An answer to ours that breaks off, or holds what JSON has no word for (NaN), ends the wait for it."""
+    begun = _BEGINS_AN_ANSWER.match(text)
+    if begun is None:
+        return Malformed(_NULL, PARSE_ERROR, f"parse error: {problem}")
+    return Response(begun[1], b"", _not_understood(problem))
+
+
+_VERSION = r'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_BEGINS_AN_ANSWER = re.compile(
+    rf'\s*\{{\s*{_VERSION}"id"\s*:\s*"([^"\\]{{1,64}})"\s*,\s*{_VERSION}"(?:result|error)"\s*:'
+)
+"""Up to its result: what stands in there may look like an answer itself."""
+
+
+def _not_understood(problem: str) -> dict[str, Any]:
+    return {"code": PARSE_ERROR, "message": f"the answer cannot be understood: {problem}"}
 
 
 def _refuse(constant: str) -> Any:

@@ -228,7 +228,7 @@ class LiveRuns:
     def find_live(self, run_id: str, whose: Collection[str] | None) -> LiveRun | None:
         """Only among those that are worked on here."""
         found = [live for live in self._by_id.get(run_id, ()) if whose is None or live.agent in whose]
-        return max(found, key=lambda live: live.handle.id == run_id, default=None)
+        return max(reversed(found), key=lambda live: live.handle.id == run_id, default=None)
 
     def _on_record(self, run_id: str, agents: list[str] | None) -> Run | None:
         index = self.runtime.index

@@ -16,6 +16,7 @@ from custody.errors import PeerLost
 from custody.records import Decision
 from custody.rpc import jsonrpc
 from custody.rpc.access import NOT_YET, Access
+from custody.rpc.deadlines import Deadlines
 from custody.rpc.description import Table
 from custody.rpc.errors import remote_error
 from custody.rpc.live import LiveRun
@@ -69,6 +70,8 @@ class Peer:
         """Why it is over, or about to be."""
         self.tasks: set[asyncio.Task[None]] = set()
         """What is worked on for it."""
+        self.deadlines = Deadlines()
+        """Of what is worked on for it, and of what it is asked."""
         self.frames_in = 0
         self.requests_taken = 0
         self._expected: dict[str, asyncio.Future[Any]] = {}
@@ -114,7 +117,7 @@ class Peer:
         """Ask the peer; returns its result as it came. Raises RemoteError, PeerLost, TimeoutError."""
         expected = self.expect()
         try:
-            async with asyncio.timeout(timeout_seconds):
+            with self.deadlines.within(timeout_seconds):
                 await self.send(jsonrpc.request(expected.id, method, params))
                 return await expected.answer
         finally:

@@ -89,16 +89,17 @@ def checked(policy: Policy) -> Policy:
             )
     if policy.rule == "require_state" and policy.value is msgspec.UNSET:
         raise InvalidInput("A policy of the kind require_state needs a value.", field="value")
-    if policy.value is not msgspec.UNSET and _value_bytes(policy.value) > POLICY_VALUE_BYTES_MAX:
-        raise InvalidInput(f"The value is longer than {POLICY_VALUE_BYTES_MAX} bytes.", field="value")
+    if policy.value is not msgspec.UNSET:
+        _check_value(policy.value)
     return policy
 
 
-def _value_bytes(value: Any) -> int:
-    """No state holds an integer beyond 64 bits, and no record's leaf does. Raises InvalidInput."""
+def _check_value(value: Any) -> None:
+    if len(msgspec.json.encode(value)) > POLICY_VALUE_BYTES_MAX:
+        raise InvalidInput(f"The value is longer than {POLICY_VALUE_BYTES_MAX} bytes.", field="value")
     try:
-        return len(msgspec.json.encode(value))
-    except OverflowError:
+        msgspec.msgpack.encode(value)
+    except OverflowError:  # the leaf that is to keep it could not
         raise InvalidInput("The value has an integer beyond 64 bits.", field="value") from None
 
 

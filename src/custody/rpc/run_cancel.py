@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from custody.errors import InvalidInput
 from custody.records import Run
-from custody.rpc.live import Known, LiveRuns, no_such_run
+from custody.rpc.live import PEER_GONE, Known, LiveRuns, no_such_run
 from custody.rpc.live_run import LiveRun, Work
 from custody.rpc.trace_records import ended_record
 
@@ -75,7 +75,7 @@ async def cancel_run(
             if earlier.reason_digest != reason_digest:
                 raise InvalidInput("The key was used with another reason.", field="idempotency_key")
             return earlier
-        asked = _Asked(runs, known, key, reason_digest, principal or f"agent:{known.agent}")
+        asked = _Asked(runs, known, key, reason_digest, principal)
         live = known.live
         if live is None:
             return await (asked.already_over() if known.over else asked.elsewhere())
@@ -85,17 +85,27 @@ async def cancel_run(
 class _Asked:
     """One request to cancel a run."""
 
-    def __init__(self, runs: LiveRuns, known: Known, key: str, reason_digest: str, principal: str) -> None:
+    def __init__(
+        self, runs: LiveRuns, known: Known, key: str, reason_digest: str, principal: str | None
+    ) -> None:
         self._runs = runs
         self._known = known
         self._key = key
         self._reason_digest = reason_digest
-        self._principal = principal
+        self._principal = principal or f"agent:{known.agent}"
+        self._by_its_agent = principal is None
 
     async def cancel(self, live: LiveRun) -> CancelReceipt:
         await self._record_request()
         if live.over:  # somebody else was first
             return await self.being_ended(live)
+        if self._by_its_agent or live.attached or live.last_connection is None:
+            return await self._confirmed(live)
+        # Whoever worked on it is gone, and took with it what there was to cancel.
+        await self._runs.end(live, "incomplete", reason=PEER_GONE)
+        return await self.already_over()
+
+    async def _confirmed(self, live: LiveRun) -> CancelReceipt:
         self._runs.claim(live)
         work = _oldest(live)
         return await asyncio.shield(self._runs.spawn(self._end(live, work)))

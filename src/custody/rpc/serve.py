@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,6 +31,12 @@ from custody.rpc.table import TABLE
 
 Receive = Callable[[], Awaitable[str | None]]
 
+Take = Callable[[str], bool]
+"""Takes a frame now, or says that it has to come through `receive`."""
+
+Rest = Callable[[], Awaitable[None]]
+"""What is left to do of a frame before the next one is taken."""
+
 log = logging.getLogger("custody")
 
 END_SECONDS = 30.0
@@ -44,19 +51,31 @@ WORDS_CHARACTERS_MAX = 200
 
 
 async def serve_peer(
-    receive: Receive, send: Send, peer: Peer, runtime: Runtime, *, table: Table = TABLE
+    receive: Receive,
+    send: Send,
+    peer: Peer,
+    runtime: Runtime,
+    *,
+    table: Table = TABLE,
+    at_once: Callable[[Take], None] | None = None,
 ) -> None:
     """Serve one connection; returns when the peer is gone and all its work has been ended and recorded.
 
     `receive` gives one text frame, and None at the end; `send` takes one and waits while the peer is slow. A
     `send` whose wait is cancelled has handed its frame over whole, or not at all. Whatever either raises ends
     the connection. Afterwards `peer.why` says why. `table` is what the peer may ask.
+
+    `at_once` is for a door that hears of each frame in a callback of the loop: it is told a function to which
+    a frame with none before it can be offered there, which saves the turns of the loop to the reader.
     """
     service = service_of(runtime)
     peer.join(service, table, send)
     if not service.doorkeeper.auth_enabled and peer.access.role is None:
         peer.access = ANYBODY
-    await _Serving(receive, peer, service).until_gone()
+    serving = _Serving(receive, peer, service)
+    if at_once is not None:
+        at_once(serving.take)
+    await serving.until_gone()
 
 
 class _Serving:
@@ -72,6 +91,10 @@ class _Serving:
         self._tokens = max(service.limits.requests_per_second, 1.0)
         self._refilled = time.monotonic()
         self._introduced = False
+        self._listening = False
+        """Whether the reader waits for a frame."""
+        self._rest: asyncio.Task[None] | None = None
+        """Of the last frame that was taken without the reader."""
 
     # -- from beginning to end ------------------------------------------------------------------------
 
@@ -90,6 +113,7 @@ class _Serving:
             peer.end()
             reading.cancel()
             await self._end_work(reading)
+            peer.deadlines.close()
             service.live.departed(peer.connection)
             del service.peers[peer.connection]
             await self._take_leave()
@@ -118,35 +142,57 @@ class _Serving:
     async def _read(self) -> None:
         peer = self._peer
         while not peer.closing.is_set():
+            self._listening = True
             try:
                 text = await self._receive()
             except Exception as error:  # each kind of stream has errors of its own
                 peer.close(f"nothing could be read: {type(error).__name__}")
                 return
+            finally:
+                self._listening = False
             if text is None:
                 peer.close("the peer closed the connection")
                 return
-            try:
-                await self._take(text)
-            except PeerLost:
-                peer.close("the peer is gone")
-            except Exception as error:
-                peer.close(wire_error(error, self._clean)[1])
+            if self._rest is not None:
+                await asyncio.wait({self._rest})
+            rest = self._take(text)
+            if rest is not None:
+                await self._finish(rest)
 
-    async def _take(self, text: str) -> None:
+    def take(self, text: str) -> bool:
+        """Take a frame for the reader, while it waits and nothing is left to do of the one before."""
+        if not self._listening or self._peer.closing.is_set():
+            return False
+        if self._rest is not None and not self._rest.done():
+            return False
+        rest = self._take(text)
+        self._rest = None if rest is None else self._begin(self._finish(rest))
+        return True
+
+    def _take(self, text: str) -> Rest | None:
+        """Begin what a frame asks for. Never raises."""
         self._peer.frames_in += 1
         self._service.counters.frames_in += 1
-        frame = self._parse(text)
-        if isinstance(frame, jsonrpc.Response):
-            if not self._peer.answered(frame):
-                await self._pace()
-        elif isinstance(frame, jsonrpc.Request):
-            await self._take_request(frame)
-        elif isinstance(frame, jsonrpc.Notification):
-            await self._take_notification(frame)
-        else:
-            await self._refuse(frame.id, frame.code, frame.message)
-            await self._pace()
+        try:
+            frame = self._parse(text)
+            if isinstance(frame, jsonrpc.Response):
+                return None if self._peer.answered(frame) else self._pace
+            if isinstance(frame, jsonrpc.Request):
+                return self._take_request(frame)
+            if isinstance(frame, jsonrpc.Notification):
+                return self._take_notification(frame)
+            return partial(self._refuse_malformed, frame)
+        except Exception as error:
+            self._peer.close(wire_error(error, self._clean)[1])
+            return None
+
+    async def _finish(self, rest: Rest) -> None:
+        try:
+            await rest()
+        except PeerLost:
+            self._peer.close("the peer is gone")
+        except Exception as error:
+            self._peer.close(wire_error(error, self._clean)[1])
 
     def _parse(self, text: str) -> jsonrpc.Frame:
         most = self._limits.frame_bytes_max
@@ -162,26 +208,24 @@ class _Serving:
         if not self._has_token():
             await asyncio.sleep(FLOOD_SECONDS)
 
-    async def _take_request(self, request: jsonrpc.Request) -> None:
+    def _take_request(self, request: jsonrpc.Request) -> Rest | None:
         method = self._peer.table.get(request.method)
         try:
             method = self._let_through(method, request.method, request.id)
             params = _params(method, request.params)
         except RpcError as error:
             self._count(method, error.code)
-            await self._refuse(request.id, error.code, error.message, error.data)
-            await self._after_refusal(error)
-            return
+            return partial(self._refuse_request, request.id, error)
         self._in_flight.add(request.id)
         self._peer.requests_taken += 1
-        if method.before_auth:  # what follows it may depend on it
-            await self._work(request.id, method, params)
-            await self._introduce()
-            return
-        await self._introduce()
+        if method.before_auth:
+            return partial(self._work_first, request.id, method, params)
+        if not self._introduced:
+            return partial(self._introduce_and_begin, request.id, method, params)
         self._begin(self._work(request.id, method, params))
+        return None
 
-    async def _take_notification(self, told: jsonrpc.Notification) -> None:
+    def _take_notification(self, told: jsonrpc.Notification) -> Rest | None:
         """Nobody waits for an answer, so one that is not let through is only counted."""
         method = self._peer.table.get(told.method)
         try:
@@ -189,10 +233,28 @@ class _Serving:
             params = _params(method, told.params)
         except RpcError as error:
             self._service.counters.notifications_dropped += 1
-            await self._after_refusal(error)
-            return
-        await self._introduce()
+            return partial(self._after_refusal, error)
+        if not self._introduced:
+            return partial(self._introduce_and_begin, None, method, params)
         self._begin(self._work(None, method, params))
+        return None
+
+    async def _work_first(self, identity: bytes, method: Method, params: Any) -> None:
+        """What follows it may depend on it."""
+        await self._work(identity, method, params)
+        await self._introduce()
+
+    async def _introduce_and_begin(self, identity: bytes | None, method: Method, params: Any) -> None:
+        await self._introduce()
+        self._begin(self._work(identity, method, params))
+
+    async def _refuse_malformed(self, frame: jsonrpc.Malformed) -> None:
+        await self._refuse(frame.id, frame.code, frame.message)
+        await self._pace()
+
+    async def _refuse_request(self, identity: bytes, error: RpcError) -> None:
+        await self._refuse(identity, error.code, error.message, error.data)
+        await self._after_refusal(error)
 
     async def _after_refusal(self, error: RpcError) -> None:
         if error.code == jsonrpc.AUTH_REQUIRED:
@@ -200,12 +262,13 @@ class _Serving:
         elif error.code == jsonrpc.BUSY:
             await asyncio.sleep(FLOOD_SECONDS)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """In a context of its own: the run that one request enters is not the next one's."""
         tasks = self._peer.tasks
         task = asyncio.get_running_loop().create_task(work, context=Context())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
     # -- who is let through -----------------------------------------------------------------------------
 
@@ -255,10 +318,10 @@ class _Serving:
 
     async def _answer(self, identity: bytes, method: Method, params: Any) -> tuple[int, str]:
         """The code, 0 for a result, and the frame. Raises only where the work itself is to end."""
-        limit = asyncio.timeout(None)
+        limit = self._peer.deadlines.within(method.deadline_seconds(params))
         failed: BaseException
         try:
-            async with asyncio.timeout(method.deadline_seconds(params)) as limit:
+            with limit:
                 result = await method.handle(self._peer, params)
             return 0, self._whole(jsonrpc.success(identity, result))
         except asyncio.CancelledError as error:
@@ -267,7 +330,7 @@ class _Serving:
                 raise
             failed = error  # of something it waited for
         except TimeoutError as error:
-            failed = _given_up(method) if limit.expired() else error
+            failed = _given_up(method) if limit.expired else error
         except Exception as error:
             failed = error
         code, message, data = wire_error(failed, self._clean)
@@ -365,7 +428,12 @@ class End:
         self._characters = 0
         self._changed = asyncio.Event()
         self._closed = False
+        self._take: Take | None = None
         self.other: End = self
+
+    def offer_to(self, take: Take) -> None:
+        """From here on a frame that none waits before is offered to `take` first."""
+        self._take = take
 
     async def receive(self) -> str | None:
         """The next frame; None once the other end is closed and all is read, or this one is."""
@@ -385,9 +453,10 @@ class End:
             await there._wait()
         if there._closed:
             raise ConnectionResetError("the other end is closed")
-        there._frames.append(text)
-        there._characters += len(text)
-        there._wake()
+        if there._frames or there._take is None or not there._take(text):
+            there._frames.append(text)
+            there._characters += len(text)
+            there._wake()
 
     def close(self) -> None:
         """Both ends are over; what was sent can still be read."""

@@ -5,24 +5,34 @@ not exist: the same answers as for what never was. Used by `methods.audit` and `
 """
 
 import asyncio
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import structs
 
 from custody.bridges.objects import speakable
-from custody.errors import Ambiguous, Denied, InvalidInput, NotFound
+from custody.errors import Ambiguous, Denied, InvalidInput, NotFound, StoreClosed
 from custody.index import CallFilter, EventFilter, Index, RunFilter, Scope, StepView
+from custody.index.lookup import LATEST
+from custody.index.query import LIMIT_MAX
 from custody.records import Call, Run, document
 from custody.redaction import plain
 from custody.rpc.identity import is_mine
 from custody.rpc.peer import Peer
+from custody.rpc.service import Service
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """Of one answer as JSON: it is held for as long as its reader takes."""
 
 PART_MAX = 1_000  # calls or steps of a run in one answer, as of any list
+
+ASKING_THREADS = 2
+"""Threads that answer questions, of all connections together: more would only take the interpreter from each
+other, and from whoever records."""
 
 OWN_DIGITS_MIN = 8
 """Of the beginning of an id by which an agent finds what is its own. Fewer are shared with what is not, so
@@ -34,7 +44,30 @@ T = TypeVar("T")
 
 async def ask(peer: Peer, question: Callable[[Index], T]) -> T:
     """Put a question to the index, which waits."""
-    return await asyncio.to_thread(lambda: question(peer.service.runtime.index))
+    return await apart(peer, lambda: question(peer.service.runtime.index))
+
+
+async def apart(peer: Peer, read: Callable[[], T]) -> T:
+    """Read in a thread: of each connection one thing at a time, and not where records are written."""
+    loop, live = asyncio.get_running_loop(), peer.service.live
+    async with live.alone(("asked", peer.connection)):
+        try:
+            reading = loop.run_in_executor(_threads_of(peer.service), read)
+        except RuntimeError:  # the pool is closed
+            raise StoreClosed() from None
+        return await reading
+
+
+_threads: "weakref.WeakKeyDictionary[Service, ThreadPoolExecutor]" = weakref.WeakKeyDictionary()
+
+
+def _threads_of(service: Service) -> ThreadPoolExecutor:
+    """Made when somebody first asks."""
+    threads = _threads.get(service)
+    if threads is None:
+        threads = _threads[service] = ThreadPoolExecutor(ASKING_THREADS, "custody-questions")
+        service.runtime.closing.insert(0, partial(threads.shutdown, wait=False, cancel_futures=True))
+    return threads
 
 
 def filter_of(kind: type[F], params: Any) -> F:
@@ -68,43 +101,48 @@ async def narrowed(peer: Peer, given: F) -> F:
 
 
 Seen = Run | Call | StepView
-Find = Callable[[Index, str], Seen]
-"""One of the ways in which the index finds one thing by a text."""
+Find = Callable[[Index, str, bool], Seen]
+"""One of the ways in which the index finds one thing by a text, which may be a run's name where that is
+asked for."""
 
 
 async def own_run(peer: Peer, text: str) -> Run:
     """A run by what `Index.run` finds it by. Raises NotFound, Ambiguous."""
-    return await own(peer, text, lambda index, text: index.run(text), named=True)
+    return await _own(peer, text, lambda index, text, by_name: index.run(text, by_name=by_name), named=True)
 
 
 async def own_call(peer: Peer, text: str, *, details: bool = False) -> Call:
     """A call by its id or the beginning of it. Raises NotFound, Ambiguous."""
-    return await own(peer, text, lambda index, text: index.call(text, details=details))
+    return await _own(peer, text, lambda index, text, _: index.call(text, details=details))
 
 
 async def own_step(peer: Peer, text: str) -> StepView:
     """A step by its id or the beginning of it. Raises NotFound, Ambiguous."""
-    return await own(peer, text, lambda index, text: index.step(text))
+    return await _own(peer, text, lambda index, text, _: index.step(text))
 
 
-async def own(peer: Peer, text: str, find: Find | None = None, *, named: bool = False) -> Any:
-    """One thing, a run by its name too; without `find` whatever it is.
+async def own(peer: Peer, text: str) -> Seen:
+    """Whatever it is. Raises NotFound, Ambiguous."""
+    return await _own(peer, text, lambda index, text, by_name: index.find(text, by_name=by_name), named=True)
+
+
+async def _own(peer: Peer, text: str, find: Find, *, named: bool = False) -> Any:
+    """One thing; `named` where it may be a run's name.
 
     What is not the peer's to see is not there: not as the latest, not under the same name, and not as one
-    more whose id begins so. Raises NotFound, Ambiguous.
+    more whose id begins so.
     """
-    look = find or (lambda index, text: index.find(text))
     if peer.access.reads_everything:
-        return await ask(peer, lambda index: look(index, text))
-    found = await _own_named(peer, text) if named or find is None else None
-    if found is not None:
-        return found
-    if len(text) < OWN_DIGITS_MIN:
+        return await ask(peer, lambda index: find(index, text, True))
+    if len(text) >= OWN_DIGITS_MIN:
+        held = await ask(peer, lambda index: _held(index, find, text))
+        mine = [one for one, agent in held if _is_own(peer, one, agent)]
+        if len(mine) == 1:
+            return mine[0]
+    found = await _own_named(peer, text) if named else None
+    if found is None:
         raise nothing_here()
-    mine = [one for one in await ask(peer, lambda index: _candidates(index, look, text)) if _is_own(peer, *one)]
-    if len(mine) != 1:
-        raise nothing_here()
-    return mine[0][0]
+    return found
 
 
 async def _own_named(peer: Peer, text: str) -> Run | None:
@@ -118,14 +156,14 @@ async def _own_named(peer: Peer, text: str) -> Run | None:
     return max(found, key=lambda run: (run.started_at, run.id), default=None)
 
 
-def _candidates(index: Index, find: Find, text: str) -> list[tuple[Seen, str | None]]:
-    """What has this id or an id that begins so, each with the agent it is of. In a thread."""
+def _held(index: Index, find: Find, text: str) -> list[tuple[Seen, str | None]]:
+    """What has this id or one that begins so, each with the agent it is of. In a thread."""
     try:
-        found = [find(index, text)]
+        found = [find(index, text, False)]
     except NotFound:
         return []
     except Ambiguous as error:
-        found = [find(index, one) for one in error.details["candidates"]]
+        found = [find(index, one, False) for one in error.details["candidates"]]
     return [(one, index.run(one.run_id).agent if isinstance(one, StepView) else one.agent) for one in found]
 
 

@@ -171,14 +171,6 @@ class Submission:
                     "changes": one.state_changes,
                 }
                 await record_event(self._peer, "state.changed", said, run=self._run)
-        said = {
-            "proposal_id": self.proposal_id,
-            "statuses": {one.action_id: one.status for one in result.results},
-            "reasons": {
-                one.action_id: one.error[:REASON_CHARACTERS_MAX] for one in result.results if one.error
-            },
-            "cost": {name: getattr(result.costs, name) for name in result.costs.__struct_fields__},
-        }
         optional: dict[str, Any] = {
             "source": asked.proposal.source,
             "policy_session": asked.policy_session,
@@ -190,9 +182,18 @@ class Submission:
             "rolled_back": [one.action_id for one in result.results if one.rolled_back] or None,
             "undone": msgspec.to_builtins(self._undone) if self._undone else None,
         }
-        said |= {name: value for name, value in optional.items() if value is not None}
-        if not self._is_told_by_its_call(result, said.keys() & optional.keys()):
-            await record_event(self._peer, "proposal.finished", said, run=self._run)
+        more = {name: value for name, value in optional.items() if value is not None}
+        if self._is_told_by_its_call(result, more):
+            return
+        said = {
+            "proposal_id": self.proposal_id,
+            "statuses": {one.action_id: one.status for one in result.results},
+            "reasons": {
+                one.action_id: one.error[:REASON_CHARACTERS_MAX] for one in result.results if one.error
+            },
+            "cost": {name: getattr(result.costs, name) for name in result.costs.__struct_fields__},
+        }
+        await record_event(self._peer, "proposal.finished", said | more, run=self._run)
 
     def _is_told_by_its_call(self, result: PlanResult, more: Collection[str]) -> bool:
         """Whether the records of one call say all there is to say of the proposal."""

@@ -33,6 +33,10 @@ PLAIN_NAMES: dict[str, tuple[str, Role]] = {
 
 TOKEN_BYTES = 32
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII | re.IGNORECASE)
+ALLOWED = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+"""What tools and methods are named."""
+
+AGENT_CHARACTERS_MAX = 256  # it goes into every record
 TOKENS_MAX = 1_000  # each is compared with what is shown
 LOCK_WAIT_SECONDS = 10.0  # another process holds it for milliseconds
 LOCK_LOOK_SECONDS = 0.02
@@ -161,7 +165,9 @@ class Tokens:
         expires_at_us: int | None = None,
     ) -> tuple[str, NamedToken]:
         """A new token and what it gives; the token is nowhere else. Raises UsageError, NotRecorded."""
-        _check(name, role)
+        tools = None if tools is None else tuple(sorted(set(tools)))
+        methods = None if methods is None else tuple(sorted(set(methods)))
+        _check(name, role, agent, (*(tools or ()), *(methods or ())))
         with self._locked():
             others = self.named()
             if any(each.name == name for each in others):
@@ -176,8 +182,8 @@ class Tokens:
                 digest=digest_of(token).hex(),
                 role=role,
                 agent=agent,
-                tools=None if tools is None else tuple(sorted(set(tools))),
-                methods=None if methods is None else tuple(sorted(set(methods))),
+                tools=tools,
+                methods=methods,
                 created_at_us=now_us(),
                 expires_at_us=expires_at_us,
             )
@@ -236,7 +242,7 @@ def _decoded(data: bytes | None) -> list[NamedToken]:
     return tokens
 
 
-def _check(name: str, role: str) -> None:
+def _check(name: str, role: str, agent: str | None, allowed: Iterable[str]) -> None:
     if not NAME.fullmatch(name) or name in PLAIN_NAMES:
         raise InvalidInput(
             f"{name!r} cannot be a token's name.",
@@ -244,6 +250,15 @@ def _check(name: str, role: str) -> None:
         )
     if role not in ROLES:
         raise InvalidInput(f"{role!r} is no role.", hint=f"One of: {', '.join(ROLES)}.")
+    if agent is not None and not (0 < len(agent) <= AGENT_CHARACTERS_MAX and agent.isprintable()):
+        raise InvalidInput(
+            f"{agent[:40]!r} cannot be an agent's id.",
+            hint=f"1 to {AGENT_CHARACTERS_MAX} printable characters; without an id it may be any agent.",
+        )
+    for wrong in (each for each in allowed if not ALLOWED.fullmatch(each)):
+        raise InvalidInput(
+            f"{wrong[:40]!r} is no name of a tool or method.", hint="Exact names: echo,file_read."
+        )
 
 
 def new_token() -> str:

@@ -17,7 +17,7 @@ from custody.doors.server.checks import Callers, Refusal, bearer, headers_of
 from custody.doors.server.events_stream import EventStreams
 from custody.doors.server.http import WEBSOCKET_PATHS, HttpDoor
 from custody.doors.server.listening import Listener, Listening
-from custody.doors.server.protocols import HEAD_SECONDS_MAX, STALLED_SECONDS_MAX, Occupancy
+from custody.doors.server.protocols import AT_ONCE, HEAD_SECONDS_MAX, STALLED_SECONDS_MAX, Occupancy
 from custody.doors.server.replies import refusal_reply
 from custody.doors.server.websocket import STOPS, Receive, Send, end_stale, serve_websocket
 from custody.rpc.access import ANYBODY, NOT_YET, Access
@@ -156,6 +156,7 @@ class ServerDoor:
                 access=access,
                 receive=receive,
                 send=send,
+                at_once=scope.get("extensions", {}).get(AT_ONCE),
             )
         except Exception:
             log.exception("A connection ended in an error")

@@ -94,7 +94,8 @@ class Callers(Struct, frozen=True, kw_only=True):
 
 
 def _name(host: str) -> str:
-    name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    name = host.lower().rstrip(".")
+    name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
     if not NAME.fullmatch(name) and not _is_address(name):
         raise UsageError(
             f"{host!r} is no name of a host.",

@@ -26,7 +26,7 @@ from custody.doors.server.questions import (
     query_pairs,
     read_records,
 )
-from custody.doors.server.replies import SAFETY, Receive, Refused, Reply, Send
+from custody.doors.server.replies import SAFETY, Receive, Refused, Send
 from custody.errors import CorruptJournal, CustodyError
 from custody.journal import Cursor
 from custody.rpc.access import Access, Doorkeeper
@@ -79,16 +79,18 @@ class EventStreams:
 
     async def serve(
         self, scope: Any, receive: Receive, send: Send, headers: Mapping[bytes, bytes], access: Access
-    ) -> Reply | None:
-        """Stream until either side has enough; None, or what to answer instead."""
+    ) -> None:
+        """Stream until either side has enough. Raises CustodyError, Refused before that."""
         query: EventsQuery = parsed(EventsQuery, query_pairs(scope["query_string"]))
         asking = self._make_asking(access, query)
         asking.everything()
         last = headers.get(b"last-event-id")
         text = query.cursor if last is None else last.decode("latin-1")
         cursor = decode_cursor(text)
-        if scope["method"] == "HEAD":
-            return Reply(200, b"", EVENT_STREAM)
+        if scope["method"] == "HEAD":  # a stream has no length that could be told
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if self.open >= STREAMS_MAX:
             raise Refused(FULL)
         self.open += 1
@@ -99,7 +101,6 @@ class EventStreams:
             await self._stream(asking, cursor, receive, send)
         finally:
             self.open -= 1
-        return None
 
     async def _stream(self, asking: Asking, cursor: Cursor | None, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(_until_gone(receive))

@@ -61,8 +61,18 @@ PATHS: tuple[tuple[str, str], ...] = (
     *((question.path, "GET") for question in QUESTIONS),
 )
 
+WEBSOCKET_PATHS = ("/", "/rpc")
+
 NO_TOKEN = Refusal(
-    401, "token_required", "This needs a token.", "Send it: Authorization: Bearer TOKEN (keys/serve.token)."
+    401,
+    "token_required",
+    "This needs a token.",
+    "Send it: Authorization: Bearer TOKEN. In the store keys/host.token sees everything, "
+    "keys/serve.token with ?agent=NAME what is that agent's.",
+)
+ONLY_METHODS = Refusal(403, "denied", "That token is for some methods of the WebSocket alone.")
+UPGRADE = Refusal(
+    426, "websocket", "This is the WebSocket: JSON-RPC.", "GET /openapi.json lists what HTTP answers."
 )
 NO_PATH = Refusal(404, "not_found", "There is nothing there.", "GET /openapi.json lists what is.")
 ONLY_READS = Refusal(403, "denied", "An auditor reads, and puts nothing on the record.")
@@ -166,10 +176,11 @@ class HttpDoor:
         allow = {b"allow": ", ".join(allowed).encode()}
         if matching and method == "OPTIONS":
             return Reply(204, b"", headers=tuple(allow.items()))
-        if path not in PUBLIC and request.access.role is None:
-            return refusal_reply(NO_TOKEN)
-        if path not in PUBLIC and not self._buckets.take(request.access.name or ""):
-            return refusal_reply(TOO_OFTEN)
+        if path in WEBSOCKET_PATHS:
+            return refusal_reply(UPGRADE, {b"upgrade": b"websocket", b"connection": b"upgrade"})
+        refusal = None if path in PUBLIC else self._refused(request.access)
+        if refusal is not None:
+            return refusal_reply(refusal)
         if not matching:
             return refusal_reply(NO_PATH)
         whole = [(route, more) for route, match, more in matching if match is Match.FULL]
@@ -179,6 +190,14 @@ class HttpDoor:
         route, more = whole[0]
         request.id = more["path_params"].get("id", "")
         return await route.endpoint(request)
+
+    def _refused(self, access: Access) -> Refusal | None:
+        """Why somebody is answered nothing."""
+        if access.role is None:
+            return NO_TOKEN
+        if access.methods is not None:
+            return ONLY_METHODS
+        return None if self._buckets.take(access.name or "") else TOO_OFTEN
 
     def _make_routes(self) -> list[Route]:
         endpoints: dict[str, Endpoint] = {
@@ -247,9 +266,10 @@ class HttpDoor:
         return bytes(body)
 
     async def _events(self, request: _Request) -> Reply | None:
-        return await self.streams.serve(
+        await self.streams.serve(
             request.scope, request.receive, request.send, request.headers, request.access
         )
+        return None
 
     def _question(self, question: Question) -> Endpoint:
         async def endpoint(request: _Request) -> Reply:

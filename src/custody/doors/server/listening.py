@@ -25,7 +25,7 @@ from custody.errors import StoreUnusable, UsageError
 
 PROBE_SECONDS = 1.0  # a daemon that lives takes a connection on its own machine at once
 ADDRESS = re.compile(
-    r"(?:\[(?P<six>[0-9a-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[\w.-]+)):(?P<port>\d{1,5})", re.I | re.A
+    r"(?:\[(?P<six>[0-9a-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[\w.-]+)):(?P<port>\d{1,5})", re.IGNORECASE | re.ASCII
 )
 PORT_MAX = 65_535
 START_SECONDS = 10.0
@@ -272,10 +272,10 @@ def check_tls(tls: Tls) -> None:
     try:  # with a password, even a wrong one, nobody is asked for it at a terminal that may not be there
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password=str)
     except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or error
+        strangers = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
         raise UsageError(
-            f"{tls.certificate} and {tls.key} are no certificate and its key: {why}.",
-            hint="Both are PEM files, the key without a password.",
+            f"{tls.certificate} and {tls.key} are no certificate and its key.",
+            hint="The key is another's." if strangers else "Both are PEM files, the key without a password.",
         ) from error
 
 

@@ -195,6 +195,35 @@ def _refusals(statuses: list[int]) -> dict[str, Any]:
     return {str(status): {"description": REFUSALS[status], "content": content} for status in statuses}
 
 
+WORDS = {
+    "running": "`true`: those under way.",
+    "outcome": "How it ended: `succeeded`, `failed`, …, or `running`.",
+    "session": "Of this session.",
+    "agent": "Of this agent; with a token that names none, who asks.",
+    "caller": "On whose behalf.",
+    "workspace": "The folder of a git working tree.",
+    "parent": "What was started from this run or call.",
+    "top_level": "Those that nothing started.",
+    "text": "Words to find in what was said.",
+    "external_id": "The id another system gave it: the key a run was started with.",
+    "order": "By when they were asked for.",
+    "name": "Of a run or an event.",
+    "channel": "Where the run came from.",
+    "reason": "Why it ended as it did.",
+    "run": "Of this run: its id, the beginning of it, or a name.",
+    "tool": "Of this tool.",
+    "effect": "`read`, `write`, `irreversible`, `unknown`.",
+    "door": "Through which it came: `server`, `cli`, `python`, …",
+    "dry_run": "Those that were checked and not run, or the others.",
+    "proposal_id": "Of this proposal.",
+    "action_id": "Of this action of a proposal.",
+    "attempt": "Which try of its action.",
+    "connection": "Of this connection to the daemon.",
+    "kind": "Of record.",
+}
+"""What a parameter says, where its type does not."""
+
+
 def _parameters(query: type[Struct]) -> list[dict[str, Any]]:
     schema = msgspec.json.schema(query)
     body = next(iter(schema["$defs"].values()))
@@ -208,10 +237,8 @@ def _parameters(query: type[Struct]) -> list[dict[str, Any]]:
             description = of.pop("description", description)
         if "enum" in of:
             of["enum"] = [value for value in of["enum"] if value is not None]
-        found.append(
-            {"name": name, "in": "query", "required": False, "schema": of}
-            | ({} if description is None else {"description": description})
-        )
+        words = WORDS[name] if description is None else description
+        found.append({"name": name, "in": "query", "required": False, "schema": of, "description": words})
     return found
 
 

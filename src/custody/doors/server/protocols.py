@@ -3,10 +3,11 @@ messages in countless pieces.
 
 Owns how long a connection may say nothing of use and how many there are. Knows nothing of what is said. Used
 by `listening`. The WebSocket side is the sans-I/O one: `send` waits while the socket takes nothing, and
-reading stops until a message has been taken, so that neither side's queue grows.
+reading stops while messages wait to be taken, so that neither side's queue grows.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
@@ -27,6 +28,10 @@ QUEUED_BYTES_MAX = 16 * 1024
 
 FRAGMENTS_MAX = 1_024
 """Of one message. Empty ones add nothing to its size and would be kept without end."""
+
+
+AT_ONCE = "custody.at_once"
+"""The extension of a connection's scope by which an application takes texts as they come, past the queue."""
 
 
 def _whole(status: bytes, code: bytes, message: bytes) -> bytes:
@@ -164,10 +169,15 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     """WebSocket; a message has so many pieces, and a connection that is over does not linger."""
 
     room: Occupancy
+    _take: Callable[[str], bool] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.room.leave(self.transport)
         super().connection_lost(exc)
+
+    def offer_to(self, take: Callable[[str], bool]) -> None:
+        """From here on a text that none waits before is offered to `take` first."""
+        self._take = take
 
     def handle_cont(self, event: Frame) -> None:
         if self.close_sent:
@@ -179,6 +189,22 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
+        if not self._taken_at_once():
+            self._let_wait()
+
+    def _taken_at_once(self) -> bool:
+        if self._take is None or self.curr_msg_data_type != "text" or not self.queue.empty():
+            return False
+        try:
+            text = b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            return False
+        if self.close_sent or not self._take(text):
+            return False
+        self.frames = []
+        return True
+
+    def _let_wait(self) -> None:
         """Small messages may queue a little: to stop reading after each and to begin again is two system
         calls, a seventh of what a short request takes."""
         may_wait = self.queue.qsize() < QUEUED_MAX and sum(map(len, self.frames)) <= QUEUED_BYTES_MAX
@@ -190,6 +216,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.read_paused = False
 
     async def run_asgi(self) -> None:
+        cast("Any", self.scope)["extensions"][AT_ONCE] = self.offer_to
         try:
             await super().run_asgi()
         finally:

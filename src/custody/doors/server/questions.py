@@ -35,7 +35,8 @@ SCANNED_MAX = 20_000
 """Records looked at for one page of a filtered list."""
 
 PATH_ID = re.compile(r"[0-9a-f]{4,32}", re.ASCII)
-FULL_ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}", re.ASCII)
+RUN_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+CALL_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PARAMETERS_MAX = 64
 START = "start"
 AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", re.ASCII)
@@ -84,10 +85,9 @@ class RunsQuery(Filters, kw_only=True, forbid_unknown_fields=True):
     reason: Text | None = None
 
 
-class CallsQuery(Filters, kw_only=True, forbid_unknown_fields=True):
-    """Filters of a list of calls."""
+class RunCallsQuery(Filters, kw_only=True, forbid_unknown_fields=True):
+    """Filters of the calls of one run."""
 
-    run: Text | None = None
     tool: Text | None = None
     effect: Text | None = None
     door: Text | None = None
@@ -96,6 +96,12 @@ class CallsQuery(Filters, kw_only=True, forbid_unknown_fields=True):
     action_id: Text | None = None
     attempt: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     connection: Text | None = None
+
+
+class CallsQuery(RunCallsQuery, kw_only=True, forbid_unknown_fields=True):
+    """Filters of a list of calls."""
+
+    run: Text | None = None
 
 
 class OneQuery(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -325,7 +331,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(path="/runs", name="runs", query=RunsQuery, result=Listed[Run], answer=runs),
     Question(path="/runs/{id}", name="run", query=OneQuery, result=Run, answer=run),
     Question(
-        path="/runs/{id}/calls", name="run_calls", query=CallsQuery, result=Listed[Call], answer=run_calls
+        path="/runs/{id}/calls", name="run_calls", query=RunCallsQuery, result=Listed[Call], answer=run_calls
     ),
     Question(
         path="/runs/{id}/trace", name="trace", query=TraceQuery, result=Listed[TraceRecord], answer=trace
@@ -354,8 +360,10 @@ def _filter(asking: Asking, kind: type[RunFilter] | type[CallFilter]) -> dict[st
     }
     fields["since_us"], fields["until_us"] = moment_us(query.since), moment_us(query.until)
     agent = asking.agent()
-    if agent is not None and fields.setdefault("agent", agent) != agent:
-        raise NotFound("There is nothing of that agent.")
+    if agent is not None:
+        if fields.setdefault("agent", agent) != agent:
+            raise NotFound("There is nothing of that agent.")
+        _check_whole(fields, {"run": RUN_ID, "parent": RUN_ID if kind is RunFilter else CALL_ID})
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -363,10 +371,14 @@ def _call_filter(asking: Asking) -> dict[str, Any]:
     fields = _filter(asking, CallFilter)
     if asking.query.running:
         fields["outcome"] = "running"
-    for name in ("run", "parent"):
-        if name in fields and asking.agent() is not None and not FULL_ID.fullmatch(fields[name]):
-            raise NotFound(f"There is no {name} {fields[name]!r}.")  # a name or prefix might be another's
     return fields
+
+
+def _check_whole(fields: dict[str, Any], ids: dict[str, re.Pattern[str]]) -> None:
+    """A name or the beginning of an id might be another's, and would be looked for. Raises NotFound."""
+    for name, whole in ids.items():
+        if name in fields and not whole.fullmatch(fields[name]):
+            raise NotFound(f"There is no {name} {fields[name][:64]!r}.", hint="Say the whole id.")
 
 
 def _listed(asking: Asking, lister: Callable[..., Page[Any]], asked: Any) -> Any:
@@ -393,7 +405,7 @@ def _listed(asking: Asking, lister: Callable[..., Page[Any]], asked: Any) -> Any
 def _own(asking: Asking, find: Callable[[str], Any], what: str) -> Any:
     """One thing by its id; another's is not there."""
     agent = asking.agent()
-    pattern = PATH_ID if agent is None else FULL_ID
+    pattern = PATH_ID if agent is None else RUN_ID if what == "run" else CALL_ID
     try:
         if pattern.fullmatch(asking.id):
             found = find(asking.id)

@@ -12,7 +12,7 @@ from typing import Any
 from custody.calls.runtime import Runtime
 from custody.rpc.access import ANYBODY, NOT_YET, Access
 from custody.rpc.peer import Peer
-from custody.rpc.serve import serve_peer
+from custody.rpc.serve import Take, serve_peer
 from custody.rpc.service import Service
 
 Receive = Callable[[], Awaitable[Any]]
@@ -40,15 +40,19 @@ async def serve_websocket(
     access: Access | None,
     receive: Receive,
     send: Send,
+    at_once: Callable[[Take], None] | None = None,
 ) -> None:
-    """Accept the connection and serve it until it is over. `access`: whom its upgrade's token admits."""
+    """Accept the connection and serve it until it is over. `access`: whom its upgrade's token admits;
+    `at_once`: where the server can offer texts as they come."""
     if access is None:
         access = NOT_YET if service.doorkeeper.auth_enabled else ANYBODY
     peer = Peer(door=door, address=address, access=access)
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
     streams = _Streams(peer, receive, send)
-    serving = asyncio.create_task(serve_peer(streams.receive_text, streams.send_text, peer, runtime))
+    serving = asyncio.create_task(
+        serve_peer(streams.receive_text, streams.send_text, peer, runtime, at_once=at_once)
+    )
     try:
         await asyncio.wait({serving})
     except asyncio.CancelledError:

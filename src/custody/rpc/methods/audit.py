@@ -7,6 +7,7 @@ Owns their shapes. The questions and their filters are `index`'s, who may see wh
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import Struct, structs
 
 from custody.bridges.objects import speakable
 from custody.errors import Denied, InvalidInput
-from custody.index import CallFilter, EventFilter, Index, RunFilter, Scope, StepView
+from custody.index import CallFilter, EventFilter, Index, Page, RunFilter, Scope, StepView
 from custody.journal import Cursor
 from custody.records import Call, Run
 from custody.redaction import plain
@@ -25,6 +26,7 @@ from custody.rpc.peer import Peer
 from custody.rpc.sight import (
     ANSWER_BYTES_MAX,
     PART_MAX,
+    apart,
     ask,
     checked,
     filter_of,
@@ -97,16 +99,14 @@ class Found(Struct, frozen=True, kw_only=True):
 async def audit_calls(peer: Peer, params: CallsParams) -> Items:
     """Calls that fulfil a filter, the newest first."""
     given = await narrowed(peer, filter_of(CallFilter, params))
-    page = await ask(peer, lambda index: index.calls(given, params.limit, params.cursor))
-    return Items(items=items(page.items), next=page.next)
+    return await _page(peer, lambda index: index.calls(given, params.limit, params.cursor))
 
 
 @method("audit.runs")
 async def audit_runs(peer: Peer, params: RunsParams) -> Items:
     """Runs that fulfil a filter, the newest first."""
     given = await narrowed(peer, filter_of(RunFilter, params))
-    page = await ask(peer, lambda index: index.runs(given, params.limit, params.cursor))
-    return Items(items=items(page.items), next=page.next)
+    return await _page(peer, lambda index: index.runs(given, params.limit, params.cursor))
 
 
 @method("audit.events")
@@ -121,15 +121,21 @@ async def audit_events(peer: Peer, params: EventsParams) -> Items:
             run=(await own_run(peer, given.run)).id,
             call=None if given.call is None else (await own_call(peer, given.call)).id,
         )
-    page = await ask(peer, lambda index: index.events(given, params.limit, params.cursor))
-    return Items(items=items(page.items), next=page.next)
+    return await _page(peer, lambda index: index.events(given, params.limit, params.cursor))
 
 
 @method("audit.sessions", roles=EVERYTHING)
 async def audit_sessions(peer: Peer, params: PageParams) -> Items:
     """Sessions, the last used first."""
-    page = await ask(peer, lambda index: index.sessions(params.limit, params.cursor))
-    return Items(items=items(page.items), next=page.next)
+    return await _page(peer, lambda index: index.sessions(params.limit, params.cursor))
+
+
+async def _page(peer: Peer, question: Callable[[Index], Page[Any]]) -> Items:
+    def read(index: Index) -> Items:
+        page = question(index)
+        return Items(items=items(page.items), next=page.next)
+
+    return await ask(peer, read)
 
 
 # -- one --------------------------------------------------------------------------------------------------
@@ -178,7 +184,7 @@ class FoundOne(Struct, frozen=True, kw_only=True):
 @method("audit.find")
 async def audit_find(peer: Peer, params: IdParams) -> FoundOne:
     """The run, call or step that has this id, beginning of one, or name."""
-    found: Any = await own(peer, params.id)
+    found = await own(peer, params.id)
     kind = {Run: "run", Call: "call", StepView: "step"}[type(found)]
     return FoundOne(kind=kind, found=said(found))
 
@@ -200,10 +206,12 @@ async def audit_run_calls(peer: Peer, params: PartParams) -> Items:
     """Calls of a run by position."""
     run_id = bytes.fromhex((await own_run(peer, params.run)).id)
     after, limit = params.after_position, checked(params.limit)
-    calls = await ask(
-        peer, lambda index: index.run_calls(run_id, details=params.details, after_position=after, limit=limit)
-    )
-    return _part(calls, limit)
+
+    def read(index: Index) -> Items:
+        calls = index.run_calls(run_id, details=params.details, after_position=after, limit=limit)
+        return _part(calls, limit)
+
+    return await ask(peer, read)
 
 
 @method("audit.run_steps")
@@ -211,8 +219,9 @@ async def audit_run_steps(peer: Peer, params: PartParams) -> Items:
     """Steps of a run by position."""
     run_id = bytes.fromhex((await own_run(peer, params.run)).id)
     after, limit = params.after_position, checked(params.limit)
-    steps = await ask(peer, lambda index: index.run_steps(run_id, after_position=after, limit=limit))
-    return _part(steps, limit)
+    return await ask(
+        peer, lambda index: _part(index.run_steps(run_id, after_position=after, limit=limit), limit)
+    )
 
 
 def _part(found: list[Any], limit: int) -> Items:
@@ -233,8 +242,7 @@ class TimelineParams(Struct, frozen=True, kw_only=True):
 async def audit_timeline(peer: Peer, params: TimelineParams) -> Items:
     """Every call, step and event of a run in order."""
     run = await own_run(peer, params.run)
-    page = await ask(peer, lambda index: index.timeline(run.id, params.limit, params.cursor))
-    return Items(items=items(page.items), next=page.next)
+    return await _page(peer, lambda index: index.timeline(run.id, params.limit, params.cursor))
 
 
 # -- questions over many ----------------------------------------------------------------------------------
@@ -390,7 +398,7 @@ class SqlParams(Struct, frozen=True, kw_only=True):
     seconds: float = SQL_SECONDS_MAX
 
 
-@method("audit.sql", roles=("operator", "auditor"))
+@method("audit.sql", roles=EVERYTHING)
 async def audit_sql(peer: Peer, params: SqlParams) -> dict[str, Any]:
     """Rows of a statement over the views of the record."""
     seconds = min(params.seconds, SQL_SECONDS_MAX)
@@ -424,7 +432,7 @@ async def audit_records(peer: Peer, params: RecordsParams) -> Records:
         raise InvalidInput(f"limit is 1 to {RECORDS_MAX}.", field="limit")
     deadline = time.monotonic() + max(0.0, min(params.wait_seconds, WAIT_SECONDS_MAX))
     while True:
-        records, cursor = await asyncio.to_thread(_follow, peer, Cursor(params.cursor), params.limit)
+        records, cursor = await apart(peer, partial(_follow, peer, Cursor(params.cursor), params.limit))
         if records or time.monotonic() >= deadline or peer.service.draining:
             return Records(records=records, cursor=dict(cursor.places))
         await asyncio.sleep(POLL_SECONDS)

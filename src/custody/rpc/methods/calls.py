@@ -20,19 +20,15 @@ from custody.calls.stated import call_id
 from custody.errors import Ambiguous, CustodyError, InvalidInput, NotFound
 from custody.records import Call, Decision, Run, document
 from custody.redaction import plain
-from custody.rpc.access import Role
 from custody.rpc.identity import agent_of, is_mine
 from custody.rpc.live import no_such_run
 from custody.rpc.live_run import LiveRun
-from custody.rpc.method import HANDLER_SECONDS, method
+from custody.rpc.method import ACTING, HANDLER_SECONDS, method
 from custody.rpc.parts import Part, parts_of
 from custody.rpc.peer import Peer
 from custody.rpc.sight import nothing_here, own, own_run
 from custody.rpc.spoken import heard, spoken
 from custody.rpc.telling import AnyEntry, Teller
-
-ACT: tuple[Role, ...] = ("agent", "operator", "host")
-"""An auditor looks and does nothing."""
 
 KEY_CHARACTERS_MAX = 64
 """Of the key of a call under way: kept for as long as that takes."""
@@ -79,7 +75,7 @@ def _make_seconds(params: MakeParams) -> float:
     return HANDLER_SECONDS + (params.timeout or 0.0) if params.timeout != 0 else 365 * 24 * 3600.0
 
 
-@method("calls.make", roles=ACT, seconds=_make_seconds)
+@method("calls.make", roles=ACTING, seconds=_make_seconds)
 async def calls_make(peer: Peer, params: MakeParams) -> dict[str, Any]:
     """Check, record, run, measure and record one call; the finished call, whatever its outcome."""
     parts = parts_of(peer.service)
@@ -87,7 +83,9 @@ async def calls_make(peer: Peer, params: MakeParams) -> dict[str, Any]:
     if params.key is not None and len(params.key) > KEY_CHARACTERS_MAX:
         raise InvalidInput(f"key has at most {KEY_CHARACTERS_MAX} characters.", field="key")
     if params.timeout is not None and params.timeout > TIMEOUT_SECONDS_MAX:
-        raise InvalidInput(f"timeout is at most {TIMEOUT_SECONDS_MAX:.0f} seconds; 0 is none.", field="timeout")
+        raise InvalidInput(
+            f"timeout is at most {TIMEOUT_SECONDS_MAX:.0f} seconds; 0 is none.", field="timeout"
+        )
     under_way: list[asyncio.Task[Call]] = []
     try:
         with _in_flight(part, under_way):
@@ -182,7 +180,7 @@ class Cancelled(Struct, frozen=True, kw_only=True):
     ids: list[str]
 
 
-@method("calls.cancel", roles=ACT)
+@method("calls.cancel", roles=ACTING)
 async def calls_cancel(peer: Peer, params: CancelParams) -> Cancelled:
     """Ask a call, or every call of a run, to end."""
     if params.key is not None:
@@ -266,7 +264,7 @@ class Begun(Struct, frozen=True, kw_only=True):
     """Number of the last thing told in it."""
 
 
-@method("runs.begin", roles=ACT)
+@method("runs.begin", roles=ACTING)
 async def runs_begin(peer: Peer, params: BeginParams) -> Begun:
     """Begin a run; the same key gives the same run. Durable before the answer."""
     agent = agent_of(peer, params.agent)
@@ -305,7 +303,7 @@ class JoinParams(Struct, frozen=True, kw_only=True):
     """An id, the beginning of one, or a run's name."""
 
 
-@method("runs.join", roles=ACT)
+@method("runs.join", roles=ACTING)
 async def runs_join(peer: Peer, params: JoinParams) -> Begun:
     """Take part in a run that was started as shared."""
     found: list[Run] = []
@@ -320,7 +318,7 @@ async def runs_join(peer: Peer, params: JoinParams) -> Begun:
     return _begun(part, run.intent, run.name)
 
 
-@method("runs.named", roles=ACT)
+@method("runs.named", roles=ACTING)
 async def runs_named(peer: Peer, params: BeginParams) -> Begun:
     """The open run of this name: joined, or begun where there is none."""
     if not params.name or len(params.name) > NAME_CHARACTERS_MAX:
@@ -332,9 +330,9 @@ async def runs_named(peer: Peer, params: BeginParams) -> Begun:
     async def begin() -> tuple[RunHandle, LiveRun | None]:
         # Where somebody else's run has the name there is another of it, so that nobody learns of that run.
         for called in (name, f"{agent or ''}/{params.name}"):
-            said = params.options(agent)
-            handle = await peer.service.runtime.named_run(called, params.intent, **said)
-            if await _takes_part(peer, handle):
+            handle = await peer.service.runtime.named_run(called, params.intent, **params.options(agent))
+            with suppress(NotFound):
+                await _run_of(peer, handle.id)
                 return _strict(handle), None
         raise no_such_run()
 
@@ -343,21 +341,13 @@ async def runs_named(peer: Peer, params: BeginParams) -> Begun:
     return _begun(part, run.intent, params.name)
 
 
-async def _takes_part(peer: Peer, handle: RunHandle) -> bool:
-    try:
-        await _run_of(peer, handle.id)
-    except NotFound:
-        return False
-    return True
-
-
 class RejoinParams(Struct, frozen=True, kw_only=True):
     """By the key of its beginning."""
 
     key: str
 
 
-@method("runs.rejoin", roles=ACT)
+@method("runs.rejoin", roles=ACTING)
 async def runs_rejoin(peer: Peer, params: RejoinParams) -> Begun:
     """Go on in a run over another connection: the key shows that it is the same client."""
     return _begun(parts_of(peer.service).again(peer, params.key), None, None)
@@ -372,7 +362,7 @@ class RecordParams(Struct, frozen=True, kw_only=True):
     """On the clock of the entries' `at`, when this is sent."""
 
 
-@method("runs.record", roles=ACT)
+@method("runs.record", roles=ACTING)
 async def runs_record(peer: Peer, params: RecordParams) -> list[dict[str, Any]]:
     """Record what the caller did itself: calls as they start and end, steps, events; an answer to each."""
     if len(params.entries) > ENTRIES_MAX:
@@ -440,7 +430,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     outcome: str | None
 
 
-@method("runs.finish", roles=ACT)
+@method("runs.finish", roles=ACTING)
 async def runs_finish(peer: Peer, params: FinishParams) -> Finished:
     """End a run; what is in flight in it is ended first. Durable before the answer."""
     parts = parts_of(peer.service)

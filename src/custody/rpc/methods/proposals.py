@@ -5,12 +5,13 @@ foreseen is `plans.foresee`, to which the guards' word is added here.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from custody.calls.guards import Guard, Proposal, decide
+from custody.errors import InvalidInput
 from custody.plans.foresee import Issue, Severity, Tier, simulate, verify
 from custody.plans.graph import Action, Graph
 from custody.plans.references import references_in
@@ -22,6 +23,8 @@ from custody.rpc.proposals import ProposalResult, WireProposal, WireScope, actio
 from custody.rpc.submission import Asked, Submission, mint_of
 
 VERIFY_SECONDS = 30.0
+
+T = TypeVar("T")
 
 
 class SubmitParams(Struct, frozen=True, kw_only=True):
@@ -100,7 +103,7 @@ async def verify_proposal(peer: Peer, params: VerifyParams) -> Verified:
     """Everything that is wrong with a proposal, what the guards would refuse included; nothing is done."""
     actions = actions_of(params.proposal, mint_of(peer))
     initial = _initial(peer, params)
-    foreseen = await asyncio.to_thread(verify, actions, initial, frozenset(peer.tools.names()))
+    foreseen = await _apart(peer, lambda: verify(actions, initial, frozenset(peer.tools.names())))
     issues = list(foreseen.issues)
     guards = [
         peer.session.policies.guards(params.session_id, State(state)) for state in (initial, foreseen.state)
@@ -127,7 +130,22 @@ async def simulate_proposal(peer: Peer, params: VerifyParams) -> SimulateResult:
     """The statuses and the state to be expected of a proposal; nothing is done."""
     actions = actions_of(params.proposal, mint_of(peer))
     initial, tools = _initial(peer, params), frozenset(peer.tools.names())
-    simulated = await asyncio.to_thread(lambda: simulate(Graph(actions), initial, tools))
+
+    def refusal(action: Action, state: State) -> str | None:
+        call = _call(peer, action)
+        if call is None:
+            return None
+        refused = _standing_refusal(peer, call)
+        if refused is not None:
+            return refused
+        decision = decide(call, peer.session.policies.guards(params.session_id, state))
+        return None if decision.verdict == "allow" else decision.reason
+
+    peer.session.policies.registered(params.session_id)  # raises for a session that is none
+    try:
+        simulated = await _apart(peer, lambda: simulate(Graph(actions), initial, tools, refusal))
+    except InvalidInput as error:
+        raise InvalidInput(error.message, field="proposal") from error
     return SimulateResult(
         statuses=simulated.statuses,
         reasons=simulated.reasons,
@@ -136,8 +154,18 @@ async def simulate_proposal(peer: Peer, params: VerifyParams) -> SimulateResult:
     )
 
 
+async def _apart(peer: Peer, foresee: Callable[[], T]) -> T:
+    """In a thread, of each connection one at a time: records are written in threads, too."""
+    async with peer.service.live.alone(("foreseen", peer.connection)):
+        return await asyncio.to_thread(foresee)
+
+
 def _initial(peer: Peer, params: VerifyParams) -> dict[str, Any]:
     if params.initial_state is not None:
+        try:
+            State(params.initial_state)
+        except InvalidInput as error:
+            raise InvalidInput(error.message, field="initial_state") from error
         return params.initial_state
     return peer.session.state(None if params.scope is None else params.scope.tenant_id).contents()
 
@@ -145,17 +173,9 @@ def _initial(peer: Peer, params: VerifyParams) -> dict[str, Any]:
 def _refusals(peer: Peer, action: Action, guards: Sequence[Sequence[Guard]]) -> list[Issue]:
     """What would refuse the call. `guards` are those of the state before and of the state after: a rule that
     refuses in one of them only depends on the order."""
-    tool = None if action.type != "tool_call" or not action.tool else peer.tools.get(action.tool)
-    if tool is None:
+    call = _call(peer, action)
+    if call is None:
         return []
-    call = Proposal(
-        name=tool.name,
-        tool=tool,
-        arguments=action.parameters,
-        scope=peer.service.runtime.settings.scope,
-        host=None,
-        tools=peer.tools,
-    )
     refused = _standing_refusal(peer, call)
     if refused is not None:
         return [Issue(severity="error", message=refused, action_id=action.id)]
@@ -167,6 +187,21 @@ def _refusals(peer: Peer, action: Action, guards: Sequence[Sequence[Guard]]) -> 
         message = f"Depending on the order: {no[0]}"
         return [Issue(severity="warning", message=message, tier="heuristic", action_id=action.id)]
     return []
+
+
+def _call(peer: Peer, action: Action) -> Proposal | None:
+    """The call it would be; None where it is none, or of no tool there is."""
+    tool = None if action.type != "tool_call" or not action.tool else peer.tools.get(action.tool)
+    if tool is None:
+        return None
+    return Proposal(
+        name=tool.name,
+        tool=tool,
+        arguments=action.parameters,
+        scope=peer.service.runtime.settings.scope,
+        host=None,
+        tools=peer.tools,
+    )
 
 
 def _standing_refusal(peer: Peer, call: Proposal) -> str | None:

@@ -217,13 +217,10 @@ class TraceParams(Struct, frozen=True, kw_only=True):
 async def runs_get_trace(peer: Peer, params: TraceParams) -> TraceAnswer | TraceNotFound:
     """The records of a run in order; `not_found` for one that is not there or is somebody else's."""
     paged = PAGES in peer.features
-    return await read_trace(
-        peer.service.live,
-        params.run_id,
-        whose=_readable(peer),
-        cursor=_offset(params.cursor),
-        limit=_limit(params.cursor, params.limit) if paged else RECORDS_MAX,
-    )
+    live, cursor = peer.service.live, _offset(params.cursor)
+    limit = _limit(params.cursor, params.limit) if paged else RECORDS_MAX
+    async with live.alone(("traces", peer.connection)):  # whoever asks for many holds up no other's
+        return await read_trace(live, params.run_id, whose=_readable(peer), cursor=cursor, limit=limit)
 
 
 @method("runs.subscribe")
