@@ -257,12 +257,13 @@ def test_a_call_outside_a_run_stands_alone(runtime):
     assert runtime.call(add, {"a": 1}).run_id is None
 
 
-def test_a_call_made_inside_a_call_names_its_parent_and_run(runtime):
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_call_made_inside_a_call_names_its_parent_and_run(runtime, shared):
     @custody.tool
     def outer() -> str:
         return runtime.call(add, {"a": 1}).id
 
-    with runtime.run() as run:
+    with runtime.run(shared=shared) as run:
         parent = run.call(outer, {})
 
     child = runtime.index.call(parent.result)

@@ -123,10 +123,12 @@ async def converse(end: End, texts: list[str]) -> Counter[str]:
     return given
 
 
-async def play(runtime: Runtime, bystander: Client, texts: list[str], leaves: bool) -> None:
+async def play(runtime: Runtime, bystander: Client, texts: list[str], leaves: bool, queues: bool) -> None:
+    """`leaves`: without waiting for an answer; `queues`: each frame waits for the reader."""
     ours, theirs = paired()
     peer = Peer(door="memory")
-    serving = asyncio.create_task(serve_peer(theirs.receive, theirs.send, peer, runtime))
+    at_once = None if queues else theirs.offer_to
+    serving = asyncio.create_task(serve_peer(theirs.receive, theirs.send, peer, runtime, at_once=at_once))
     await bystander.call("state.set", {"key": "mine", "value": len(texts)})
     if leaves:
         for text in texts:
@@ -142,7 +144,7 @@ async def play(runtime: Runtime, bystander: Client, texts: list[str], leaves: bo
 
 
 @contextmanager
-def many_connections(store: str) -> Generator[Callable[[list[str], bool], None]]:
+def many_connections(store: str) -> Generator[Callable[[list[str], bool, bool], None]]:
     """Gives what plays one sequence over a connection of its own, beside one that is always there."""
     with asyncio.Runner() as runner:
         opened = opened_runtime(store)
@@ -151,7 +153,7 @@ def many_connections(store: str) -> Generator[Callable[[list[str], bool], None]]
         connected = runner.run(served.__aenter__())()
         bystander = runner.run(connected.__aenter__())
         try:
-            yield lambda texts, leaves: runner.run(play(runtime, bystander, texts, leaves))
+            yield lambda texts, leaves, queues: runner.run(play(runtime, bystander, texts, leaves, queues))
         finally:
             for context in (connected, served, opened):
                 runner.run(context.__aexit__(None, None, None))
@@ -164,8 +166,8 @@ def test_any_sequence_of_frames_is_answered_frame_by_frame(tmp_path: Path, examp
     with many_connections(str(tmp_path / "store")) as play_one:
 
         @settings(max_examples=examples)
-        @given(SEQUENCES, st.booleans())
-        def each(texts: list[str], leaves: bool) -> None:
-            play_one(texts, leaves)
+        @given(SEQUENCES, st.booleans(), st.booleans())
+        def each(texts: list[str], leaves: bool, queues: bool) -> None:
+            play_one(texts, leaves, queues)
 
         each()

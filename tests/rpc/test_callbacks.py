@@ -195,6 +195,20 @@ def test_an_answer_that_cannot_be_understood_fails_the_call_at_once(transport: s
     assert play(transport, scenario) == (("failed", True), [("failed", None)])
 
 
+@pytest.mark.parametrize("number", ["1e999", "9" * 5_000], ids=["too large", "too long"])
+def test_a_number_no_reader_can_hold_fails_its_call_and_the_connection_goes_on(number: str) -> None:
+    async def scenario(client: Client) -> Any:
+        async def odd(parameters: Any, request: Any) -> Any:
+            await client.send_text(f'{{"jsonrpc":"2.0","id":"{request["request_id"]}","result":[{number}]}}')
+            await asyncio.Event().wait()
+
+        await client.offer(odd=odd)
+        first = await client.submit("odd")
+        return first["status"], (await client.submit("odd"))["status"]
+
+    assert play("memory", scenario) == (("failed", "failed"), [("failed", None), ("failed", None)])
+
+
 @pytest.mark.parametrize("error", ["text", None, [], {"code": "x"}, {"message": 5}, {}], ids=repr)
 def test_an_error_that_is_oddly_made_still_ends_the_call(error: Any) -> None:
     async def scenario(client: Client) -> Any:

@@ -263,7 +263,23 @@ async def surroundings(peer: Peer, params: NoParams) -> str:
     return before
 
 
-OWN = Table([*TABLE, fail, for_ever, wait, surroundings])
+@method("test.slow_beginning", before_auth=True)
+async def slow_beginning(peer: Peer, params: NoParams) -> None:
+    """What an introduction is, a few turns of the loop long."""
+    del params
+    for _ in range(20):
+        await asyncio.sleep(0)
+    peer.session.log("run_started")
+
+
+@method("test.begun")
+async def begun(peer: Peer, params: NoParams) -> int:
+    """How many introductions are over."""
+    del params
+    return len(peer.session.events)
+
+
+OWN = Table([*TABLE, fail, for_ever, wait, surroundings, slow_beginning, begun])
 
 
 def failing(error: str) -> dict[str, Any]:
@@ -320,6 +336,19 @@ def test_a_request_sees_nothing_of_another_nor_of_the_door() -> None:
 
     around.set("the door")
     assert play("memory", scenario, table=OWN) == ["nothing", "nothing"]
+
+
+def test_what_follows_an_introduction_waits_for_it_and_keeps_its_order() -> None:
+    async def scenario(client: Client) -> Any:
+        before = await client.call("test.begun")
+        names = ("test.slow_beginning", "test.begun", "test.slow_beginning")
+        asked = [await client.begin(name) for name in names]
+        answers = [await client.answer_to(identity) for identity in asked[:2]]
+        asked.append(await client.begin("test.begun"))  # while the second introduction is under way
+        answers += [await client.answer_to(identity) for identity in asked[2:]]
+        return before, [answer["result"] for answer in answers]
+
+    assert play("memory", scenario, table=OWN) == (0, [None, 1, None, 2])
 
 
 # -- bounds -------------------------------------------------------------------------------------------------

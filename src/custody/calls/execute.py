@@ -127,6 +127,8 @@ class _Progress:
         """The arguments as the caller gets them back."""
         self.withheld: tuple[str, ...] | None = None
         self.cwd: str | None = None
+        self.parent_id, self.thread_id = current_call.get(), threading.get_native_id()
+        """Of whoever asks: the first record may be made in another thread."""
         self.request: Request | None = None
         """As it stands in the first record."""
 
@@ -141,14 +143,14 @@ class _Progress:
             decision=self.decision,
             asked_at_us=self.at_us,
             session_id=asked.stated.session_id,
-            parent_id=current_call.get(),
+            parent_id=self.parent_id,
             external_id=asked.external_id,
             agent=asked.stated.agent,
             caller=asked.stated.caller,
             door=asked.door,
             dry_run=asked.dry_run,
             pid=process.pid,
-            thread_id=threading.get_native_id(),
+            thread_id=self.thread_id,
             workspace=asked.stated.workspace,
             decide_us=self.decide_us,
             proposal_id=asked.origin.proposal_id,

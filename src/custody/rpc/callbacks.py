@@ -24,6 +24,9 @@ from custody.tools.tool import Keep
 TOOL_SECONDS = 300.0
 """For a call whose action says nothing: that of the reference."""
 
+TIMEOUT_SECONDS_MAX = 1e9
+"""What a peer is told of a longer deadline: its clock need not hold it."""
+
 CANCEL_SECONDS = 1.0
 """How long telling the peer that a call was given up may hold its end back."""
 
@@ -111,7 +114,7 @@ class ClientTool:
             parameters=arguments,
             attempt=origin.attempt or 1,
             request_id=expected.id,
-            timeout_ms=UNSET if seconds is None else round(seconds * 1_000),
+            timeout_ms=UNSET if seconds is None else round(min(seconds, TIMEOUT_SECONDS_MAX) * 1_000),
             session_id=origin.policy_session or context.asker.session_id or UNSET,
             run_id=context.run_id or UNSET,
         )

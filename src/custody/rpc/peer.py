@@ -149,8 +149,12 @@ class Peer:
         self.service.counters.callbacks_answered += 1
         if response.error is not None:
             answer.set_exception(remote_error(response.error))
-        else:
+            return True
+        try:
             answer.set_result(msgspec.json.decode(response.result))
+        except (msgspec.DecodeError, RecursionError) as error:  # JSON, but a number that nothing can hold
+            said = {"code": jsonrpc.PARSE_ERROR, "message": f"its answer cannot be read: {error}"}
+            answer.set_exception(remote_error(said))
         return True
 
     # -- its calls --------------------------------------------------------------------------------------
