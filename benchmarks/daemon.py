@@ -245,7 +245,7 @@ def of_a_message(timings: dict[str, Timing]) -> Measurement:
         what="a proposal of one action with a client's callback, written, p50",
         value=timings["written"].p50_us,
         unit="µs",
-        target=f"≤ {RATIO_MAX:g} × a bare JSON-RPC echo",
+        target=f"≤ {RATIO_MAX:g} × the echo with the same callback",
         limit=RATIO_MAX * called,
         peers={
             "an echo with the same callback": called,

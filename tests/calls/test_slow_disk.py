@@ -182,7 +182,7 @@ def test_a_queue_that_is_full_drops_counts_and_keeps_no_payload(stage: Stage, ca
     assert len([line for line in caplog.messages if line.startswith("Records are dropped")]) == 1
 
 
-@pytest.mark.parametrize("stage", ONE_QUICKLY, indirect=True)
+@pytest.mark.long
 def test_ten_thousand_dropped_records_leave_nothing_in_memory(stage: Stage):
     async def scenario(runtime):
         async with runtime.run() as run:
