@@ -38,9 +38,6 @@ ENTRIES_MAX = 256
 
 NAME_CHARACTERS_MAX = 256
 
-TIMEOUT_SECONDS_MAX = 30 * 24 * 3600.0
-"""Of one call; who waits for longer asks for no deadline."""
-
 
 # -- guarded calls --------------------------------------------------------------------------------------
 
@@ -82,10 +79,6 @@ async def calls_make(peer: Peer, params: MakeParams) -> dict[str, Any]:
     part = None if params.part is None else parts.of(peer, params.part)
     if params.key is not None and len(params.key) > KEY_CHARACTERS_MAX:
         raise InvalidInput(f"key has at most {KEY_CHARACTERS_MAX} characters.", field="key")
-    if params.timeout is not None and params.timeout > TIMEOUT_SECONDS_MAX:
-        raise InvalidInput(
-            f"timeout is at most {TIMEOUT_SECONDS_MAX:.0f} seconds; 0 is none.", field="timeout"
-        )
     under_way: list[asyncio.Task[Call]] = []
     try:
         with _in_flight(part, under_way):
