@@ -17,9 +17,6 @@ from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.records import RunFinished
 from custody.settings import load_settings
 
-ONE_QUICKLY = ["asyncio", pytest.param("blocking", marks=pytest.mark.long)]
-"""Both faces take the same seconds to fill a queue, and share the queue."""
-
 
 def test_a_sync_that_hangs_delays_nobody_and_loses_nothing(stage: Stage):
     async def scenario(runtime):
@@ -156,7 +153,7 @@ def test_many_threads_are_not_held_up_by_a_sync_that_hangs():
     assert positions == list(range(800))
 
 
-@pytest.mark.parametrize("stage", ONE_QUICKLY, indirect=True)
+@pytest.mark.long
 def test_a_queue_that_is_full_drops_counts_and_keeps_no_payload(stage: Stage, caplog):
     large = 8_000
 

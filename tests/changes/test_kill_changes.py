@@ -34,7 +34,7 @@ from custody.changes import (
 )
 from custody.journal import RealDisk
 
-QUICK_DEATHS = 20
+QUICK_DEATHS = 12
 LONG_DEATHS = 500
 LINES_MAX = 5000
 """What the longest of these sequences runs, and a little more: some processes live to their end."""

@@ -37,6 +37,7 @@ def test_ordinary_calls_are_the_same_each_time_and_of_every_kind() -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_at_most_one_in_ten_thousand_ordinary_calls_is_hit() -> None:
     redactor = Redactor(KEY)
     found = [one for seed in range(PARTS) for one in _false_hits(redactor, seed, CALLS // PARTS)]
