@@ -1,6 +1,5 @@
 """What every test starts from: no store or setting of whoever runs them, and the same examples each time."""
 
-import gc
 import os
 import shutil
 import subprocess
@@ -51,6 +50,5 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
         return place
 
     yield mount
-    gc.collect()  # a file that only a circle of objects holds is open until then
     for place in reversed(places):
         subprocess.run(["umount", str(place)], check=True)

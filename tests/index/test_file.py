@@ -1,5 +1,7 @@
 """The file of the index: deleted, damaged, outdated, unwritable, shared; the asker never notices."""
 
+import contextlib
+import gc
 import os
 import shutil
 import stat
@@ -175,6 +177,30 @@ def test_a_full_disk_does_not_stop_answers(told, monkeypatch):
     index = store.index()
     assert len(index.calls(limit=1_000).items) == len(expected["calls"]) + 300
     assert not index.kept
+
+
+def test_an_index_whose_file_cannot_be_set_up_leaves_it_closed(told, monkeypatch):
+    store, expected = told
+
+    def fails(self):
+        raise apsw.FullError("as on a full disk")
+
+    monkeypatch.setattr(database.Database, "_use_log", fails)
+    index = store.index()
+    gc.disable()  # which would close it some day
+    try:
+        assert answers(index) == expected
+        assert set(open_files()) & set(beside(store.path)) == set()
+    finally:
+        gc.enable()
+
+
+def open_files() -> list[str]:
+    found: list[str] = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
 
 
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2"])

@@ -123,6 +123,13 @@ class Database:
         self.words = Words(self)
         self._spelled: dict[int, str] = {}
         try:
+            self._prepare()
+        except BaseException:
+            self.close()  # nobody else can: it and its words hold each other
+            raise
+
+    def _prepare(self) -> None:
+        try:
             self._set_up()
         except DAMAGE:
             self.reset()
