@@ -149,9 +149,9 @@ def run_lane(folder: Path, kills: int) -> tuple[int, int, int]:
     return calls, in_flight, half_done
 
 
-def test_after_three_kills_the_undo_of_the_run_gives_back_the_tree(tmp_path: Path) -> None:
-    calls, in_flight, _ = run_lane(tmp_path, 3)
-    assert calls + in_flight
+def test_after_five_kills_the_undo_of_the_run_gives_back_the_tree(tmp_path: Path) -> None:
+    calls, in_flight, _ = run_lane(tmp_path, 5)
+    assert calls and in_flight
 
 
 @pytest.mark.long
