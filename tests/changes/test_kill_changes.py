@@ -34,7 +34,7 @@ from custody.changes import (
 )
 from custody.journal import RealDisk
 
-QUICK_DEATHS = 12
+QUICK_DEATHS = 20
 LONG_DEATHS = 500
 LINES_MAX = 5000
 """What the longest of these sequences runs, and a little more: some processes live to their end."""
@@ -185,7 +185,7 @@ def killed_at_each_line(folder: Path, first_line: int, step: int) -> int:
 
 
 def test_taking_back_that_dies_anywhere_is_done_or_not_done(folder: Path):
-    assert killed_at_each_line(folder, 1, 193) > 7
+    assert killed_at_each_line(folder, 1, 97) > 15
 
 
 @pytest.mark.long
