@@ -61,6 +61,25 @@ class PathInvalid(UsageError):
     """The path cannot be used."""
 
 
+# -- skills -------------------------------------------------------------------------------------------
+
+
+class InvalidSkill(UsageError):
+    """This cannot be used as a skill.
+
+    `details` may have the `file` below the skill's folder and the `errno` it is about, and for front matter
+    `kind`, `line` and `column`.
+    """
+
+
+class LockUnusable(UsageError):
+    """The lock file of a folder of skills cannot be used, so nothing in that folder is offered or changed."""
+
+
+class TrustUnusable(UsageError):
+    """The file of trusted keys cannot be used, so no signature counts."""
+
+
 # -- the store ----------------------------------------------------------------------------------------
 
 
@@ -139,6 +158,15 @@ class DelegationRefused(Denied):
 
 class PathRefused(CustodyError):
     """The path is outside the allowed roots, or protected."""
+
+    exit_code = 3
+
+
+class PlanBusy(CustodyError):
+    """The plan is being run already, and is run once at a time.
+
+    `details` may have `run_id` and `pid`.
+    """
 
     exit_code = 3
 

@@ -22,6 +22,7 @@ from custody.journal.follow import Cursor, Following, Place
 from custody.journal.frames import FRAME_BYTES_MAX, Decoder, Stored
 from custody.journal.lease import boot_id, lock_path, read_lease
 from custody.journal.opening import open_shard, verify_clean
+from custody.journal.plan_lock import take_plan_lock
 from custody.journal.requests import CancelRequests
 from custody.journal.segments import (
     SegmentCache,
@@ -316,6 +317,13 @@ class Journal:
         """The right to export to a destination; None while somebody else has it."""
         self._disk.make_folder("journal")
         return self._disk.lock(f"journal/export-{destination}.lock")
+
+    def plan_lock(self, name: str) -> Lock | None:
+        """The right to work on a plan; None while somebody else has it. Raises NotRecorded."""
+        try:
+            return take_plan_lock(self._disk, name)
+        except OSError as error:
+            raise not_recorded(error) from error
 
     @functools.cached_property
     def purging(self) -> "Purging":

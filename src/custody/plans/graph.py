@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import InvalidInput
+from custody.plans import order
 from custody.plans.conditions import Condition
 from custody.plans.references import DEPTH_MAX, references_in, too_deep
 
@@ -169,12 +170,12 @@ class Graph:
         """For each action those that come before it or after it, at once or by way of others."""
         direct = [needs | after for needs, after in zip(self._needs, self._after, strict=True)]
         before, behind = [0] * len(direct), [0] * len(direct)
-        order = [self._index[action_id] for wave in self.waves for action_id in wave]
-        for index in order:
+        in_order = [self._index[action_id] for wave in self.waves for action_id in wave]
+        for index in in_order:
             before[index] = direct[index]
             for other in _bits(direct[index]):
                 before[index] |= before[other]
-        for index in reversed(order):
+        for index in reversed(in_order):
             for other in _bits(direct[index]):
                 behind[other] |= behind[index] | 1 << index
         return [one | other for one, other in zip(before, behind, strict=True)]
@@ -203,7 +204,7 @@ def _checked(actions: Sequence[Action]) -> "tuple[tuple[Fault, ...], _Edges | No
     edges = _Edges(actions)
     if not edges.waiting:
         return (), edges
-    cycle = [actions[index].id for index in _cycle(edges.orders, edges.waiting)]
+    cycle = [actions[index].id for index in order.some_way_around(edges.before, edges.waiting)]
     shown = " -> ".join(repr(action_id) for action_id in cycle)
     first = actions[edges.waiting[0]]
     return (_fault(first, "cycle", f"Actions wait for each other: {shown}.", cycle[0]),), edges
@@ -280,8 +281,9 @@ class _Edges:
         self.needs: list[int] = []
         self.after: list[int] = []
         if len(actions) == 1:  # most plans; there is nothing that it could come after
-            self.needs = self.after = self.orders = [0]
-            self.waves, self.waiting = ((actions[0].id,),), []
+            self.needs = self.after = [0]
+            self.before: list[list[int]] = [[]]
+            self.waves, self.waiting = ((actions[0].id,),), list[int]()
             return
         for number, action in enumerate(actions):
             needs = self._writing(action.state_dependencies)
@@ -292,8 +294,11 @@ class _Edges:
             self.after.append(self._writing(action.looks_at()) if self.writers else 0)
             for key in action.writes():
                 self.writers[key] = self.writers.get(key, 0) | 1 << number
-        self.orders = [needs | after for needs, after in zip(self.needs, self.after, strict=True)]
-        self.waves, self.waiting = _waves(actions, self.orders)
+        self.before = [
+            list(_bits(needs | after)) for needs, after in zip(self.needs, self.after, strict=True)
+        ]
+        waves, self.waiting = order.waves(self.before)
+        self.waves = tuple(tuple(actions[index].id for index in wave) for wave in waves)
 
     def _writing(self, keys: Iterable[str]) -> int:
         """Of the actions so far."""
@@ -301,34 +306,6 @@ class _Edges:
         for key in keys:
             found |= self.writers.get(key, 0)
         return found
-
-
-def _waves(actions: Sequence[Action], orders: Sequence[int]) -> tuple[tuple[tuple[str, ...], ...], list[int]]:
-    """The waves, and the indices of the actions that never come because they wait for each other."""
-    if not any(orders):
-        return (tuple(action.id for action in actions),) if actions else (), []
-    waves: list[tuple[str, ...]] = []
-    done = 0
-    left = list(range(len(actions)))
-    while left:
-        ready = [index for index in left if not orders[index] & ~done]
-        if not ready:
-            break
-        waves.append(tuple(actions[index].id for index in ready))
-        done |= sum(1 << index for index in ready)
-        left = [index for index in left if not done >> index & 1]
-    return tuple(waves), left
-
-
-def _cycle(orders: Sequence[int], left: Sequence[int]) -> list[int]:
-    """A way from one of these back to itself; each of them waits for another of them."""
-    among = sum(1 << index for index in left)
-    trail: list[int] = []
-    index = left[0]
-    while index not in trail:
-        trail.append(index)
-        index = next(_bits(orders[index] & among))
-    return [*trail[trail.index(index) :], index]
 
 
 def _bits(mask: int) -> Iterator[int]:

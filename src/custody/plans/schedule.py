@@ -1,15 +1,16 @@
 """Works on a plan: what begins when, what is tried again, what is skipped, and what is taken back.
 
-Owns order, attempts, and the state's part of a plan; state actions and assertions are done here. Tool calls
-are the caller's, through `perform`: this module knows nothing of tools, guards, records or wires. Used by the
-doors that take plans, on their event loop.
+Owns attempts and how a plan stops, for every kind of plan; and of a proposal the order, the state actions,
+the assertions and the way back. Tool calls are the caller's, through `perform`: this module knows nothing of
+tools, guards, records or wires. Used by the doors that take proposals, on their event loop, and by step plans
+(`steps.run`).
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -84,17 +85,98 @@ async def run_plan(
     return await run.work()
 
 
-class _Progress(Struct):
+class Progress(Struct):
     """Of one action while it is worked on."""
 
-    began_at_us: int
-    began: float
+    began_at_us: int = msgspec.field(default_factory=now_us)
+    began: float = msgspec.field(default_factory=time.monotonic)
     attempts: int = 0
     running: bool = False
     """Whether an attempt has begun and not ended."""
     call_ids: list[str] = msgspec.field(default_factory=list[str])
     fault: bool = False
     """Something raised that should not: nobody knows what that means, so nothing further is begun."""
+
+    @property
+    def duration_seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+R = TypeVar("R")
+
+
+class Attempts:
+    """What is tried in one plan, and its one stop: after that nothing further is begun or tried again."""
+
+    def __init__(self, settings: ScheduleSettings) -> None:
+        self.settings = settings
+        self.tool_calls = 0
+        self.retries = 0
+        self.stopped_why = ""
+        self._stopped = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def stop(self, why: str) -> bool:
+        """Whether it had not been stopped before: the first reason stays."""
+        if self.stopped:
+            return False
+        self.stopped_why = why
+        self._stopped.set()
+        return True
+
+    async def make(
+        self, attempt: Callable[[int], Awaitable[Performed]], attempts_max: int, progress: Progress
+    ) -> Performed:
+        """One attempt after the other, until one is no failure, or no further one is allowed or of use."""
+        while True:
+            progress.attempts += 1
+            self.retries += progress.attempts > 1
+            progress.running = True
+            performed = await attempt(progress.attempts)
+            progress.running = False
+            self.note(performed, progress)
+            if performed.status != "failed" or performed.terminal or progress.attempts >= attempts_max:
+                return performed
+            if not await self._pause(progress.attempts):
+                return performed
+
+    def note(self, performed: Performed, progress: Progress) -> None:
+        if performed.call_id is not None:
+            progress.call_ids.append(performed.call_id)
+        self.tool_calls += performed.status != "rejected" and performed.source == "executed"
+
+    async def to_its_end(
+        self, work: Awaitable[R], failed: Callable[[str], R], progress: Progress
+    ) -> tuple[R, bool]:
+        """What an action came to, and whether its task was cancelled meanwhile: an answer that it had all the
+        same is kept, and whoever asked for the cancellation is to hear of it."""
+        task = asyncio.current_task()
+        assert task is not None, "coroutines run in tasks"
+        asked = task.cancelling()
+        try:
+            result = await work
+        except asyncio.CancelledError:
+            self.tool_calls += progress.running
+            when = "while it ran" if progress.running else "before its next attempt"
+            result = failed(f"It was cancelled {when}.")
+        except Exception as error:
+            progress.fault = True
+            result = failed(said(error))
+        return result, task.cancelling() > asked
+
+    async def _pause(self, attempt: int) -> bool:
+        """Whether there is to be another attempt: no longer when the plan has been stopped meanwhile."""
+        pause = asyncio.ensure_future(self.settings.sleep(self.settings.pause_seconds(attempt)))
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait((pause, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            stopped.cancel()
+        return not self.stopped
 
 
 class PlanRun:
@@ -113,20 +195,16 @@ class PlanRun:
         self._graph = graph
         self._state = state
         self._perform = perform
-        self._settings = settings
+        self._attempts = Attempts(settings)
         self._cache = cache
         self._on_rollback = on_rollback
         self._writes = Writes(state)
         self._results: dict[str, ActionResult] = {}
         """In the order in which actions ended."""
         self._outputs: dict[str, Any] = {}
-        self._stopped = asyncio.Event()
-        self._stopped_why = ""
         self._aborted_by: str | None = None
         self._cancelled = False
         self._rollback: Rollback | None = None
-        self._tool_calls = 0
-        self._retries = 0
         self._duration_seconds = 0.0
 
     async def work(self) -> PlanResult:
@@ -143,7 +221,7 @@ class PlanRun:
         finally:
             self._duration_seconds = time.monotonic() - began
             self._skip_the_rest()
-            if self._stopped.is_set():
+            if self._attempts.stopped:
                 await self._take_back()
         return self.result
 
@@ -162,11 +240,11 @@ class PlanRun:
     def _costs(self, results: Iterable[ActionResult]) -> Costs:
         statuses = [result.status for result in results]
         return Costs(
-            tool_calls=self._tool_calls,
+            tool_calls=self._attempts.tool_calls,
             actions_executed=statuses.count("succeeded") + statuses.count("failed"),
             actions_rejected=statuses.count("rejected"),
             actions_skipped=statuses.count("skipped"),
-            retries=self._retries,
+            retries=self._attempts.retries,
             duration_seconds=self._duration_seconds,
         )
 
@@ -178,45 +256,35 @@ class PlanRun:
             await self._in_turn(iter(actions))
             return
         waiting = iter(actions)
-        workers = min(len(actions), self._settings.concurrent_actions_max)
+        workers = min(len(actions), self._attempts.settings.concurrent_actions_max)
         tasks = [asyncio.create_task(self._in_turn(waiting)) for _ in range(workers)]
         try:
             await asyncio.wait(tasks)
         finally:
-            await _end_all(tasks)
+            await end_all(tasks)
         for error in [task.exception() for task in tasks if not task.cancelled()]:
             if error is not None:
                 raise error
 
     async def _in_turn(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            if self._stopped.is_set():
+            if self._attempts.stopped:
                 return
             await self._work_on(action)
 
     # -- one action -----------------------------------------------------------------------------------
 
     async def _work_on(self, action: Action) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "coroutines run in tasks"
-        asked = task.cancelling()
-        progress = _Progress(began_at_us=now_us(), began=time.monotonic())
+        progress, cancelled = Progress(), False
         result = self._refusal(action)
         if result is None:
-            try:
-                result = await self._execute(action, progress)
-            except asyncio.CancelledError:
-                self._tool_calls += progress.running
-                when = "while it ran" if progress.running else "before its next attempt"
-                result = _result(action, "failed", f"It was cancelled {when}.")
-            except Exception as error:
-                progress.fault = True
-                result = _result(action, "failed", _said(error))
-        cancelled = task.cancelling() > asked
+            result, cancelled = await self._attempts.to_its_end(
+                self._execute(action, progress), lambda why: _result(action, "failed", why), progress
+            )
         if cancelled:
             self._stop(_CANCELLED)
         self._end(action, progress, result)
-        if cancelled:  # also where it had an answer all the same: that is kept, and the cancellation goes on
+        if cancelled:
             raise asyncio.CancelledError
 
     def _refusal(self, action: Action) -> ActionResult | None:
@@ -228,13 +296,13 @@ class PlanRun:
         reasons = unfit(action, self._graph, self._state)
         return _result(action, "rejected", " ".join(reasons)) if reasons else None
 
-    async def _execute(self, action: Action, progress: _Progress) -> ActionResult:
+    async def _execute(self, action: Action, progress: Progress) -> ActionResult:
         try:
             parameters = resolved(action.parameters, self._outputs, self._graph.__contains__)
         except Unresolved as error:
             return _result(action, "rejected", str(error))
         if action.type == "tool_call":
-            performed = await self._attempts(action, parameters, progress)
+            performed = await self._tried(action, parameters, progress)
         else:
             performed = self._state_action(action, parameters)
         changes = effects(action, parameters) if performed.status == "succeeded" else {}
@@ -270,55 +338,29 @@ class PlanRun:
             status="failed" if wrong else "succeeded", output=not wrong, error=wrong[0] if wrong else None
         )
 
-    # -- attempts -------------------------------------------------------------------------------------
-
-    async def _attempts(self, action: Action, parameters: dict[str, Any], progress: _Progress) -> Performed:
+    async def _tried(self, action: Action, parameters: dict[str, Any], progress: Progress) -> Performed:
         cache = self._cache if action.idempotent else None
         performed = await cache.get(action, parameters) if cache is not None else None
         if performed is not None:
-            self._note(performed, progress)
+            self._attempts.note(performed, progress)
             return performed
         attempts_max = 1 + (action.max_retries if action.failure_behavior == "retry" else 0)
-        while True:
-            progress.attempts += 1
-            self._retries += progress.attempts > 1
-            progress.running = True
-            performed = await self._perform(action, parameters, progress.attempts)
-            progress.running = False
-            self._note(performed, progress)
-            if performed.status != "failed" or performed.terminal or progress.attempts >= attempts_max:
-                break
-            if not await self._pause(progress.attempts):
-                break
+        performed = await self._attempts.make(
+            lambda attempt: self._perform(action, parameters, attempt), attempts_max, progress
+        )
         if cache is not None and performed.status == "succeeded" and performed.cacheable:
             cache.put(action, parameters, performed)
         return performed
 
-    def _note(self, performed: Performed, progress: _Progress) -> None:
-        if performed.call_id is not None:
-            progress.call_ids.append(performed.call_id)
-        self._tool_calls += performed.status != "rejected" and performed.source == "executed"
-
-    async def _pause(self, attempt: int) -> bool:
-        """Whether there is to be another attempt: no longer when the plan has been stopped meanwhile."""
-        pause = asyncio.ensure_future(self._settings.sleep(self._settings.pause_seconds(attempt)))
-        stopped = asyncio.ensure_future(self._stopped.wait())
-        try:
-            await asyncio.wait((pause, stopped), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            pause.cancel()
-            stopped.cancel()
-        return not self._stopped.is_set()
-
     # -- ends -----------------------------------------------------------------------------------------
 
-    def _end(self, action: Action, progress: _Progress, result: ActionResult) -> None:
+    def _end(self, action: Action, progress: Progress, result: ActionResult) -> None:
         self._results[action.id] = result = msgspec.structs.replace(
             result,
             attempts=progress.attempts,
             call_ids=tuple(progress.call_ids),
             began_at_us=progress.began_at_us,
-            duration_seconds=time.monotonic() - progress.began,
+            duration_seconds=progress.duration_seconds,
         )
         if result.status == "succeeded":
             self._outputs[action.id] = result.output
@@ -329,15 +371,14 @@ class PlanRun:
             self._stop(why, action.id)
 
     def _stop(self, why: str, aborted_by: str | None = None) -> None:
-        """Nothing further begins, and the plan is taken back. The first reason stays."""
-        if not self._stopped.is_set():
-            self._stopped_why, self._aborted_by = why, aborted_by
-            self._stopped.set()
+        """Nothing further begins, and the plan is taken back."""
+        if self._attempts.stop(why):
+            self._aborted_by = aborted_by
 
     def _skip_the_rest(self) -> None:
         for action in self._graph.actions:
             if action.id not in self._results:
-                skipped = _result(action, "skipped", self._stopped_why)
+                skipped = _result(action, "skipped", self._attempts.stopped_why)
                 self._results[action.id] = msgspec.structs.replace(skipped, began_at_us=now_us())
 
     async def _take_back(self) -> None:
@@ -356,7 +397,7 @@ class PlanRun:
             self._rollback = msgspec.structs.replace(self._rollback, error="It was cancelled.")
             raise
         except Exception as error:
-            self._rollback = msgspec.structs.replace(self._rollback, error=_said(error))
+            self._rollback = msgspec.structs.replace(self._rollback, error=said(error))
 
 
 _CANCELLED = "Not begun: the plan was cancelled."
@@ -369,7 +410,7 @@ _DID: dict[Status, str] = {
 }
 
 
-async def _end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Cancels what still runs and waits for it, however often this is cancelled itself: what is left running
     would write to a state that has been taken back. Whoever performs bounds how long that takes."""
     again = False
@@ -388,7 +429,7 @@ def _result(action: Action, status: Status, error: str) -> ActionResult:
     return ActionResult(action_id=action.id, status=status, error=error)
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """Errors of our own are written for people; others may hold anything, and go to the log alone."""
     if isinstance(error, CustodyError):
         return str(error)

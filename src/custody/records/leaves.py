@@ -66,6 +66,12 @@ EVENT_NAMES = frozenset(
         "run.resumed",  # another connection of the same agent goes on with it
         "token.created",
         "token.revoked",
+        "skill.read",  # the text of a skill was given to somebody: which skill, at which digest
+        "skills.trusted",  # a key whose signatures on skills count, until when
+        "skills.distrusted",
+        "plan.resumed",  # a plan goes on where another run of it was cut: which run, what stands
+        "plan.decided",  # a person said what became of an action nobody knows the outcome of
+        "plan.finished",  # what became of each action of a plan, those that were skipped included
     }
 )
 """Closed list of Custody's own event names."""
