@@ -78,6 +78,13 @@ def test_nothing_is_purged_unless_somebody_says_yes(custody: Program) -> None:
     assert holds(custody, SECRET)
 
 
+def test_at_a_terminal_the_end_of_input_is_no_yes(custody: Program) -> None:
+    acted(custody, SECRET)
+    said = custody.at_terminal("purge", "--match", SECRET, columns=100, typed="\x04", code=1)
+    assert "Nothing was purged." in said
+    assert holds(custody, SECRET)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

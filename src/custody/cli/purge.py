@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.consent import DECLINED_EXIT_CODE, says_yes
 from custody.cli.options import Moment, json_option, load, store_option
 from custody.cli.progress import Progress
 from custody.errors import NotRecorded, PurgeRefused, UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from custody.settings import Settings
     from custody.stores import View
 
-DECLINED_EXIT_CODE = 1  # as a call that was cancelled
 TEXT_CHARACTERS_MIN = 4
 """A shorter text stands nearly everywhere, and would empty the store."""
 
@@ -134,7 +134,7 @@ class _Purge:
             _tell_plan(plan)
         if self.dry_run or plan.empty:
             done = Purged(purge_id=None)
-        elif self.asks and not click.confirm("Purge it? It cannot be brought back.", err=True):
+        elif self.asks and not says_yes("Purge it? It cannot be brought back.", "Nothing was purged."):
             return DECLINED_EXIT_CODE
         else:
             with _Working():
@@ -206,7 +206,7 @@ class _Purge:
             _tell_drop(plan)
         if self.dry_run or not plan.shards:
             done = Purged(purge_id=None)
-        elif self.asks and not click.confirm("Drop them? Not even their leaves stay.", err=True):
+        elif self.asks and not says_yes("Drop them? Not even their leaves stay.", "Nothing was dropped."):
             return DECLINED_EXIT_CODE
         else:
             with _Working():

@@ -6,11 +6,8 @@ other.
 """
 
 import os
-import sys
-import threading
-import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -18,9 +15,10 @@ from msgspec import Struct
 
 from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
 from custody.cli.changed import UNDO_TOOL, Standing, inverse, print_changes, relative, standing
+from custody.cli.consent import DECLINED_EXIT_CODE, says_yes, somebody_is_there
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import act_options, complete_id, load
-from custody.cli.progress import PROGRESS_AFTER_SECONDS, PROGRESS_SECONDS
+from custody.cli.progress import Waiting
 from custody.errors import NotFound, UndoConflict, UndoGone, UsageError
 from custody.records import Call, Change, Run, Version
 
@@ -35,9 +33,7 @@ CALLS_SEARCHED_MAX = 2_000
 DIGEST_DIGITS = 8  # enough to see that two versions of the same size are not the same
 LOST_NAMED_MAX = 20  # sentences on what cannot be brought back; `--json` has all of them
 CHANGES_SHOWN_MAX = 200  # a person reads a screen or two; `custody changes` has all of them
-
-
-DECLINED_EXIT_CODE = 1  # as a call that was cancelled
+NOTHING_UNDONE = "nothing was undone."
 
 
 @click.command(
@@ -60,7 +56,7 @@ def undo_command(
     and what stands in the way is shown.
     """
     asked = Asked(**options)
-    asks = not yes and not as_json and _at_terminal()
+    asks = not yes and not as_json and somebody_is_there()
     meant = _meant(identifier, asked, force=force, asks=asks, sure=yes or asked.dry_run)
     if meant is None:
         return DECLINED_EXIT_CODE
@@ -84,7 +80,7 @@ def _make(arguments: dict[str, Any], asked: Asked, *, as_recorded: bool = False)
     import asyncio
 
     try:
-        with _Waiting("looking" if asked.dry_run else "undoing"):
+        with Waiting("looking" if asked.dry_run else "undoing"):
             return asyncio.run(
                 act_interruptibly(asked, UNDO_TOOL, arguments, own_run=False, as_recorded=as_recorded)
             )
@@ -189,21 +185,6 @@ def _in_words(call: Call) -> str:
 # -- asking ---------------------------------------------------------------------------------------------
 
 
-def _at_terminal() -> bool:
-    """Whether somebody is there to be asked, and sees what they are asked."""
-    return all(os.isatty(descriptor) for descriptor in (0, 1, 2))
-
-
-def _says_yes(question: str) -> bool:
-    sys.stdout.flush()
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
-        return True
-    message("nothing was undone.")
-    return False
-
-
 def _offered(newest: Call, base: str, *, force: bool) -> bool:
     """Show what undoing it would change; whether a person wants that."""
     changes = newest.changes or ()
@@ -215,7 +196,7 @@ def _offered(newest: Call, base: str, *, force: bool) -> bool:
     if lost and not force:
         message(f"The rest can: custody undo {newest.id[:8]} --force")
         return False
-    return _says_yes("Undo it?")
+    return says_yes("Undo it?", NOTHING_UNDONE)
 
 
 def _taken_back(changes: Iterable[Change]) -> list[Change]:
@@ -238,36 +219,7 @@ def _loses(arguments: dict[str, Any], asked: Asked, *, asks: bool) -> bool:
         message(sentence)
     if len(further) > LOST_NAMED_MAX:
         message(f"And {len(further) - LOST_NAMED_MAX:,} more.")
-    return _says_yes("Undo it all the same?") if asks else True
-
-
-class _Waiting:
-    """A line on a terminal that says how long it takes, once it takes long."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-
-    def __enter__(self) -> Self:
-        if os.isatty(2):
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _show(self) -> None:
-        began = time.monotonic()
-        if self._over.wait(PROGRESS_AFTER_SECONDS):
-            return
-        while not self._over.wait(PROGRESS_SECONDS):
-            sys.stderr.write(f"\rcustody: {self._what}, {time.monotonic() - began:.0f} s so far\x1b[K")
-            sys.stderr.flush()
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+    return says_yes("Undo it all the same?", NOTHING_UNDONE) if asks else True
 
 
 # -- what came of it ------------------------------------------------------------------------------------
