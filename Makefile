@@ -16,7 +16,7 @@ run: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
 
-test-long: $(VENV)/installed
+test-long: $(VENV)/installed $(VENV)/installed-conformance
 	$(BIN)/python -m pytest -n $(WORKERS) -m long --timeout 900
 
 lint: $(VENV)/installed
@@ -43,6 +43,14 @@ $(VENV)/installed: requirements-dev.lock requirements-peers.lock pyproject.toml 
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock || \
 	  echo "Programs of others that are tested against (requirements-peers.lock) cannot be installed here; their tests are skipped."
+	@touch $@
+
+# The conformance suite of MCP, with a Node that is new enough for it; both from the npm index.
+$(VENV)/installed-conformance: $(VENV)/installed tests/doors/conformance/package-lock.json
+	@mkdir -p $(VENV)/conformance
+	@cp tests/doors/conformance/package.json tests/doors/conformance/package-lock.json tests/doors/conformance/.npmrc $(VENV)/conformance/
+	@npm ci --prefix $(VENV)/conformance --no-audit --no-fund --loglevel error || \
+	  echo "The conformance suite of MCP cannot be installed here (it takes npm); its test is skipped."
 	@touch $@
 
 $(VENV)/installed-bench: $(VENV)/installed requirements-bench.lock

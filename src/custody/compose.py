@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from custody.files import Protected
     from custody.prices import Prices
     from custody.sandbox import Launchers
+    from custody.skills import Shelf
     from custody.tools import Registry, Tool
 
 BOUNDARY_URL = "CUSTODY_BOUNDARY_URL"
@@ -50,6 +51,48 @@ def _drive_cli(settings: Settings) -> "Tool":
 
     section = settings.file.drive_cli
     return DriveCli(section.commands, output_tail_bytes=section.output_tail_bytes)
+
+
+PROJECT_AND_USER = (os.path.join(".agents", "skills"), os.path.join(".claude", "skills"))
+"""Where agents look for skills: first in the project, then in the home folder."""
+
+
+def shelf_of(settings: Settings) -> "Shelf":
+    """Where skills are: the folders that were named, else the project's and the user's. What is installed
+    goes to the first, where nothing else is said."""
+    from custody.skills import Root, Shelf, TreeBounds
+
+    section = settings.file.skills
+    roots = [Root(path=path, kind="given") for path in settings.skill_roots]
+    if not roots:
+        project, home = settings.workspace or settings.cwd, os.path.expanduser("~")
+        roots += [Root(path=os.path.join(project, part), kind="project") for part in PROJECT_AND_USER]
+        roots += [Root(path=os.path.join(home, part), kind="user") for part in PROJECT_AND_USER]
+    first = {root.path: root for root in reversed(roots)}
+    return Shelf(
+        roots=tuple(root for root in roots if first[root.path] is root),
+        install_root=roots[0].path,
+        trust_file=os.path.join(os.path.dirname(user_settings_path()), "skills.trust.json"),
+        require_signed=section.require_signed,
+        bounds=TreeBounds(
+            files_max=section.files_max, bytes_max=section.bytes_max, depth_max=section.depth_max
+        ),
+    )
+
+
+def _skill_tools(settings: Settings) -> "dict[str, Callable[[], Tool]]":
+    """Each is made when it is first asked for."""
+
+    def made(kind: str) -> "Tool":
+        from custody import skills
+
+        return getattr(skills, kind)(shelf_of(settings))
+
+    return {
+        "skills_install": functools.partial(made, "SkillsInstall"),
+        "skills_remove": functools.partial(made, "SkillsRemove"),
+        "skill_run": functools.partial(made, "SkillRun"),
+    }
 
 
 async def open_runtime(
@@ -152,8 +195,21 @@ def _registry(settings: Settings, tools: Iterable[Any], witness_download: "Calla
         tools,
         installed=lambda: installed_tools(settings.file.tools.modules),
         keep=settings.file.tools.keep,
-        built_in={"witness_download": witness_download, "drive_cli": lambda: _drive_cli(settings)},
+        built_in={
+            "witness_download": witness_download,
+            "drive_cli": lambda: _drive_cli(settings),
+            **_skill_tools(settings),
+        },
     )
+
+
+def tool_names(settings: Settings) -> frozenset[str]:
+    """Of every tool a runtime with these settings offers; no store is opened, and no tool of ours made."""
+
+    def never() -> "Tool":
+        raise AssertionError("names are asked for, and no tool")
+
+    return frozenset(_registry(settings, (), never).names())
 
 
 def _prepared_notices(

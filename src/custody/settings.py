@@ -186,6 +186,27 @@ class DriveCliSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Of what the CLI printed, from its end."""
 
 
+class SkillsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[skills]`"""
+
+    roots: tuple[str, ...] = ()
+    """Folders with skills, the first before the others; unset: those of the project and of the user."""
+    require_signed: bool = False
+    """Whether only skills signed by a trusted key are offered and installed."""
+    files_max: Annotated[int, msgspec.Meta(ge=1)] = 2_000
+    """Of one skill, with the two bounds below: what is larger is neither installed nor offered."""
+    bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 64 * 1024**2
+    depth_max: Annotated[int, msgspec.Meta(ge=1)] = 16
+    """Folders within folders."""
+
+
+class TrainingSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[training]`"""
+
+    command: tuple[str, ...] = ()
+    """What the MCP tool `training_trigger` runs, the scope behind it; unset: it says that there is none."""
+
+
 class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `custody.toml`."""
 
@@ -202,6 +223,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     boundary: BoundarySection = BoundarySection()
     serve: ServeSection = ServeSection()
     drive_cli: DriveCliSection = DriveCliSection()
+    skills: SkillsSection = SkillsSection()
+    training: TrainingSection = TrainingSection()
     otel: OtelSection = OtelSection()
     breaker: BreakerThresholds = BreakerThresholds()
 
@@ -216,6 +239,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     file: SettingsFile
     rules: tuple[Rule, ...]
     files_read: tuple[str, ...]
+    skill_roots: tuple[str, ...] = ()
+    """Named folders with skills, the first before the others; none: the project's and the user's."""
 
 
 def default_store(environ: Mapping[str, str] = os.environ) -> str:
@@ -250,6 +275,7 @@ def load_settings(
     store: str | None = None,
     cwd: str | None = None,
     roots: Iterable[str] = (),
+    skills: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Join arguments, environment and settings files. Raises InvalidSetting naming file and key."""
@@ -275,7 +301,14 @@ def load_settings(
         file=file,
         rules=tuple(rules),
         files_read=tuple(read),
+        skill_roots=_skill_roots(skills, environ, file),
     )
+
+
+def _skill_roots(given: Iterable[str], environ: Mapping[str, str], file: SettingsFile) -> tuple[str, ...]:
+    """Those given, else those of `CUSTODY_SKILLS` (separated as in PATH), else those of the settings."""
+    named = [*given] or [part for part in environ.get("CUSTODY_SKILLS", "").split(os.pathsep) if part]
+    return tuple(os.path.abspath(os.path.expanduser(path)) for path in named or file.skills.roots)
 
 
 def _temporary_folder(environ: Mapping[str, str]) -> str:

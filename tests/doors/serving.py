@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from custody.calls.runtime import Runtime
 from custody.compose import open_runtime
+from custody.doors.mcp.mount import PATH, McpMount
 from custody.doors.server.app import DoorBounds, ServerDoor
 from custody.doors.server.checks import Callers
 from custody.doors.server.listening import Listener
@@ -24,6 +25,7 @@ from custody.settings import load_settings
 
 if TYPE_CHECKING:
     from custody.index import Index
+    from custody.skills import Shelf
 
 
 class Served:
@@ -66,12 +68,16 @@ async def serving(
     writable: Callable[[], bool] = lambda: True,
     open_index: "Callable[[], Index] | None" = None,
     drain_seconds: float = 0.0,
+    shelf: "Shelf | None" = None,
+    training: tuple[str, ...] = (),
 ) -> AsyncGenerator[Served]:
     """Serve a runtime on a port of its own and on a Unix socket; without a doorkeeper anybody may come in."""
-    service = service or Service(runtime, doorkeeper=doorkeeper, limits=limits)
+    service = service or Service(runtime, doorkeeper=doorkeeper, limits=limits, shelf=shelf)
+    mcp = McpMount(service, training=training)
     door = ServerDoor(
-        runtime, service, callers=callers, bounds=bounds, writable=writable, open_index=open_index
-    )
+        runtime, service, callers=callers, bounds=bounds, writable=writable, open_index=open_index,
+        mounts={PATH: mcp},
+    )  # fmt: skip
     with TemporaryDirectory(prefix="custody-") as folder:
         path = str(Path(folder, "serve.sock"))  # short: a socket's path has 107 bytes at most
         await door.start(Listener(host="127.0.0.1", port=0), Listener(path=path))
@@ -79,6 +85,9 @@ async def serving(
             yield Served(door, service, path)
         finally:
             await door.close(drain_seconds)
+            await mcp.close()
+            if service.agents is not None:
+                await service.agents.close()
 
 
 @contextmanager

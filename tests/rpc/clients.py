@@ -27,6 +27,7 @@ from custody.rpc.serve import paired, serve_peer
 from custody.rpc.service import Limits, Service
 from custody.rpc.table import TABLE
 from custody.settings import load_settings
+from custody.skills import Shelf
 
 WAIT_SECONDS = 20.0
 """Far above what anything here takes; a test that waits so long has failed."""
@@ -236,9 +237,10 @@ async def door(
     doorkeeper: Doorkeeper | None = None,
     limits: Limits | None = None,
     table: Table = TABLE,
+    shelf: Shelf | None = None,
 ) -> AsyncGenerator[Connect]:
     """A served runtime; gives what connects clients to it. Another `table` only in memory."""
-    service = Service(runtime, doorkeeper=doorkeeper, limits=limits)
+    service = Service(runtime, doorkeeper=doorkeeper, limits=limits, shelf=shelf)
     if transport == "memory":
         yield lambda: _in_memory(runtime, service, table)
         return
@@ -308,8 +310,9 @@ async def connected(
     doorkeeper: Doorkeeper | None = None,
     limits: Limits | None = None,
     table: Table = TABLE,
+    shelf: Shelf | None = None,
 ) -> AsyncGenerator[Client]:
     """A served runtime and one client of it."""
-    opened = door(transport, runtime, doorkeeper=doorkeeper, limits=limits, table=table)
+    opened = door(transport, runtime, doorkeeper=doorkeeper, limits=limits, table=table, shelf=shelf)
     async with opened as connect, connect() as client:
         yield client

@@ -1,12 +1,12 @@
-"""What `exec`, `call` and `undo` share: open a runtime, find or make the run, make the call, read its end.
+"""What commands that act share: open a runtime, find or make the run, make the call, read its end.
 
 Owns the exit table of a call and the sentence that says why it did not succeed.
 """
 
 import os
 import string
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from custody.calls.runtime import Runtime
     from custody.recorder import Recorder
     from custody.tools.tool import ProcessIO
+
+T = TypeVar("T")
 
 OUTCOME_EXIT_CODES = {
     "succeeded": 0,
@@ -38,7 +40,7 @@ ID_DIGITS_MIN = 8  # as tables show ids; anything shorter is a name
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """What the options of `exec`, `call` and `undo` say."""
+    """What the options of such a command say."""
 
     run_name: str | None = None
     session: str | None = None
@@ -49,6 +51,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     """Seconds; 0 is no deadline, None the usual one."""
     cwd: str | None = None
     roots: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    """Folders with skills; none: as elsewhere said."""
     boundary: str | None = None
     dry_run: bool = False
     store: str | None = None
@@ -76,7 +80,7 @@ async def act(
         from custody.compose import open_runtime
 
         runtime = await open_runtime(
-            load(asked.store, roots=asked.roots),
+            load(asked.store, roots=asked.roots, skills=asked.skills),
             door="cli",
             agent=asked.agent,
             caller=asked.caller,
@@ -98,11 +102,16 @@ async def act_interruptibly(
     asked: Asked, tool: str, arguments: Any, *, own_run: bool, as_recorded: bool
 ) -> Call:
     """`act`; a signal to us cancels the call, so that it ends on the record. Raises Interrupted as well."""
+    return await interruptibly(act(asked, tool, arguments, own_run=own_run, as_recorded=as_recorded))
+
+
+async def interruptibly(work: Coroutine[Any, Any, T]) -> T:
+    """Work that a signal to us cancels: it ends on the record first. Raises Interrupted."""
     import asyncio
     import signal
 
     loop = asyncio.get_running_loop()
-    task = loop.create_task(act(asked, tool, arguments, own_run=own_run, as_recorded=as_recorded))
+    task = loop.create_task(work)
     received: list[int] = []
 
     def interrupt(number: int) -> None:
@@ -143,7 +152,7 @@ async def _call(
         return made if as_recorded else _sayable(made, runtime.ledger.recorder)
 
     if asked.run_name is not None:
-        return await call(await _shared_run(runtime, asked.run_name, asked.intent))
+        return await call(await shared_run(runtime, asked.run_name, asked.intent))
     if not own_run:
         return await call(None)
     async with runtime.run(asked.intent) as run:
@@ -160,7 +169,7 @@ def _sayable(call: Call, recorder: "Recorder") -> Call:
     return msgspec.structs.replace(call, error={**call.error, "message": words})
 
 
-async def _shared_run(runtime: "Runtime", name_or_id: str, intent: str | None) -> "RunHandle":
+async def shared_run(runtime: "Runtime", name_or_id: str, intent: str | None) -> "RunHandle":
     """The run of that id, if there is one; else the open run of that name, or a new one."""
     if len(name_or_id) >= ID_DIGITS_MIN and not name_or_id.strip(string.hexdigits):
         try:

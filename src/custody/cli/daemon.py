@@ -187,7 +187,8 @@ async def served(
     settings: "Settings", options: ServeOptions, disk: Disk, doorkeeper: "Doorkeeper", callers: Any
 ) -> AsyncGenerator["ServerDoor"]:
     """A runtime behind a door that is not open yet; both are closed at the end, the store sealed."""
-    from custody.compose import open_lasting_runtime
+    from custody.compose import open_lasting_runtime, shelf_of
+    from custody.doors.mcp.mount import PATH, McpMount
     from custody.doors.server.app import DoorBounds, ServerDoor
     from custody.rpc.service import Limits, Service
     from custody.stores import open_index
@@ -203,7 +204,9 @@ async def served(
                 frame_bytes_max=section.frame_bytes_max,
                 requests_per_second=section.requests_per_second,
             ),
+            shelf=shelf_of(settings),
         )
+        mcp = McpMount(service, training=settings.file.training.command)
         door = ServerDoor(
             runtime,
             service,
@@ -211,11 +214,15 @@ async def served(
             writable=lambda: is_writable(settings.store, disk),
             callers=callers,
             bounds=DoorBounds(connections_max=section.connections_max),
+            mounts={PATH: mcp},
         )
         try:
             yield door
         finally:
             await door.close()
+            await mcp.close()
+            if service.agents is not None:
+                await service.agents.close()
     finally:
         await runtime.close()
 

@@ -84,7 +84,7 @@ async def _exec(
             return call, None
     copier = Copier(control)
     copier.listen()
-    io = ProcessIO(on_output=copier.write if live else None, stdin_fd=_standard_input(), control=control)
+    io = ProcessIO(on_output=copier.write if live else None, stdin_fd=standard_input(), control=control)
     call = await act(asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live)
     return call, copier.lost
 
@@ -102,7 +102,7 @@ def _in_background() -> bool:
         return False
 
 
-def _standard_input() -> int | None:
+def standard_input() -> int | None:
     """Our standard input's descriptor; None where it is closed, or a terminal others have the keys of."""
     try:
         os.fstat(0)

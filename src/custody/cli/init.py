@@ -62,6 +62,13 @@ bytes_max = 10_737_418_240       # of payloads and blobs; what ended first goes 
 [drive_cli]                      # coding CLIs that the tool drive_cli may start, beside the built-in ones
 # commands = {{ mine = ["my-cli", "run", "{{prompt}}"] }}
 
+[skills]                         # folders with a SKILL.md that agents may read and install
+# roots = ["~/.agents/skills"]   # unset: .agents/skills and .claude/skills of the project and of the user
+# require_signed = true          # offer and install only what a trusted key signed
+
+[training]                       # what the MCP tool training_trigger starts; unset: it says there is none
+# command = ["make", "train"]
+
 [otel]                           # export what programs record, as OpenTelemetry
 # endpoint = "http://127.0.0.1:4318"
 

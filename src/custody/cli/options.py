@@ -194,7 +194,9 @@ def complete_tool(_ctx: click.Context, _param: click.Parameter, incomplete: str)
     return [name for name in names if name.startswith(incomplete)]
 
 
-def load(store: str | None, *, cwd: str | None = None, roots: tuple[str, ...] = ()) -> "Settings":
+def load(
+    store: str | None, *, cwd: str | None = None, roots: tuple[str, ...] = (), skills: tuple[str, ...] = ()
+) -> "Settings":
     """The settings of this command line: files and environment below, options above.
 
     Raises UsageError, InvalidSetting.
@@ -207,6 +209,6 @@ def load(store: str | None, *, cwd: str | None = None, roots: tuple[str, ...] = 
             "A store in memory is gone when the command ends.", hint="Name a folder with --store."
         )
     try:
-        return load_settings(store=store, cwd=cwd or os.getcwd(), roots=roots)
+        return load_settings(store=store, cwd=cwd or os.getcwd(), roots=roots, skills=skills)
     except FileNotFoundError:
         raise UsageError("The working directory is gone.", hint="Change to a folder that exists.") from None

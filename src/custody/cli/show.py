@@ -35,7 +35,7 @@ CALLS_SHOWN_MAX = 200  # a person reads a screen or two; `custody calls --run` p
 ENTRIES_SHOWN_MAX = 200  # the same of a timeline; `--timeline` has all of it
 CHILDREN_SHOWN_MAX = 50
 
-OWN_EVENTS = ("run.", "app.", "journal.")
+OWN_EVENTS = ("run.", "app.", "journal.", "skill.")
 """How the names of events begin that say something of a run's course."""
 
 

@@ -6,7 +6,7 @@ Owns nothing of a single connection; that is `peer`. Knows no door. Used by `ser
 import asyncio
 import weakref
 from collections import Counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -14,6 +14,10 @@ from custody.calls.runtime import Runtime
 from custody.errors import UsageError
 from custody.rpc.access import Access, Doorkeeper, OpenDoor
 from custody.rpc.live import LiveRuns
+
+if TYPE_CHECKING:
+    from custody.rpc.agents import Agents
+    from custody.skills import Shelf
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -76,13 +80,18 @@ class Service:
         doorkeeper: Doorkeeper | None = None,
         limits: Limits | None = None,
         live: LiveRuns | None = None,
+        shelf: "Shelf | None" = None,
     ) -> None:
-        """Without a doorkeeper anybody is an agent. Raises UsageError where the runtime has a service."""
+        """Without a doorkeeper anybody is an agent, without a shelf there are no skills. Raises UsageError
+        where the runtime has a service."""
         if runtime in _services:
             raise UsageError("This runtime is served already.")
         self.runtime = runtime
         self.doorkeeper: Doorkeeper = doorkeeper or OpenDoor()
         self.limits = limits or Limits()
+        self.shelf = shelf
+        self.agents: Agents | None = None
+        """Made when the first is asked for."""
         self.live = live or LiveRuns(runtime)
         self.peers: dict[str, Connected] = {}
         """By the id of their connection."""

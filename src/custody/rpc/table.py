@@ -7,19 +7,36 @@ from custody.rpc.callbacks import PUSHES
 from custody.rpc.description import Push, Table
 from custody.rpc.following import TraceEvent
 from custody.rpc.methods import (
+    agents,
     audit,
     calls,
     events,
+    plans,
     policy,
     proposals,
     runs,
     server,
     session,
+    skills,
     state,
     tools,
 )
 
-_MODULES = (audit, calls, events, policy, proposals, runs, server, session, state, tools)
+_MODULES = (
+    agents,
+    audit,
+    calls,
+    events,
+    plans,
+    policy,
+    proposals,
+    runs,
+    server,
+    session,
+    skills,
+    state,
+    tools,
+)
 
 TABLE = Table(
     [method for module in _MODULES for method in module.METHODS],

@@ -7,7 +7,7 @@ questions HTTP can ask. Used by `custody serve`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from msgspec import Struct
 from custody.calls.runtime import Runtime
 from custody.doors.server.checks import Callers, Refusal, bearer, headers_of
 from custody.doors.server.events_stream import EventStreams
-from custody.doors.server.http import WEBSOCKET_PATHS, HttpDoor
+from custody.doors.server.http import DRAINING, WEBSOCKET_PATHS, HttpDoor, Mounted
 from custody.doors.server.listening import Listener, Listening
 from custody.doors.server.protocols import AT_ONCE, HEAD_SECONDS_MAX, STALLED_SECONDS_MAX, Occupancy
 from custody.doors.server.replies import refusal_reply
@@ -35,7 +35,6 @@ WRONG_TOKEN = Refusal(
     401, "token_refused", "That token admits nobody.", "It may have been revoked or renewed."
 )
 NO_PATH = Refusal(404, "not_found", "There is nothing there.", "The WebSocket is at /.")
-DRAINING = Refusal(503, "draining", "The daemon is about to stop.")
 
 
 class DoorBounds(Struct, frozen=True, kw_only=True):
@@ -62,9 +61,11 @@ class ServerDoor:
         writable: Callable[[], bool] = lambda: True,
         callers: Callers | None = None,
         bounds: DoorBounds | None = None,
+        mounts: Mapping[str, Mounted] | None = None,
     ) -> None:
         """`open_index` gives an index for HTTP's questions alone: those of peers then never wait for them.
-        `writable` says, on a thread, whether the store can be written."""
+        `writable` says, on a thread, whether the store can be written. `mounts` are applications by their
+        exact path, behind the same checks."""
         bounds = bounds or DoorBounds()
         self._runtime = runtime
         self._service = service
@@ -76,7 +77,7 @@ class ServerDoor:
         )
         self._listening = Listening(self, self.occupancy, service.limits.frame_bytes_max)
         self._http = HttpDoor(
-            runtime, service, self.occupancy, open_index, writable, bounds.requests_per_second
+            runtime, service, self.occupancy, open_index, writable, bounds.requests_per_second, mounts or {}
         )
         self._tokens_seconds = bounds.tokens_seconds
         self._watch: asyncio.Task[None] | None = None

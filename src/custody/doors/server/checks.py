@@ -29,6 +29,11 @@ FROM_ANOTHER_SITE = frozenset({b"cross-site", b"same-site"})
 """Values of `Sec-Fetch-Site`, which browsers send also where they send no `Origin`: an image, a form."""
 
 
+ALLOWED_HEADERS = (
+    b"authorization, content-type, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name"
+)
+
+
 class Refusal(Struct, frozen=True):
     """What a request is answered with instead of being looked at."""
 
@@ -124,8 +129,9 @@ def _is_address(name: str) -> bool:
 def _shared(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"access-control-allow-origin", origin),
-        (b"access-control-allow-headers", b"authorization, content-type, last-event-id"),
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", ALLOWED_HEADERS),
+        (b"access-control-expose-headers", b"mcp-session-id"),
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"vary", b"origin"),
     )
 

@@ -7,7 +7,7 @@ asked is in `questions`; the stream of records in `events_stream`. Used by `app`
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ UPGRADE = Refusal(
 )
 NO_PATH = Refusal(404, "not_found", "There is nothing there.", "GET /openapi.json lists what is.")
 ONLY_READS = Refusal(403, "denied", "An auditor reads, and puts nothing on the record.")
+DRAINING = Refusal(503, "draining", "The daemon is about to stop.")
 TOO_OFTEN = Refusal(429, "too_often", "Too many requests.", "Wait a moment.")
 TOO_MANY = Refusal(503, "busy", "Too many questions are waiting.", "Wait a moment.")
 TOO_LARGE = Refusal(413, "too_large", f"A body has at most {BODY_BYTES_MAX} bytes.")
@@ -83,6 +84,9 @@ TOO_SLOW = Refusal(408, "too_slow", "The body did not come in time.")
 MISTAKE = Refusal(500, "internal_error", "Something went wrong; the daemon's log says what.")
 
 Endpoint = Callable[["_Request"], Any]
+
+Mounted = Callable[[Any, Receive, Send, Access], Awaitable[None]]
+"""Another protocol's application at a path of this door: it is asked only by whom a token admits."""
 
 
 class _Request:
@@ -122,6 +126,7 @@ class HttpDoor:
         open_index: "Callable[[], Index] | None",
         writable: Callable[[], bool],
         requests_per_second: float,
+        mounts: Mapping[str, Mounted],
     ) -> None:
         self._runtime = runtime
         self._service = service
@@ -134,6 +139,7 @@ class HttpDoor:
         self._buckets = Buckets(requests_per_second)
         self.streams = EventStreams(self._asking, service.doorkeeper)
         self._metrics = Metrics(service, occupancy, self.streams)
+        self._mounts = mounts
         self._routes = self._make_routes()
 
     def stop(self) -> None:
@@ -174,13 +180,15 @@ class HttpDoor:
         matching = [(route, match, more) for route, match, more in found if match is not Match.NONE]
         allowed = sorted({name for route, _, _ in matching for name in route.methods or ()} | {"OPTIONS"})
         allow = {b"allow": ", ".join(allowed).encode()}
-        if matching and method == "OPTIONS":
+        if method == "OPTIONS" and (matching or path in self._mounts):
             return Reply(204, b"", headers=tuple(allow.items()))
         if path in WEBSOCKET_PATHS:
             return refusal_reply(UPGRADE, {b"upgrade": b"websocket", b"connection": b"upgrade"})
         refusal = None if path in PUBLIC else self._refused(request.access)
         if refusal is not None:
             return refusal_reply(refusal)
+        if path in self._mounts:
+            return await self._mounted(request, self._mounts[path])
         if not matching:
             return refusal_reply(NO_PATH)
         whole = [(route, more) for route, match, more in matching if match is Match.FULL]
@@ -190,6 +198,12 @@ class HttpDoor:
         route, more = whole[0]
         request.id = more["path_params"].get("id", "")
         return await route.endpoint(request)
+
+    async def _mounted(self, request: _Request, mounted: Mounted) -> Reply | None:
+        if self._service.draining:
+            return refusal_reply(DRAINING)
+        await mounted(request.scope, request.receive, request.send, request.access)
+        return None
 
     def _refused(self, access: Access) -> Refusal | None:
         """Why somebody is answered nothing."""
@@ -220,7 +234,7 @@ class HttpDoor:
     async def _ready(self, request: _Request) -> Reply:
         del request
         if self._service.draining:
-            return refusal_reply(Refusal(503, "draining", "The daemon is about to stop."))
+            return refusal_reply(DRAINING)
         if not await self._in_thread(self._writable):
             return refusal_reply(
                 Refusal(503, "store_not_writable", "Nothing can be recorded, so nothing would run.")

@@ -7,9 +7,7 @@ which routes by `QUESTIONS`, and by `openapi`, which describes them.
 
 import base64
 import re
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import parse_qsl
 
@@ -23,6 +21,7 @@ from custody.journal import Cursor, Journal
 from custody.records import Call, Kind, Run, document
 from custody.redaction import plain
 from custody.rpc.access import Access
+from custody.rpc.moments import moment_us
 from custody.rpc.trace_records import TraceRecord
 from custody.rpc.traces import Trace
 
@@ -39,8 +38,6 @@ RUN_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 CALL_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PARAMETERS_MAX = 64
 START = "start"
-AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", re.ASCII)
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Limit = Annotated[int, Meta(ge=1, le=LIMIT_MAX, description="At most so many.")]
 Text = Annotated[str, Meta(max_length=1_024)]
@@ -217,23 +214,6 @@ def parsed(query: type[Struct], given: list[tuple[str, str]]) -> Any:
     except (msgspec.ValidationError, ValueError) as error:
         what = str(error).replace(" - at `$.", ": `").replace("Object contains unknown field", "There is no")
         raise InvalidInput(f"{what}.", hint=f"There are: {', '.join(query.__struct_fields__)}.") from None
-
-
-def moment_us(text: str | None) -> int | None:
-    """Microseconds since 1970 UTC. Raises InvalidInput."""
-    if text is None:
-        return None
-    ago = AGO.fullmatch(text)
-    if ago is not None:
-        return round((time.time() - float(ago[1]) * UNIT_SECONDS[ago[2]]) * 1e6)
-    try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a plus sign, as URLs decode it
-        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1e6)
-    except (ValueError, OverflowError):
-        raise InvalidInput(
-            f"{text!r} is not a time; write 2026-05-01T12:00:00Z, or 2h for two hours ago."
-        ) from None
 
 
 # -- answers ------------------------------------------------------------------------------------------------
