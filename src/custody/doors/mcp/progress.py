@@ -22,6 +22,7 @@ class Progress:
         self._newest: tuple[float, float | None, str | None] | None = None
         self._told: float | None = None
         self._changed = asyncio.Event()
+        self._sending = asyncio.Lock()
 
     @property
     def wanted(self) -> bool:
@@ -43,7 +44,8 @@ class Progress:
         try:
             yield
         finally:
-            telling.cancel()
+            async with self._sending:  # what is on its way arrives: it may be the last
+                telling.cancel()
             await asyncio.wait({telling})
             if not telling.cancelled():
                 telling.exception()  # nobody was there to be told
@@ -56,8 +58,9 @@ class Progress:
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def _tell_newest(self, tell: Tell) -> None:
-        self._changed.clear()
-        newest, self._newest = self._newest, None
-        if newest is not None:
-            self._told = newest[0]
-            await tell(*newest)
+        async with self._sending:
+            self._changed.clear()
+            newest, self._newest = self._newest, None
+            if newest is not None:
+                self._told = newest[0]
+                await tell(*newest)
