@@ -68,6 +68,7 @@ PROCESS_FILES = {
     "sandbox/process.py": "starts the launchers",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",
     "cli/demo.py": "plays the user: it starts `custody` itself and kills it",
+    "cli/demo_commands.py": "plays the user: commands of `custody`, one of them killed",
     "cli/demo_daemon.py": "plays the operator: it starts the daemon and kills it",
     "cli/demo_evidence.py": "plays the auditor: each command in a process of its own",
 }

@@ -88,6 +88,8 @@ def test_the_demos_claims_hold(custody):
     assert "✗" not in ran.out
     assert ran.out.count("✓") >= 15
     assert "byte for byte as before" in ran.out
+    assert "custody skills verify names the file" in ran.out
+    assert "--retry heat ends it: 2 completed, 1 skipped" in ran.out
     shown = ran.out[ran.out.index("What is on the record") :]
     assert "unittest" in shown
     commands = [line.split()[1:] for line in shown.splitlines() if line.startswith("  custody ")]

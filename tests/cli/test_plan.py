@@ -356,6 +356,66 @@ def test_a_terminal_sees_a_table_and_in_the_end_what_became_of_each(custody: Pro
     assert "blocked: 1 completed, 1 failed of 2 (run " in end
 
 
+@pytest.mark.long
+def test_a_narrow_terminal_sees_how_each_action_stands_while_it_is_worked_on(custody: Program):
+    file = write(custody, sh("first", "exit 4"), sh("second", "true", "first"))
+    out = custody.at_terminal("plan", "run", file, columns=40, code=1, NO_COLOR="1")
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
+    lines = [line for line in drawn[: drawn.rindex("Action  ")].splitlines() if line.startswith("first")]
+    assert lines
+    assert all(re.match("first +(○ pending|▶ in progress|✗ failed) ", line) for line in lines)
+    assert all(len(line) <= 40 for line in lines)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("begin", ["exit 4", "true"])
+def test_a_plan_outlives_whoever_reads_of_it_and_its_exit_code_is_its_own(custody: Program, begin: str):
+    go_on = f"while [ ! -e closed ]; do sleep 0.01; done; {begin}"
+    file = write(custody, sh("first", go_on), sh("second", "touch done", "first"))
+    process = custody.start("plan", "run", file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"in progress first\n"
+    process.stdout.close()
+    (custody.work / "closed").touch()
+    said = process.stderr.read().decode()
+    assert (process.wait(RUN_SECONDS_MAX), "Traceback" in said) == (1 if "4" in begin else 0, False), said
+    assert (custody.work / "done").exists() is (begin == "true")
+    assert ("--retry first" in said) is ("4" in begin)
+
+
+@pytest.mark.long
+def test_a_plan_whose_lines_nobody_can_write_says_so_and_is_worked_on(custody: Program):
+    file = write(custody, sh("first", "true"), sh("second", "touch done", "first"))
+    with open("/dev/full", "wb") as full:
+        process = custody.start("plan", "run", file, stdout=full, stderr=subprocess.PIPE)
+        said = process.communicate(timeout=RUN_SECONDS_MAX)[1].decode()
+    assert (process.returncode, "Traceback" in said) == (1, False), said
+    assert "could not be written: No space left on device" in said
+    assert (custody.work / "done").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("custody plan check ", ["file,"]),
+        ("custody plan run p.json --retry s", ["plain,second"]),
+        ("custody plan run gone.json --done s", []),
+    ],
+    ids=["file", "action", "no-file"],
+)
+def test_files_and_actions_are_completed(custody: Program, words: str, completed: list[str]):
+    write(custody, sh("first", "true"), sh("second", "true"))
+    at = str(len(words.split(" ")) - 1)
+    done = custody(_CUSTODY_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=at)
+    assert done.out.split() == completed
+
+
+def test_help_says_in_a_whole_line_what_each_command_does(custody: Program):
+    commands = custody("plan", "--help").out.partition("Commands:\n")[2]
+    assert commands and "..." not in commands
+
+
 def test_help_says_what_is_so_without_loading_what_says_it():
     assert AT_ONCE == CONCURRENT_ACTIONS_MAX
     (parallel,) = [field for field in msgspec.structs.fields(CallSettings) if field.name == "parallel_calls"]

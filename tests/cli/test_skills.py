@@ -2,11 +2,14 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Program
+
+from custody.cli.consent import says_yes
 
 KEY_NAME = "example.com/skills"
 LONG = pytest.mark.long  # more of the same
@@ -48,6 +51,14 @@ def test_a_list_shows_what_is_offered_and_says_what_is_not(custody: Program, roo
     assert conflict.startswith("custody: not offered: ~/.claude/skills/pdf:")
 
 
+def test_where_all_are_kept_back_nobody_is_told_that_there_are_none(custody: Program, roots: Path):
+    (roots / "pdf").mkdir(parents=True)
+    ran = custody("skills", "list")
+    assert (ran.code, ran.out) == (0, "")
+    assert "no skill is offered" in ran.err and "not offered: .agents/skills/pdf: " in ran.err
+    assert "no skills in" not in ran.err
+
+
 def test_without_any_skill_it_says_where_it_looked(custody: Program):
     shown = custody("skills", "list")
     assert (shown.code, shown.out) == (0, "")
@@ -82,9 +93,11 @@ def test_what_strangers_write_does_not_steer_the_terminal(custody: Program, root
     with (folder / "SKILL.md").open("a") as file:
         file.write("\x1b[2Jbody\x9b2J\r\n")
     (folder / "\x1b[31mred").mkdir()
+    put(roots / "x\ncustody: all is well")
     for command in (["list"], ["info", "pdf"], ["info", "pdf", "--text"], ["search", "title"]):
         shown = custody("skills", *command)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown.out + shown.err), command
+        assert not re.search(r"^custody: all is well", shown.err, re.MULTILINE), command
     (folder / "\x1b[31mred").rmdir()
     shown = custody("skills", "info", "pdf").out
     assert r"\x1b[31mas installed" in shown.partition("It says of itself")[2]
@@ -140,9 +153,11 @@ def test_without_a_record_there_is_no_text(custody: Program, roots: Path):
 def test_a_skill_is_installed_locked_and_on_the_record(custody: Program, roots: Path):
     source = put(custody.work / "downloads" / "pdf")
     (source / "fill.py").write_text("print('filled')")
+    put(roots / "word")  # by hand
     done = custody("skills", "install", "downloads/pdf", "--yes", "--agent", "ada")
     assert done.code == 0, done.err
     assert "pdf is installed" in done.out
+    assert "not offered any more: word. To keep one, install it" in done.err
     assert (roots / "pdf" / "fill.py").read_text() == "print('filled')"
     (item,) = custody("skills", "list", "--json").json["items"]
     assert (item["name"], item["locked"], item["source_kind"]) == ("pdf", True, "local")
@@ -230,6 +245,20 @@ def test_a_skill_that_was_changed_is_named_by_verify_and_no_longer_given(custody
     assert custody("skills", "verify", "nothing").code == 2
 
 
+def test_a_folder_that_nobody_can_mean_is_no_folder_that_is_fine(custody: Program):
+    missing = custody("skills", "verify", "--dir", "skils", "--json")
+    assert (missing.code, missing.json["error"]["message"]) == (2, "'skils' is no folder.")
+    assert custody("skills", "list", "--dir", "").code == 2
+    assert f"no skills in {custody.work}." in custody("skills", "list", "--dir", ".").err
+
+
+def test_a_refusal_names_the_option_that_helps(custody: Program, roots: Path):
+    put(roots / "pdf")
+    put(custody.work / "pdf", "Somebody else's.")
+    refused = custody("skills", "install", "pdf", "--yes")
+    assert "`--replace`" in refused.err and "`--name`" in refused.err
+
+
 def test_a_skill_is_removed_with_its_entry(custody: Program, roots: Path):
     for name in ("pdf", "notes"):
         put(custody.work / name)
@@ -310,3 +339,29 @@ def test_names_are_completed(custody: Program, roots: Path):
     put(roots / "notes")
     done = custody(_CUSTODY_COMPLETE="bash_complete", COMP_WORDS="custody skills info p", COMP_CWORD="3")
     assert done.out.split() == ["plain,pdf"]
+
+
+@pytest.mark.long
+def test_scripts_of_a_skill_are_completed(custody: Program, roots: Path):
+    source = put(custody.work / "pdf")
+    (source / "fill.py").write_text("print()")
+    assert custody("skills", "install", "pdf", "--yes").code == 0
+    words = "custody skills run pdf f"
+    done = custody(_CUSTODY_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="4")
+    assert done.out.split() == ["plain,fill.py"]
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["interrupted", "ended"])
+def test_whoever_leaves_a_question_is_told_what_became_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], leaves: bool
+):
+    class Keyboard:
+        def readline(self) -> str:
+            if leaves:
+                raise KeyboardInterrupt
+            return ""
+
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    with suppress(KeyboardInterrupt):
+        assert not says_yes("Sure?", "nothing was done.")
+    assert capsys.readouterr().err == "Sure? [y/N] \ncustody: nothing was done.\n"

@@ -192,7 +192,9 @@ def lines(home: Home | Path, *options: str) -> Generator[Lines]:
 
 
 @asynccontextmanager
-async def over_http(url: str, token: str | None = None) -> AsyncGenerator[ClientSession]:
+async def over_http(
+    url: str, token: str | None = None, *, version: str = LEGACY
+) -> AsyncGenerator[ClientSession]:
     """The official client at a daemon, greeted."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with (
@@ -200,5 +202,13 @@ async def over_http(url: str, token: str | None = None) -> AsyncGenerator[Client
         streamable_http_client(f"{url}/mcp", http_client=http) as (reading, writing),
         ClientSession(reading, writing) as session,
     ):
-        await session.initialize()
+        await greeted(session, version)
         yield session
+
+
+async def greeted(session: ClientSession, version: str) -> None:
+    """Of the newest version, or of the last that has a greeting."""
+    if version == MODERN:
+        await session.discover()
+    else:
+        await session.initialize()

@@ -9,6 +9,7 @@ from tests.doors.mcp_reference import PAGE, made, section
 
 from custody.cli.program import run
 from custody.doors.mcp.resources import TEMPLATES
+from custody.doors.mcp.results import shortened
 from custody.doors.mcp.table import DOOR_TOOLS
 
 
@@ -72,3 +73,16 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_served(
 ):
     assert run(["mcp", "--cwd", str(tmp_path / "nowhere")]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_too_large_keeps_its_shape_and_tells_what_is_left_out():
+    rows = [{"id": str(number), "text": "x" * (2_000 if number % 2 else 10)} for number in range(100)]
+    short = shortened({"items": rows, "next": "more"}, 50_000)
+    assert len(json.dumps(short)) <= 50_000
+    assert short["next"] == "more"
+    assert [row["id"] for row in short["items"]] == [row["id"] for row in rows]
+    assert short["items"][0] == rows[0]
+    assert short["items"][1]["text"]["omitted_bytes"] == 2_002
+    many = {"state": "complete", "actions": ["x" * 10] * 10_000}
+    assert shortened(many, 50_000)["actions"]["omitted_bytes"] == 130_001
+    assert shortened(many, 200_000) is many

@@ -12,7 +12,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import Tool
 from tests.doors.daemons import Daemon, daemon
-from tests.doors.mcp_clients import Home, lines, over_http
+from tests.doors.mcp_clients import LEGACY, MODERN, Home, greeted, lines, over_http
 
 SETTINGS = """
 [drive_cli.commands]
@@ -140,7 +140,8 @@ async def read_back(session: ClientSession, name: str, said: dict[str, Any]) -> 
 
 
 @pytest.mark.long
-def test_over_standard_input_and_output(tmp_path: Path):
+@pytest.mark.parametrize("version", [LEGACY, MODERN])
+def test_over_standard_input_and_output(tmp_path: Path, version: str):
     made = Home(tmp_path, SETTINGS)
     prepared(made.work)
 
@@ -149,7 +150,7 @@ def test_over_standard_input_and_output(tmp_path: Path):
             command=sys.executable, args=["-m", "custody", "mcp"], env=made.environment, cwd=made.work
         )
         async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as session:
-            await session.initialize()
+            await greeted(session, version)
             await every_tool(session, daemon=False)
 
     asyncio.run(main())
@@ -172,9 +173,12 @@ def token_of(made: Daemon) -> str:
 
 
 @pytest.mark.long
-def test_over_http_at_the_daemon(serving: Daemon):
+@pytest.mark.parametrize("version", [LEGACY, MODERN])
+def test_over_http_at_the_daemon(serving: Daemon, version: str):
+    url = serving.url.replace("ws", "http", 1).rstrip("/")
+
     async def main() -> None:
-        async with over_http(serving.url.replace("ws", "http", 1).rstrip("/"), token_of(serving)) as session:
+        async with over_http(url, token_of(serving), version=version) as session:
             await every_tool(session, daemon=True)
 
     asyncio.run(main())
@@ -194,7 +198,37 @@ def test_an_agent_of_a_named_daemon_is_spawned_told_of_and_ended(serving: Daemon
         assert ended["status"] == "cancelled"
         assert client.call("agent_spawn", {"cli": "nobody", "prompt": "x"})["isError"] is True
     (run,) = [run for run in serving.run("runs", "--all")[1]["items"] if run["id"] == spawned["id"]]
-    assert run["outcome"] == "cancelled"
+    assert (run["outcome"], run["agent"]) == ("cancelled", "tester")
+
+
+@pytest.mark.long
+def test_an_agent_of_a_named_daemon_that_nobody_waited_for_is_ended(serving: Daemon, tmp_path: Path):
+    home = Home(tmp_path, variables={"CUSTODY_TOKEN": token_of(serving)})
+    with lines(home, "--daemon", serving.url) as client:
+        client.greet()
+        client.call("agent_status", {"id": "feedfeed"})  # it is connected
+        asked = {"name": "agent_spawn", "arguments": {"cli": "hangs", "prompt": "taken back"}}
+        identity = client.begin("tools/call", asked)
+        cancelled = {"requestId": identity, "reason": "enough"}
+        client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+        assert client.close() == 0  # what was under way has ended
+    runs = serving.run("runs", "--all")[1]["items"]
+    assert {run["outcome"] for run in runs if run["intent"] == "taken back"} <= {"cancelled"}
+
+
+@pytest.mark.long
+def test_an_agent_whose_daemon_was_killed_is_incomplete_once_there_is_one_again(tmp_path: Path):
+    with daemon(tmp_path / "daemon", settings=SETTINGS) as made:
+        home = Home(tmp_path, variables={"CUSTODY_TOKEN": token_of(made)})
+        with lines(home, "--daemon", made.url) as client:
+            client.greet()
+            spawned = client.call("agent_spawn", {"cli": "hangs", "prompt": "go on"})["structuredContent"]
+            made.kill()
+            made.start(made.address)
+            told = client.call("agent_status", {"id": spawned["id"]})["structuredContent"]
+            assert (told["id"], told["status"]) == (spawned["id"], "incomplete")
+            over = client.call("agent_cancel", {"id": spawned["id"]})
+            assert (over["isError"], over["structuredContent"]) == (False, told)
 
 
 @pytest.mark.long

@@ -1,9 +1,12 @@
 """MCP at the daemon: the official client over streamable HTTP, behind the door's own checks."""
 
 import asyncio
+import json
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -257,6 +260,31 @@ def test_a_plan_calls_only_what_its_token_may(place: Place):
     assert content(refused)["error"]["faults"][0]["kind"] == "unknown_tool"
 
 
+@pytest.mark.long
+def test_a_plan_that_was_cut_is_gone_on_with_by_its_own_agent_alone(place: Place):
+    index = place.served.door.runtime.index
+    waits = {"command": "test -e may-go-on || sleep 4325"}
+    second = {"id": "b", "depends_on": ["a"], "tool": "shell", "arguments": waits}
+    plan = {"id": "cut", "actions": [PLAN["actions"][0], second]}
+
+    async def begin(session: ClientSession) -> None:
+        task = asyncio.create_task(session.call_tool("plan_run", {"plan": plan}))
+        await asyncio.to_thread(eventually, lambda: index.calls(text="4325").items)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def go_on(session: ClientSession) -> Any:
+        return content(await session.call_tool("plan_run", {"plan": plan}))
+
+    place.with_client("ada", begin)
+    (cut,) = eventually(lambda: [run for run in index.runs(name="plan cut").items if run.outcome])
+    Path(place.served.door.runtime.settings.scope.cwd, "may-go-on").touch()
+    others, own = place.with_client("bob", go_on), place.with_client("ada", go_on)
+    assert (others["state"], others["resumed_from"]) == ("complete", None)
+    assert (own["state"], own["resumed_from"]) == ("blocked", cut.id)
+
+
 def test_the_text_of_a_skill_is_given_once_that_is_on_the_record(place: Place):
     index = place.served.door.runtime.index
 
@@ -353,6 +381,56 @@ def test_a_body_has_a_bound(place: Place):
         timeout=ANSWER_SECONDS,
     )
     assert answer.status_code == 413
+
+
+def test_what_is_larger_than_a_client_takes_in_one_event_is_told_shortened(place: Place):
+    quotes = {"command": "head -c 900000 /dev/zero | tr '\\0' '\"'"}
+
+    async def work(session: ClientSession) -> tuple[Any, Any, Any]:
+        call = await session.call_tool("shell", quotes)
+        found = await session.call_tool("calls_show", {"call": content(call)["id"]})
+        resource = await session.read_resource(f"custody://calls/{content(call)['id']}")
+        return call, found, resource
+
+    call, found, resource = place.with_client("bob", work)
+    assert (call.is_error, content(call)["outcome"]) == (False, "succeeded")
+    assert content(call)["result"]["omitted_bytes"] > 900_000
+    assert "more characters" in call.content[0].text
+    assert content(found)["id"] == content(call)["id"]
+    assert json.loads(resource.contents[0].text)["id"] == content(call)["id"]
+
+
+def test_a_token_for_spawning_needs_the_tool_that_drives_too(place: Place):
+    for name, tools in (("spawner", ["agent_spawn"]), ("driver", ["agent_spawn", "drive_cli"])):
+        place.made[name], _ = place.tokens.create(
+            name, lambda name, data: None, role="agent", agent="ada", tools=tools
+        )
+    asked = {"name": "agent_spawn", "arguments": {"cli": "nobody", "prompt": "x"}}
+
+    def offered(token: str) -> set[str]:
+        tools = place.modern(token, "tools/list", {}).json()["result"]["tools"]
+        return {tool["name"] for tool in tools} & {"agent_spawn", "drive_cli"}
+
+    assert (offered("spawner"), offered("driver")) == (set(), {"agent_spawn", "drive_cli"})
+    refused = place.modern("spawner", "tools/call", asked).json()["result"]["structuredContent"]
+    assert refused["error"]["type"] == "Denied"
+    allowed = place.modern("driver", "tools/call", asked).json()["result"]["structuredContent"]
+    assert "There is no CLI 'nobody'" in allowed["reason"]
+
+
+def test_a_name_in_an_address_is_written_as_addresses_are(place: Place):
+    plan = {**PLAN, "id": "of three words"}
+    done = place.modern("bob", "tools/call", {"name": "plan_run", "arguments": {"plan": plan}}).json()
+    address = {"uri": "custody://runs/plan%20of%20three%20words"}
+    read = place.modern("bob", "resources/read", address, **{"Mcp-Name": address["uri"]}).json()
+    (found,) = read["result"]["contents"]
+    assert json.loads(found["text"])["id"] == done["result"]["structuredContent"]["run_id"]
+
+
+def test_without_the_packages_the_daemon_names_the_extra(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    answer = place.post("ada", {"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    assert (answer.status_code, "custody-runtime[mcp]" in answer.text) == (501, True)
 
 
 def outcome_of_sleep(place: Place, seconds: str) -> str:

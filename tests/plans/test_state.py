@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from custody.errors import InvalidInput
 from custody.plans import State
-from custody.plans.state import KEY_CHARACTERS_MAX, VALUE_DEPTH_MAX, StateChange, Writes
+from custody.plans.json_values import DEPTH_MAX
+from custody.plans.state import KEY_CHARACTERS_MAX, StateChange, Writes
 
 json_values = st.recursive(
     st.none()
@@ -170,7 +171,7 @@ def test_what_json_can_say_is_kept_as_it_is(value: Any) -> None:
 
 def test_a_value_may_be_so_deep_and_no_deeper() -> None:
     value: Any = 1
-    for _ in range(VALUE_DEPTH_MAX):
+    for _ in range(DEPTH_MAX):
         value = [value]
     assert State({"a": value}).get("a") == value
     with pytest.raises(InvalidInput, match="deeper"):

@@ -248,10 +248,14 @@ def test_a_plan_is_one_run_whose_calls_say_which_action_and_attempt_they_are() -
     in_a_store(work, echo, fail)
 
 
-def test_a_plan_that_comes_to_its_end_is_complete_and_the_next_one_begins_anew() -> None:
+def test_a_plan_that_is_complete_stays_so_until_somebody_wants_it_again() -> None:
     async def work(runtime: Any) -> None:
         first, second = [await stepped(runtime, plan(step("a"))) for _ in range(2)]
-        assert (first.state, second.state, second.resumed_from) == ("complete", "complete", None)
+        assert (first.state, second.state) == ("complete", "complete")
+        assert (second.run_id, second.resumed_from) == (None, first.run_id)
+        assert len(runtime.index.calls(CallFilter()).items) == 1
+        anew = await stepped(runtime, plan(step("a")), again=True)
+        assert (anew.state, anew.resumed_from) == ("complete", None)
         assert len(runtime.index.calls(CallFilter()).items) == 2
         assert {run_.outcome for run_ in runtime.index.runs(RunFilter()).items} == {"succeeded"}
 

@@ -15,6 +15,7 @@ from tests.plans.plans import BOUND_SECONDS, at_once
 from tests.plans.stepped import Told, begin, in_a_store, of, outcome, plan, reasons, run, step, stepped, words
 
 import custody
+from custody.cli.plan_run import exit_code, stopped_by
 from custody.compose import open_runtime
 from custody.errors import InvalidInput, NotRecorded, PeerLost, PlanBusy
 from custody.index import CallFilter, EventFilter, RunFilter
@@ -135,6 +136,7 @@ class Behaviour:
         self.failing: set[str] = set()
         self.hanging: set[str] = set()
         self.hangs = asyncio.Event()
+        self.says = "it broke"
 
     def tool(self) -> Any:
         @custody.tool(name="act", effect="write")
@@ -146,7 +148,7 @@ class Behaviour:
             if text in self.lost:
                 raise PeerLost("its process died")
             if text in self.failing:
-                raise ValueError("it broke")
+                raise ValueError(self.says)
             return text.upper()
 
         return act
@@ -174,12 +176,35 @@ def test_a_failure_names_its_outcome_and_its_call() -> None:
     in_a_store(work, behaviour.tool())
 
 
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [("it broke.", "it broke."), ("why?", "why?"), ("more …", "more …"), ("a: b\n", "a: b."), ("", None)],
+)
+def test_a_reason_is_a_sentence_that_ends_once_here_and_in_what_goes_on(
+    says: str, reason: str | None
+) -> None:
+    behaviour = Behaviour()
+    behaviour.failing, behaviour.lost, behaviour.says = {"a"}, {"b"}, says
+
+    async def work(runtime: Any) -> None:
+        read = plan(act("a", on_failure="continue"), act("b", "a"))
+        first = of(await stepped(runtime, read), "a").reason
+        assert first is not None
+        assert first == of(await stepped(runtime, read), "a").reason
+        assert reason is None or first.endswith(f"): {reason}")
+        assert first.endswith((".", "?", "…"))
+        assert not first.endswith("..")
+
+    in_a_store(work, behaviour.tool())
+
+
 def test_what_a_guard_refuses_is_a_failure_that_is_not_tried_again() -> None:
     async def work(runtime: Any) -> None:
         read = plan(step("a", tool="file_read", arguments={"path": "/etc/shadow"}, retries=3))
         result = await stepped(runtime, read)
         assert (of(result, "a").outcome, of(result, "a").attempts) == ("rejected", 1)
         assert "It was rejected" in reasons(result.actions)["a"]
+        assert not reasons(result.actions)["a"].endswith("..")
 
     in_a_store(work)
 
@@ -282,6 +307,19 @@ def test_ids_that_the_record_redacts_are_found_again() -> None:
     in_a_store(work, behaviour.tool())
 
 
+def test_what_is_to_be_typed_does_what_it_says_whatever_an_action_is_called() -> None:
+    behaviour = Behaviour()
+    behaviour.lost = {"a"}
+
+    async def work(runtime: Any) -> None:
+        read = plan(step("$(reboot)", tool="act", arguments={"text": "a"}))
+        (one,) = (await stepped(runtime, read)).actions
+        assert "`--done '$(reboot)'`" in (one.reason or "")
+        assert "`--retry '$(reboot)'`" in (one.reason or "")
+
+    in_a_store(work, behaviour.tool())
+
+
 def test_what_was_decided_stands_when_the_run_it_was_decided_in_is_cut_as_well() -> None:
     behaviour = Behaviour()
     behaviour.lost = {"a"}
@@ -302,14 +340,17 @@ def test_what_was_decided_stands_when_the_run_it_was_decided_in_is_cut_as_well()
     in_a_store(work, behaviour.tool())
 
 
-def test_a_plan_that_failed_begins_anew_unless_somebody_says_what_to_do_again() -> None:
+def test_a_plan_that_failed_stays_so_until_somebody_says_what_to_do() -> None:
     behaviour = Behaviour()
     behaviour.failing = {"b"}
     read = plan(act("a"), act("b", "a"), act("c", "b"))
 
     async def work(runtime: Any) -> None:
-        await stepped(runtime, read)
-        anew = await stepped(runtime, read)
+        first = await stepped(runtime, read)
+        same = await stepped(runtime, read)
+        assert (same.state, same.run_id, same.resumed_from) == ("blocked", None, first.run_id)
+        assert behaviour.did == ["a", "b"]
+        anew = await stepped(runtime, read, again=True)
         assert (anew.resumed_from, behaviour.did) == (None, ["a", "b", "a", "b"])
         behaviour.failing = set()
         on = await stepped(runtime, read, retry=["b"])
@@ -432,7 +473,14 @@ def test_a_plan_whose_calls_cannot_be_recorded_stops_and_goes_on_once_they_can()
                 "blocked",
             )
             assert behaviour.did == ["a"]
+            assert not cut.recorded
+            assert exit_code(cut, stopped_by(read, cut)) == NotRecorded.exit_code
+            assert "'b'" in cut.why
+            for said in (cut.why, of(cut, "b").reason or ""):
+                assert "could not be recorded" in said
+                assert "No space left" in said
             result = await stepped(runtime, read)
+            assert result.recorded
             assert (result.state, result.resumed_from, behaviour.did) == (
                 "complete",
                 cut.run_id,

@@ -13,8 +13,9 @@ from tests.settings_for_tests import NEVER_SHORT
 
 from custody.calls.runtime import Runtime
 from custody.index import RunFilter
+from custody.rpc import agents
 from custody.rpc.access import Access, KnownToken, TokenDoor, digest_of
-from custody.rpc.agents import RUNNING_MAX
+from custody.rpc.agents import INTENT_CHARACTERS_MAX, RUNNING_MAX, Agents
 
 WORKS = '#!/bin/sh\necho "asked for: $1"\nexit ${2:-0}\n'
 HANGS = '#!/bin/sh\nsleep 4321 &\necho "$! $$" > pids\nwait\n'
@@ -131,12 +132,53 @@ def test_it_outlives_the_connection_and_ends_with_the_daemon(work: Path):
                 assert service.agents is not None
                 await service.agents.close()
             state = await service.agents.status(spawned["id"])
-            return running, [is_alive(pid) for pid in alive], state.status
+            return running, [is_alive(pid) for pid in alive], (state.status, state.reason)
 
-    running, left, status = asyncio.run(main())
+    running, left, end = asyncio.run(main())
     assert all(running)
     assert not any(left)
-    assert status == "cancelled"
+    assert end == ("cancelled", "the daemon stopped")
+
+
+def test_one_whose_id_nobody_waited_for_is_ended(work: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents, "TOLD_SECONDS", 20.0)
+
+    async def scenario(client: Client, runtime: Runtime) -> Any:
+        spawning = asyncio.create_task(Agents(runtime).spawn("hangs", "wait"))
+        alive = await pids(work)
+        spawning.cancel()
+        await asyncio.wait({spawning})
+        (run,) = await asyncio.to_thread(lambda: runtime.index.runs(RunFilter(), 10).items)
+        return [is_alive(pid) for pid in alive], run.outcome
+
+    left, outcome = play(scenario)
+    assert not any(left)
+    assert outcome == "cancelled"
+
+
+def test_one_given_up_while_it_begins_leaves_no_run_open():
+    async def scenario(client: Client, runtime: Runtime) -> Any:
+        spawning = asyncio.create_task(Agents(runtime).spawn("works", "mend it"))
+        await asyncio.sleep(0)
+        spawning.cancel()
+        await asyncio.wait({spawning})
+        return await asyncio.to_thread(lambda: runtime.index.runs(RunFilter(), 10).items)
+
+    assert {run.outcome for run in play(scenario)} <= {"cancelled"}
+
+
+def test_a_secret_where_the_intent_is_cut_is_not_on_the_record():
+    secret = "sk-ant-api03-" + "Ab1" * 30
+    prompt = "x" * (INTENT_CHARACTERS_MAX - 20) + " " + secret
+
+    async def scenario(client: Client, runtime: Runtime) -> Any:
+        spawned = await client.call("agents.spawn", {"cli": "works", "prompt": prompt, "agent": "one"})
+        await over(client, spawned["id"])
+        return (await client.call("audit.run", {"id": spawned["id"]}))["intent"]
+
+    intent = play(scenario)
+    assert "sk-ant" not in intent
+    assert len(intent) <= INTENT_CHARACTERS_MAX
 
 
 def test_to_anybody_else_it_does_not_exist():

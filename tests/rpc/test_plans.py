@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.rpc.clients import Client, Failure, connected, opened_runtime
+from tests.rpc.clients import Client, Failure, connected, door, opened_runtime
 
 from custody.calls.runtime import Runtime
 from custody.index import CallFilter, RunFilter
 from custody.plans.steps.analysis import check_plan
+from custody.plans.steps.earlier import external_id_of
 from custody.plans.steps.model import parse_plan
 from custody.plans.steps.shown import show_plan
 from custody.records import document
@@ -22,6 +23,8 @@ TOKENS = {
     "other's": Access(role="agent", name="other", agent="other"),
     "narrow": Access(role="agent", name="narrow", agent="narrow", tools=frozenset({"echo"})),
     "auditor's": Access(role="auditor", name="auditor"),
+    "operator's": Access(role="operator", name="operator"),
+    "nobody's": Access(role="agent", name="nobody"),
 }
 DOOR = TokenDoor(
     lambda: [KnownToken(digest=digest_of(token), access=access) for token, access in TOKENS.items()]
@@ -168,3 +171,88 @@ def test_a_plan_ends_with_the_connection_it_was_asked_for_over() -> None:
     assert run.outcome == "cancelled"
     assert call.outcome is not None
     assert call.outcome != "succeeded"
+
+
+@pytest.mark.parametrize("agent", ["other's", "nobody's"])
+def test_a_run_of_another_agent_is_not_gone_on_with_nor_in_the_way_nor_told_of(agent: str) -> None:
+    async def main() -> Any:
+        async with opened_runtime() as runtime, door("memory", runtime, doorkeeper=DOOR) as connect:
+            async with connect() as first, connect() as second:
+                hangs = await hang_in_second(first)
+                await hangs.wait()
+                await second.call("session.auth", {"token": agent})
+                await second.offer(echo=echo)
+                beside = await second.call("plans.run", {"plan": BOTH})
+                await first.close()
+            async with connect() as third:
+                await third.call("session.auth", {"token": agent})
+                await third.offer(echo=echo)
+                with pytest.raises(Failure) as undecided:
+                    await third.call("plans.run", {"plan": BOTH, "done": ["two"]})
+                return beside, await third.call("plans.run", {"plan": BOTH}), undecided.value
+
+    beside, after, undecided = asyncio.run(main())
+    assert (beside["state"], beside["resumed_from"]) == ("complete", None)
+    assert beside["counts"] == after["counts"] == {"completed": 2, "skipped": 1}
+    assert [one["source"] for one in beside["actions"]] == ["executed"] * 3
+    assert (after["run_id"], after["resumed_from"]) == (None, beside["run_id"])
+    assert "nothing to decide" in undecided.message
+
+
+@pytest.mark.parametrize("token", ["agent's", "operator's"])
+def test_a_run_that_was_cut_is_gone_on_with_by_its_agent_and_by_those_who_see_all(token: str) -> None:
+    async def main() -> Any:
+        async with opened_runtime() as runtime, door("memory", runtime, doorkeeper=DOOR) as connect:
+            async with connect() as first, connect() as second:
+                hangs = await hang_in_second(first)
+                await hangs.wait()
+                await second.call("session.auth", {"token": token})
+                await second.offer(echo=echo)
+                with pytest.raises(Failure) as busy:
+                    await second.call("plans.run", {"plan": BOTH, "again": True})
+                await first.close()
+            (cut,) = runtime.index.runs(RunFilter()).items
+            async with connect() as third:
+                await third.call("session.auth", {"token": token})
+                await third.offer(echo=echo)
+                return busy.value, cut, await third.call("plans.run", {"plan": BOTH, "retry": ["two"]})
+
+    busy, cut, said = asyncio.run(main())
+    assert cut.id[:12] in busy.message
+    assert (said["state"], said["resumed_from"]) == ("complete", cut.id)
+    assert [one["source"] for one in said["actions"]] == ["earlier run", "executed", "executed"]
+
+
+async def hang_in_second(client: Client) -> asyncio.Event:
+    """Have an agent's plan begun; set once its second action runs, which it does until somebody ends it."""
+    begun = asyncio.Event()
+
+    async def once(parameters: Any, request: Any) -> Any:
+        if len(client.executed) > 1:
+            begun.set()
+            await asyncio.Event().wait()
+        return await echo(parameters, request)
+
+    await client.call("session.auth", {"token": "agent's"})
+    await client.offer(echo=once)
+    await client.begin("plans.run", {"plan": BOTH})
+    return begun
+
+
+def test_no_peer_makes_a_run_that_a_plan_would_be_gone_on_from() -> None:
+    plan, _ = parse_plan(BOTH)
+    assert plan is not None
+    called = external_id_of(plan.digest)
+
+    async def scenario(client: Client, runtime: Runtime) -> Any:
+        for method, params in (
+            ("runs.start", {"idempotency_key": called}),
+            ("runs.begin", {"key": "0" * 32, "external_id": called}),
+            ("runs.named", {"key": "1" * 32, "name": "n", "external_id": called}),
+        ):
+            with pytest.raises(Failure) as refused:
+                await client.call(method, params)
+            assert "plan:" in refused.value.message
+        assert runtime.index.runs().items == []
+
+    play(scenario)

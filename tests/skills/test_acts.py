@@ -2,7 +2,9 @@
 
 import os
 import random
+import socket
 import stat
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,7 @@ def test_a_name_is_judged_before_anything_is_fetched(
         ({"source": "pdf", "root": "/etc"}, "not one of the folders of skills"),
         ({"source": "a\nb"}, "control character"),
         ({"source": "https://user:pass@/a.zip"}, "names no host"),
+        ({"source": "https://user:pass/word@host/a.zip"}, "its host or its port is none"),
         ({"source": "/etc"}, "outside the allowed roots"),
         ({"source": "git+file:///etc/x.git", "commit": "0" * 40}, "outside the allowed roots"),
     ],
@@ -200,6 +203,27 @@ def test_what_no_tool_may_read_does_not_come_along_in_a_skill(
     os.link(here / ".env", skill / "harmless.txt")
     assert "harmless.txt" in message(install(runtime, skill))
     assert not root.exists()
+
+
+def test_what_no_tool_may_write_does_not_come_in_a_skill(runtime: BlockingRuntime, root: Path, here: Path):
+    make_skill(here, "pdf", **{".git/config": "[core]\n\tfsmonitor = ./run\n"})
+    with tarfile.open(here / "pdf.tar", "w") as archive:  # of a folder it would be left out
+        archive.add(here / "pdf", "pdf")
+    call = install(runtime, here / "pdf.tar")
+    assert call.outcome == "failed"
+    assert "pdf/.git/config is protected" in message(call)
+    assert not root.exists()
+
+
+def test_a_folder_that_holds_the_root_is_no_skill_for_it(
+    runtime: BlockingRuntime, root: Path, here: Path, place: Place
+):
+    root.mkdir(parents=True)
+    (place.work / "SKILL.md").write_text(skill_text("work"), encoding="utf-8")
+    call = install(runtime, place.work)
+    (place.work / "SKILL.md").unlink()
+    assert "holds the folder that it would be installed into" in message(call)
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -318,6 +342,17 @@ def test_a_repository_without_a_commit_says_which_it_has(
     assert not root.exists()
 
 
+def test_what_git_says_of_an_address_has_no_secrets_of_it(runtime: BlockingRuntime, root: Path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        host = f"127.0.0.1:{nobody.getsockname()[1]}"
+        source = f"git+https://ada:hidden-word@{host}/skills.git?sig=hidden-sign"
+        call = install(runtime, source, commit="0" * 40)
+    assert f"https://{host}/skills.git could not be fetched" in message(call)
+    assert "hidden" not in message(call)
+    assert not root.exists()
+
+
 def test_a_repository_that_sends_without_end_is_cut_at_the_bound(
     runtime: BlockingRuntime, root: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, place: Place
 ):
@@ -404,6 +439,34 @@ def test_a_script_runs_in_the_calls_folder_with_what_it_is_given(
     assert succeeded(shown)["stdout"] == "[] text\n"
     would = runtime.call("skill_run", {"name": "pdf", "script": "scripts/run"}, dry_run=True)
     assert succeeded(would)["would_run"] == [os.fspath(root / "pdf" / "scripts" / "run")]
+
+
+def test_running_a_script_leaves_the_skill_as_it_was_installed(
+    runtime: BlockingRuntime, root: Path, here: Path
+):
+    skill = make_skill(
+        here,
+        "pdf",
+        **{"scripts/helper.py": "SAID = 'helped'", "scripts/show.py": "import helper\nprint(helper.SAID)"},
+    )
+    succeeded(install(runtime, skill))
+    ran = runtime.call("skill_run", {"name": "pdf", "script": "scripts/show.py"})
+    assert succeeded(ran)["stdout"] == "helped\n"
+    assert "skill_changed" not in ran.result
+    assert is_sound(root)
+
+
+def test_a_skill_that_is_another_when_its_script_has_ended_is_told_of(
+    runtime: BlockingRuntime, root: Path, here: Path
+):
+    skill = make_skill(here, "pdf")
+    (skill / "scripts" / "run").write_text(
+        '#!/bin/sh\necho more >"$CUSTODY_SKILL_FOLDER/made"\n', encoding="utf-8"
+    )
+    succeeded(install(runtime, skill))
+    ran = runtime.call("skill_run", {"name": "pdf", "script": "scripts/run"})
+    assert succeeded(ran)["skill_changed"] is True
+    assert not is_sound(root)
 
 
 def test_a_skill_that_differs_from_its_lock_does_not_run(runtime: BlockingRuntime, root: Path, here: Path):

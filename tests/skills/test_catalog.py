@@ -21,7 +21,7 @@ from tests.skills.locked_roots import (
 
 from custody.errors import NotFound
 from custody.journal import RealDisk
-from custody.skills import Catalog, Problem, Root, Shelf, TreeBounds, Trust, load_catalog
+from custody.skills import Catalog, Problem, Root, Shelf, TreeBounds, Trust, load_catalog, verify_root
 from custody.skills.lock import LOCK_FILE, Lock, SignatureData, lock_bytes
 from custody.skills.signing import sign_tree
 from custody.skills.transaction import INTENT, WRITER_LOCK
@@ -529,3 +529,5 @@ def test_a_root_of_too_many_entries_is_told_and_offers_nothing(root: Path):
     problem = only(load(root))
     assert problem.kind == "unreadable"
     assert "10,000 entries" in problem.message
+    report = verify_root(shelf(root).roots[0], shelf(root), Trust(path=shelf(root).trust_file), NOW)
+    assert (report.ok, report.problem) == (False, problem.message)

@@ -27,7 +27,7 @@ from custody.skills.install import check_look_alikes, foresee, place, recover, r
 from custody.skills.lock import LOCK_FILE
 from custody.skills.signing import new_private_key, sign_tree, verifier_line
 from custody.skills.staging import Staged
-from custody.skills.transaction import INTENT, Stopped
+from custody.skills.transaction import INTENT, WRITER_LOCK, Stopped
 from custody.skills.tree import TreeBounds, read_tree
 
 
@@ -92,13 +92,16 @@ def test_a_folder_made_by_hand_is_adopted_as_it_stands(root: Path):
     assert is_sound(root)
 
 
-@pytest.mark.parametrize("there", ["file", "link", "pipe"])
+@pytest.mark.parametrize("there", ["file", "link", "pipe", "folder"])
 def test_what_is_no_skill_is_never_replaced(tmp_path: Path, root: Path, there: str):
     root.mkdir()
     if there == "file":
         (root / "pdf").write_text("mine", encoding="utf-8")
     elif there == "link":
         (root / "pdf").symlink_to(tmp_path)
+    elif there == "folder":
+        (root / "pdf" / "work").mkdir(parents=True)
+        (root / "pdf" / "work" / "notes.txt").write_text("mine", encoding="utf-8")
     else:
         os.mkfifo(root / "pdf")
     with pytest.raises(ToolError, match="left alone"):
@@ -107,9 +110,25 @@ def test_what_is_no_skill_is_never_replaced(tmp_path: Path, root: Path, there: s
     assert list(locked(root)) == []
 
 
+def test_what_is_left_of_an_installed_skill_is_replaced(tmp_path: Path, root: Path):
+    source = make_skill(tmp_path, "pdf")
+    put(root, source)
+    (root / "pdf" / "SKILL.md").unlink()
+    assert put(root, source, replace=True)
+    assert is_sound(root)
+
+
+def test_a_pipe_in_the_place_of_the_writers_lock_is_not_waited_for(tmp_path: Path, root: Path):
+    root.mkdir()
+    os.mkfifo(root / WRITER_LOCK)
+    assert load_catalog(shelf_of(root)).skills == ()
+    put(root, make_skill(tmp_path, "pdf"))
+    assert is_sound(root)
+    assert hidden(root) == []
+
+
 def test_a_broken_folder_is_replaced_where_that_is_said(tmp_path: Path, root: Path):
-    (root / "pdf").mkdir(parents=True)
-    (root / "pdf" / "link").symlink_to("/etc/passwd")
+    (make_skill(root, "pdf") / "link").symlink_to("/etc/passwd")
     placed = place(judged(make_skill(tmp_path, "pdf"), shelf_of(root)), os.fspath(root), replace=True)
     assert placed.replaced == "unknown"
     assert is_sound(root)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.skills.locked_roots import (
     ALICE,
@@ -186,6 +187,20 @@ def test_what_is_no_skill_is_no_finding(root: Path):
     (root / "picture.png").touch()
     (root / ".git").mkdir()
     assert findings(verified(root)) == {}
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_name_that_is_no_text_can_be_told_as_text(root: Path, locked: bool):
+    for name in (b"caf\xe9", b".custody-\xff"):
+        folder = os.path.join(os.fsencode(root), name)
+        os.mkdir(folder)
+        Path(os.fsdecode(folder), "SKILL.md").write_text(skill_text("x"))
+    if not locked:
+        (root / LOCK_FILE).unlink()
+    report = verified(root)
+    assert report.extra == (("caf\\udce9",) if locked else ())
+    assert report.leftovers == (".custody-\\udcff",)
+    assert b"caf" in msgspec.json.encode(report)
 
 
 def test_nothing_in_the_root_is_touched(root: Path):

@@ -21,7 +21,21 @@ def says_yes(question: str, otherwise: str) -> bool:
     sys.stdout.flush()
     sys.stderr.write(f"{printable(question, keep='')} [y/N] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        _say_on_a_line_of_its_own(otherwise)
+        raise
+    if answer.strip().lower() in ("y", "yes"):
         return True
-    message(otherwise)
+    if answer.endswith("\n"):
+        message(otherwise)
+    else:
+        _say_on_a_line_of_its_own(otherwise)
     return False
+
+
+def _say_on_a_line_of_its_own(text: str) -> None:
+    """Whoever leaves a question has not ended its line."""
+    sys.stderr.write("\n")
+    message(text)

@@ -1,9 +1,9 @@
 """`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
 
-Owns the story and its checks; the chapters about files are `demo_files`', those about the daemon
-`demo_daemon`'s, those about the record as evidence `demo_evidence`'s. Goes through the public Python face and
-the commands only, in a temporary folder with a store of its own. Each claim is printed once it was found
-true; one that fails makes the exit code 1.
+Owns the story and its checks; the chapters about files are `demo_files`', those about skills and plans
+`demo_plans`', those about the daemon `demo_daemon`'s, those about the record as evidence `demo_evidence`'s.
+Goes through the public Python face and the commands only, in a temporary folder with a store of its own. Each
+claim is printed once it was found true; one that fails makes the exit code 1.
 """
 
 import os
@@ -13,15 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from custody.cli.demo_commands import eventually
 from custody.cli.demo_daemon import agent_elsewhere
 from custody.cli.demo_evidence import answer_customer, audit, github_like_token
 from custody.cli.demo_files import reach_out, take_back
+from custody.cli.demo_plans import SKILLS, follow_skill, work_on_plan
 from custody.cli.demo_story import Story
 from custody.cli.invocation import message
 from custody.cli.options import json_option
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from custody.blocking import BlockingRun, BlockingRuntime
 
 SECRET_NAME = "PAYMENTS_API_TOKEN"
-WAIT_SECONDS = 10.0  # a claim about another process is given so long to become true
 DEADLINE_SECONDS = 1.0
 
 PACKAGE = {
@@ -129,6 +129,7 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
     secret = f"tok_{secrets.token_hex(20)}"
     os.environ[SECRET_NAME] = secret
     os.environ["CUSTODY_CONFIG"] = str(folder / "custody.toml")
+    os.environ["CUSTODY_SKILLS"] = str(workspace / SKILLS)
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
     (folder / "custody.toml").write_text(SETTINGS)
     (folder / "gitconfig").write_text(GIT_IDENTITY)
@@ -144,6 +145,8 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
     secrets_nowhere(story, Path(store), secret, token)
     with custody.open(store, cwd=str(workspace)) as runtime:
         personal_id = answer_customer(story, runtime)
+        follow_skill(story, runtime, workspace, Path(store))
+    work_on_plan(story, workspace, Path(store))
     agent_elsewhere(story, workspace, Path(store))
     audit(story, folder, Path(store), personal_id, run.id)
     return run.id, undone_id
@@ -292,16 +295,6 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether the condition becomes true in time."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def _end(store: str, run_id: str, undone_id: str, elapsed_seconds: float) -> None:

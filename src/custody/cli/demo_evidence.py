@@ -16,12 +16,12 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from custody.cli.demo_commands import COMMAND_SECONDS, run_custody
 from custody.cli.demo_story import Story
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
 
-COMMAND_SECONDS = 60
 PERSONAL = "Please forget ada.lovelace@example.org"
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
@@ -46,12 +46,12 @@ def answer_customer(story: Story, runtime: "BlockingRuntime") -> str:
 
 def audit(story: Story, folder: Path, store: Path, personal_run: str, shown_run: str) -> None:
     """From a checkpoint to a bundle that is checked without Custody."""
-    story.chapter("9. An auditor looks at the record")
+    story.chapter("11. An auditor looks at the record")
     older = folder / "older-copy"
     shutil.copytree(store, older)
-    _custody("exec", "--", "true", store=store)
+    run_custody("exec", "--", "true", store=store)
     kept = folder / "kept-elsewhere.txt"
-    kept.write_text(_custody("checkpoint", store=store).stdout)
+    kept.write_text(run_custody("checkpoint", store=store).stdout)
     verdict = verify(store, kept)
     story.claim(f"custody verify: {verdict['verdict']}", verdict["ok"], verdict["faults"])
     tampered = folder / "tampered-copy"
@@ -76,7 +76,7 @@ def audit(story: Story, folder: Path, store: Path, personal_run: str, shown_run:
 
 def forget(story: Story, store: Path, kept: Path, run_id: str) -> None:
     """Purge a run's payloads."""
-    purged = _custody("purge", "--run", run_id, "--reason", "asked for", "--yes", "--json", store=store)
+    purged = run_custody("purge", "--run", run_id, "--reason", "asked for", "--yes", "--json", store=store)
     left = [path for path in store.rglob("*") if path.is_file() and PERSONAL.encode() in path.read_bytes()]
     verdict = verify(store, kept)
     story.claim(
@@ -89,7 +89,7 @@ def forget(story: Story, store: Path, kept: Path, run_id: str) -> None:
 def hand_out(story: Story, folder: Path, store: Path, run_id: str) -> None:
     """A bundle, and the program in it that checks it."""
     bundle = folder / "evidence.tar.gz"
-    made = _custody("export", "--bundle", str(bundle), "--run", run_id, store=store)
+    made = run_custody("export", "--bundle", str(bundle), "--run", run_id, store=store)
     checked = None
     if made.returncode == 0:
         with tarfile.open(bundle) as archive:
@@ -112,7 +112,7 @@ def hand_out(story: Story, folder: Path, store: Path, run_id: str) -> None:
 def verify(store: Path, anchor: Path | None = None) -> dict[str, Any]:
     """What `custody verify --json` says."""
     options = [] if anchor is None else ["--anchor", str(anchor)]
-    return json.loads(_custody("verify", "--json", *options, store=store).stdout)
+    return json.loads(run_custody("verify", "--json", *options, store=store).stdout)
 
 
 def flip_a_bit(store: Path) -> str:
@@ -125,17 +125,3 @@ def flip_a_bit(store: Path) -> str:
     data[place] ^= 1
     segment.write_bytes(data)
     return str(segment.relative_to(store))
-
-
-def _custody(*arguments: str, store: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "custody", *arguments]
-    environment = {**os.environ, "CUSTODY_STORE": str(store)}
-    return subprocess.run(
-        command,
-        check=False,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-    )

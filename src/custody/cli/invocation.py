@@ -3,7 +3,9 @@
 Used by `program`, which makes it, and by the commands, which read it from click's context.
 """
 
+import os
 import sys
+from typing import TextIO
 
 
 class Invocation:
@@ -23,6 +25,13 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__(f"signal {number}")
+
+
+def turn_away(stream: TextIO) -> None:
+    """What is still in the stream's buffer, and all that comes, goes nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def message(text: str) -> None:

@@ -13,7 +13,7 @@ import click
 
 from custody.cli.invocation import message
 from custody.cli.options import json_option, load, store_option
-from custody.errors import UsageError
+from custody.errors import Denied, UsageError
 
 if TYPE_CHECKING:
     import asyncio
@@ -146,20 +146,21 @@ class _Behind:
             only=self._only,
         )
 
-    async def _ask(self, method: str, params: dict[str, Any]) -> Any:
-        """Raises StoreUnusable where the daemon cannot be reached, and what it answers."""
-        link = (await self._connected()).link
-        return await link.work(link.act(method, params)).over()
+    async def _ask(self, method: str, params: dict[str, Any], *, agent: str | None, once: bool) -> Any:
+        """Raises StoreUnusable or NotRecorded where the daemon cannot be reached, and what it answers."""
+        link = (await self._connected(agent)).link
+        return await link.work(link.act(method, params) if once else link.ask(method, params)).over()
 
-    async def _connected(self) -> "RemoteRuntime":
+    async def _connected(self, agent: str | None) -> "RemoteRuntime":
         """It is connected to when it is first needed: the server serves without it."""
         import asyncio
 
         if self._connecting is None or (self._connecting.done() and self._remote is None):
-            self._connecting = asyncio.create_task(self._connect())
+            self._connecting = asyncio.create_task(self._connect(agent))
         return await asyncio.shield(self._connecting)
 
-    async def _connect(self) -> "RemoteRuntime":
+    async def _connect(self, agent: str | None) -> "RemoteRuntime":
+        """Under the client's name, or where the token is an agent's own, under that."""
         import asyncio
 
         from custody.client import Address, RemoteRuntime, Speaker
@@ -167,9 +168,17 @@ class _Behind:
 
         assert self._url is not None, "nobody asks a daemon that was not named"
         address = Address.of(self._url)
-        speaker = Speaker(token=daemon_token(address, self._settings.store))
-        home = asyncio.get_running_loop()
-        self._remote = await RemoteRuntime(address, speaker, home_loop=home).open()
+        token, home = daemon_token(address, self._settings.store), asyncio.get_running_loop()
+
+        async def connected(name: str | None) -> RemoteRuntime:
+            return await RemoteRuntime(address, Speaker(token=token, agent=name), home_loop=home).open()
+
+        try:
+            self._remote = await connected(agent)
+        except Denied:
+            if agent is None:
+                raise
+            self._remote = await connected(None)
         return self._remote
 
     async def close(self) -> None:

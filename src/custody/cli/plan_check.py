@@ -1,6 +1,7 @@
 """`custody plan check`: all that is wrong with a plan, and how it stands, before anybody acts on it.
 
-Owns how that is laid out for a person, and which plans do not pass. What is found is `plans.analysis`'s.
+Owns how that is laid out for a person, and which plans do not pass. What is found is
+`plans.steps.analysis`'s.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import msgspec
 from custody.cli.invocation import message
 from custody.cli.lines import one_line
 from custody.cli.options import json_option
-from custody.cli.plan_file import read_data, tools_option, tools_there
+from custody.cli.plan_file import file_argument, read_data, tools_option, tools_there
 
 if TYPE_CHECKING:
     from custody.plans.steps.analysis import PlanReport
@@ -26,9 +27,10 @@ CANNOT_FINISH = ("blocked", "deadlocked")
 
 @click.command(
     "check",
+    short_help="Say what is wrong with a plan and how it stands.",
     epilog="Example:  custody plan check release.plan.yaml --tools exec,file_write",
 )
-@click.argument("file")
+@file_argument
 @tools_option
 @json_option
 def check_command(file: str, tools: str | None, as_json: bool) -> int:

@@ -17,9 +17,13 @@ from custody.errors import InvalidInput
 if TYPE_CHECKING:
     from custody.plans.steps.model import PlanFault, StepPlan
 
+STANDARD_INPUT = "-"
+
 ANY_TOOL = "*"
 """In place of names: whatever tools a plan asks for are taken to be there."""
 
+
+file_argument: Callable[[Any], Any] = click.argument("file", type=click.Path())
 
 tools_option: Callable[[Any], Any] = click.option(
     "--tools", metavar="NAMES",
@@ -27,12 +31,26 @@ tools_option: Callable[[Any], Any] = click.option(
 )  # fmt: skip
 
 
+def complete_action(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: actions of the plan whose ids begin so."""
+    file = ctx.params.get("file") or next(
+        iter(ctx.args), STANDARD_INPUT
+    )  # so where an option has no value yet
+    if file == STANDARD_INPUT:
+        return []
+    try:
+        plan, _faults = read_file(file)
+    except Exception:  # whatever is wrong, the shell has nobody to tell it to
+        return []
+    return [] if plan is None else [step.id for step in plan.actions if step.id.startswith(incomplete)]
+
+
 def read_data(file: str) -> Any:
     """What stands in a file (`-`: standard input), whether it is a plan or not. Raises InvalidInput."""
     from custody.plans.steps.texts import TEXT_BYTES_MAX, read_text
 
     try:
-        if file == "-":
+        if file == STANDARD_INPUT:
             data = sys.stdin.buffer.read(TEXT_BYTES_MAX + 1)
         else:
             with open(file, "rb") as opened:
@@ -42,7 +60,7 @@ def read_data(file: str) -> Any:
         raise InvalidInput(
             f"{file} cannot be read: {why}.", hint="Name a file with a plan, or - for standard input."
         ) from None
-    return read_text(data, "" if file == "-" else os.path.splitext(file)[1])
+    return read_text(data, "" if file == STANDARD_INPUT else os.path.splitext(file)[1])
 
 
 def read_file(file: str) -> "tuple[StepPlan | None, tuple[PlanFault, ...]]":

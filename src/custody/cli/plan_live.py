@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
+from custody.cli.invocation import turn_away
 from custody.cli.lines import one_line
-from custody.cli.render import FLEXIBLE_WIDTH_MIN, duration
+from custody.cli.render import GAP, Column, duration, fit, flexible, number
 from custody.plans.steps.drawing import SIGNS, WORDS, ActionWord
 from custody.plans.steps.results import StepResult
 
@@ -26,6 +27,7 @@ REDRAWN_PER_SECOND = 10  # what a person can follow; drawing more often would on
 ROWS_MIN = 4  # of a terminal so low that it has no room for more
 ROWS_BESIDE = 4  # heading, sum, and a line before and after them
 LATELY_MAX = 200  # of what ended last: no terminal has more rows
+TOOK_WIDTH = 8  # of what takes less than a thousand seconds: the table does not jump about with every digit
 REASON_CHARACTERS_MAX = 300  # of a line: `custody show` has all of it
 
 STYLES: dict[ActionWord, str] = {
@@ -39,11 +41,26 @@ STYLES: dict[ActionWord, str] = {
 }
 
 
+COLUMNS: tuple[Column, ...] = (
+    flexible("Action"), Column("Status"), number("Took", optional=True), flexible("Why"),
+)  # fmt: skip
+WIDTHS = (
+    len("Action"),
+    len(f"{SIGNS['in_progress']} {WORDS['in_progress']}"),
+    TOOK_WIDTH,
+    len("Why"),
+)
+"""Of each column at least: most actions are in progress at some time."""
+
+
 class Silent:
     """Nothing is shown: standard output is for one document."""
 
     listed = True
     """Whether what came of each action has been shown, and stays."""
+
+    lost: OSError | None = None
+    """Why some of it could not be shown, unless whoever read it has left."""
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +73,7 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line for each action that begins or ends."""
+    """A line for each action that begins or ends. The work goes on where nobody takes them any more."""
 
     def changed(self, result: StepResult) -> None:
         took = "" if result.duration_s is None else f" ({duration(result.duration_s * 1e6)})"
@@ -64,8 +81,14 @@ class Lines(Silent):
         why = "" if result.reason is None else f": {_reason(result)}"
         if result.source == "earlier run":
             took = " (in an earlier run)"
-        sys.stdout.write(f"{WORDS[result.status]}{again} {one_line(result.id)}{took}{why}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{WORDS[result.status]}{again} {one_line(result.id)}{took}{why}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            turn_away(sys.stdout)
+        except OSError as error:
+            self.lost = error
+            turn_away(sys.stdout)
 
 
 class LiveTable(Silent):
@@ -118,14 +141,18 @@ class LiveTable(Silent):
         from rich.table import Table
         from rich.text import Text
 
+        height = max(self._console.height - ROWS_BESIDE, ROWS_MIN)
+        rows = [self._row(self._results[action_id]) for action_id in self._most_urgent(height)]
+        longest = [max(row[index].cell_len for row in rows) for index in range(len(COLUMNS))]
+        natural = [max(pair) for pair in zip(longest, WIDTHS, strict=True)]
+        widths = fit(COLUMNS, natural, self._console.width - GAP)
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        grid.add_column("Action", no_wrap=True, overflow="ellipsis", min_width=FLEXIBLE_WIDTH_MIN)
-        grid.add_column("Status", no_wrap=True)
-        grid.add_column("Took", no_wrap=True, justify="right")
-        grid.add_column("Why", no_wrap=True, overflow="ellipsis", ratio=1)
-        rows = max(self._console.height - ROWS_BESIDE, ROWS_MIN)
-        for action_id in self._most_urgent(rows):
-            grid.add_row(*self._row(self._results[action_id]))
+        for column, width in zip(COLUMNS, widths, strict=True):
+            if width:
+                justify = "right" if column.number else "left"
+                grid.add_column(column.title, no_wrap=True, overflow="ellipsis", width=width, justify=justify)
+        for row in rows:
+            grid.add_row(*(text for text, width in zip(row, widths, strict=True) if width))
         whole = Table.grid()
         whole.add_row(grid)
         took = _seconds(time.monotonic() - self._began)

@@ -1,10 +1,11 @@
 """`custody plan run`: a plan worked on, each of its actions a guarded, recorded call.
 
 Owns what a person sees of it and the exit code. What is run when, and how a plan goes on where it was cut, is
-`plans.stepping`'s.
+`plans.steps.running`'s.
 """
 
 import shlex
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from custody.cli.acting import OUTCOME_EXIT_CODES, interruptibly, session_of
-from custody.cli.invocation import Interrupted, message
+from custody.cli.invocation import Interrupted, message, turn_away
 from custody.cli.options import act_options, load
 from custody.cli.plan_check import show_report
-from custody.cli.plan_file import read_file, refusal
+from custody.cli.plan_file import complete_action, file_argument, read_file, refusal
 from custody.cli.render import SHORT_ID, duration
-from custody.errors import InvalidInput
+from custody.errors import InvalidInput, NotRecorded
 
 if TYPE_CHECKING:
     from custody.cli.plan_live import Silent
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16  # `plans.schedule` has the reason; it is not loaded for a page of help
 PARALLEL_MAX = 64  # as many calls as a runtime makes at once
+AGAIN = "custody plan run {} --again begins anew."
+
 ACTIONS_LISTED_MAX = 200  # a person reads a screen or two; --json has all of them
 FAILED_EXIT_CODE = 1
 
@@ -47,19 +50,25 @@ class PlanAsked(Struct, frozen=True, kw_only=True):
     store: str | None
 
 
-@click.command("run", epilog="Example:  custody plan run release.plan.yaml --parallel 4")
-@click.argument("file")
+@click.command(
+    "run",
+    short_help="Have a plan worked on, each action a guarded call.",
+    epilog="Example:  custody plan run release.plan.yaml --parallel 4",
+)
+@file_argument
 @click.option("--again", is_flag=True, help="Begin anew, whatever an earlier run of the plan did.")
 @click.option(
     "--retry",
     multiple=True,
     metavar="ACTION",
+    shell_complete=complete_action,
     help="Do this one again, which failed or whose end nobody knows (repeatable).",
 )
 @click.option(
     "--done",
     multiple=True,
     metavar="ACTION",
+    shell_complete=complete_action,
     help="Take this one as done: you saw to it, or saw that it was (repeatable).",
 )
 @click.option(
@@ -88,7 +97,7 @@ def run_command(file: str, dry_run: bool, as_json: bool, **options: Any) -> int:
     Exit code: 0 all is done; else that of the action that stopped it:
       1 it failed, or was cancelled     2 its arguments do not fit, or the plan does not
       3 a guard refused it, or the plan is being run already
-      4 it timed out     5 nothing could be recorded     6 nobody knows how it ended
+      4 it timed out     5 it could not be recorded, and did not run     6 nobody knows how it ended
     """
     import asyncio
 
@@ -105,15 +114,25 @@ def run_command(file: str, dry_run: bool, as_json: bool, **options: Any) -> int:
         with display(plan, as_json=as_json) as shown:
             result = asyncio.run(interruptibly(_work(plan, asked, shown)))
     except Interrupted:
-        message(f"interrupted: custody plan run {file} goes on, and asks about what was cut short.")
+        message(
+            f"interrupted: custody plan run {shlex.quote(file)} goes on, and asks about what was cut short."
+        )
         raise
     if as_json:
         from custody.cli.document import print_document
 
         print_document(result)
-    else:
+        return exit_code(result, stopped_by(plan, result))
+    try:
         _print_end(result, file, stopped_by(plan, result), listed=shown.listed)
-    return exit_code(result, stopped_by(plan, result))
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads it: the exit code says how the plan ended all the same
+        turn_away(sys.stdout)
+    code = exit_code(result, stopped_by(plan, result))
+    if shown.lost is not None:
+        message(f"some of the output could not be written: {shown.lost.strerror}. It is on the record.")
+        return code or FAILED_EXIT_CODE
+    return code
 
 
 async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent") -> "StepsResult":
@@ -173,6 +192,8 @@ def exit_code(result: "StepsResult", blamed: "StepResult | None") -> int:
     """0 where all is done, else that of the action to blame."""
     if result.state == "complete":
         return 0
+    if not result.recorded:
+        return NotRecorded.exit_code
     outcome = None if blamed is None else blamed.outcome
     return FAILED_EXIT_CODE if outcome is None else OUTCOME_EXIT_CODES[outcome]
 
@@ -186,12 +207,21 @@ def _print_end(result: "StepsResult", file: str, blamed: "StepResult | None", *,
     before = "" if result.resumed_from is None else f", gone on from run {result.resumed_from[:SHORT_ID]}"
     print(f"{result.state}: {summed(result.counts)}{before}{run}")
     if result.state == "complete":
+        if result.run_id is None and result.resumed_from is not None:
+            message(
+                f"all of it was done before, and nothing was done again: {AGAIN.format(shlex.quote(file))}"
+            )
         return
     message(f"plan {result.plan_id}: {result.why}")
+    if not result.recorded:
+        message(f"to go on once records can be kept: custody plan run {shlex.quote(file)}")
+        return
     if blamed is None or blamed.outcome == "unknown" or blamed.source == "plan":
         return  # of the second `why` says what to do; the third is the file's to say
-    name = shlex.quote(blamed.id)
-    message(f"to go on: custody plan run {file} --retry {name} (do it again) or --done {name} (it is done).")
+    name, plan = shlex.quote(blamed.id), shlex.quote(file)
+    message(f"to go on: custody plan run {plan} --retry {name} (do it again) or --done {name} (it is done).")
+    if result.run_id is None:
+        message(AGAIN.format(plan))
 
 
 def _print_actions(results: "tuple[StepResult, ...]") -> None:

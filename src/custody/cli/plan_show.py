@@ -1,7 +1,7 @@
 """`custody plan show`: a plan as a picture, as its file says it stands or as a run of it left it.
 
-Owns how a drawn plan is fitted to a terminal. What is drawn is `plans.drawing`'s, how far a run came
-`plans.earlier`'s.
+Owns how a drawn plan is fitted to a terminal. What is drawn is `plans.steps.drawing`'s, how far a run
+came `plans.steps.earlier`'s.
 """
 
 import os
@@ -13,7 +13,7 @@ import click
 from custody.cli.invocation import message
 from custody.cli.lines import begun, cells, folded, one_line
 from custody.cli.options import complete_id, json_option, load, store_option
-from custody.cli.plan_file import read_file, refusal
+from custody.cli.plan_file import file_argument, read_file, refusal
 
 if TYPE_CHECKING:
     from custody.plans.steps.drawing import Line
@@ -24,8 +24,12 @@ REASON_LINES_MAX = 3  # of one action's reason on a terminal
 ROOM_MIN = 16  # columns for words, however deep the tree
 
 
-@click.command("show", epilog="Example:  custody plan show release.plan.yaml --run latest")
-@click.argument("file")
+@click.command(
+    "show",
+    short_help="Draw a plan, and how far it has come.",
+    epilog="Example:  custody plan show release.plan.yaml --run latest",
+)
+@file_argument
 @click.option(
     "--format",
     "form",

@@ -11,12 +11,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from custody import __version__
-from custody.cli.invocation import Interrupted, Invocation, fold_lines, message
+from custody.cli.invocation import Interrupted, Invocation, fold_lines, message, turn_away
 from custody.errors import CustodyError
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -199,16 +199,9 @@ def _bug(invocation: Invocation, error: Exception) -> int:
 
 def _output_lost(error: OSError) -> int:
     """Say that standard output takes nothing, and let nothing more be flushed into it."""
-    _turn_away(sys.stdout)
+    turn_away(sys.stdout)
     message(f"The output cannot be written: {error.strerror}.")
     return 1
-
-
-def _turn_away(stream: TextIO) -> None:
-    """What is still in the stream's buffer, and all that comes, goes nowhere."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
 
 
 def _pipe_closed() -> int:
@@ -217,7 +210,7 @@ def _pipe_closed() -> int:
         try:
             stream.flush()
         except BrokenPipeError:
-            _turn_away(stream)
+            turn_away(stream)
     return 0
 
 

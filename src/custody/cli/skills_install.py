@@ -6,6 +6,7 @@ that was. What may be installed, and how, is the tools' of `custody.skills`. Use
 
 import asyncio
 import os
+import re
 from typing import Any
 
 import click
@@ -23,6 +24,9 @@ from custody.records import Call
 INSTALL_TOOL = "skills_install"
 REMOVE_TOOL = "skills_remove"
 LOCAL_REPOSITORY = "git+file://"
+
+ARGUMENT = re.compile("`(name|replace|sha256|commit)`")
+"""What the tools ask for by the name of an argument; here it is an option of the same name."""
 
 EXECUTABLES_SHOWN_MAX = 20  # a person looks at what could be run; the record has all of them
 
@@ -136,7 +140,8 @@ def _said(call: Call, *, as_json: bool = False) -> int:
 
         print_document(call)
     elif call.outcome != "succeeded":
-        message(f"{call.tool}: {explanation(call)}")
+        why = ARGUMENT.sub(r"`--\1`", explanation(call) or "")
+        message(f"{call.tool}: {why}")
     return exit_code(call)
 
 
@@ -161,6 +166,13 @@ def _print_install(result: dict[str, Any]) -> None:
             ("replaces", result["replaced"]),
         ]
     )
+    if result["unlocked"]:
+        root = place(result["root"])
+        message(
+            f"{root} gets its first lock file, and what is not in it is not offered any more: "
+            f"{_some(result['unlocked'])}. To keep one, install it from where it lies: "
+            f"custody skills install {os.path.join(root, 'NAME')}"
+        )
 
 
 def _some(names: list[str]) -> str:

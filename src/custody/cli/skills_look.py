@@ -41,6 +41,8 @@ def list_command(folders: tuple[str, ...], as_json: bool) -> int:
         return 0
     if found.items:
         _table(found.items)
+    elif any(not problem.offered for problem in found.problems):
+        message(f"no skill is offered in {places(shelf.roots)}.")
     else:
         message(f"no skills in {places(shelf.roots)}. `custody skills install SOURCE` gets one.")
     say_problems(found.problems)

@@ -12,7 +12,7 @@ import click
 from custody.cli.acting import Asked, act, exit_code, explanation
 from custody.cli.invocation import message
 from custody.cli.options import ACT_OPTIONS, act_options
-from custody.cli.skills_shelf import complete_skill, dir_option
+from custody.cli.skills_shelf import complete_script, complete_skill, dir_option
 from custody.records import Call
 
 RUN_TOOL = "skill_run"
@@ -25,7 +25,7 @@ RUN_TOOL = "skill_run"
 @dir_option
 @act_options(*ACT_OPTIONS)
 @click.argument("name", shell_complete=complete_skill)
-@click.argument("script")
+@click.argument("script", shell_complete=complete_script)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
 def run_command(
     name: str,

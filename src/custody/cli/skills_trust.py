@@ -176,7 +176,14 @@ def new_key_command(file: str, key_name: str, as_json: bool) -> int:
     "sign", epilog="Example:  custody skills sign ./pdf --key ~/keys/skills.pem --name example.com/skills"
 )
 @click.argument("folder", type=click.Path())
-@click.option("--key", "key_file", metavar="FILE", required=True, help="The private key, as PEM (Ed25519).")
+@click.option(
+    "--key",
+    "key_file",
+    metavar="FILE",
+    type=click.Path(),
+    required=True,
+    help="The private key, as PEM (Ed25519).",
+)
 @click.option(
     "--name",
     "key_name",

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from custody.cli.invocation import message, printable
+from custody.cli.invocation import fold_lines, message, printable
 from custody.cli.options import json_option
 from custody.cli.progress import Waiting
 from custody.cli.skills_shelf import complete_skill, dir_option, place, places, shelf_of
+from custody.errors import UsageError
 
 if TYPE_CHECKING:
     from custody.cli.render import Row
@@ -35,6 +36,9 @@ def verify_command(name: str | None, folders: tuple[str, ...], as_json: bool) ->
     """
     from custody.skills import answers
 
+    for folder in folders:
+        if not os.path.isdir(os.path.expanduser(folder)):  # a misspelt one has nothing wrong with it
+            raise UsageError(f"{folder!r} is no folder.", hint="--dir takes one with skills.")
     shelf = shelf_of(folders)
     with Waiting("looking"):
         found = answers.verify_skills(shelf, name)
@@ -100,4 +104,5 @@ def _say_outcome(report: "RootReport") -> None:
     elif report.checked:
         message(f"{where} has no lock file, so there is nothing to compare its {skills} with.")
     for leftover in report.leftovers:
-        message(f"{where}: {leftover} was left by an install that was cut; the next install clears it.")
+        what = f"{where}: {leftover} was left by an install that was cut; the next install clears it."
+        message(fold_lines(what))  # a stranger may have named it

@@ -393,7 +393,8 @@ class RealDisk:
             while True:
                 if held.find(full) is not None:
                     return None
-                descriptor = os.open(full, os.O_RDWR | os.O_CREAT | _OPEN_FLAGS, FILE_MODE)
+                flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | _OPEN_FLAGS  # whatever has that name
+                descriptor = os.open(full, flags, FILE_MODE)
                 try:
                     answer = try_lock(descriptor, full)
                 except BaseException:

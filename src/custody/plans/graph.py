@@ -21,7 +21,8 @@ from msgspec import Struct
 from custody.errors import InvalidInput
 from custody.plans import order
 from custody.plans.conditions import Condition
-from custody.plans.references import DEPTH_MAX, references_in, too_deep
+from custody.plans.json_values import DEPTH_MAX
+from custody.plans.references import references_in, too_deep
 
 ActionType = Literal["tool_call", "state_write", "state_read", "assertion"]
 FailureBehavior = Literal["abort", "skip", "retry"]

@@ -20,11 +20,10 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
+from custody.plans.json_values import DEPTH_MAX
+
 REFERENCE_CHARACTERS_MAX = 512
 """From `$` to the end of the path; anything longer is text. Keeps the search linear in the text's length."""
-
-DEPTH_MAX = 100
-"""Lists and objects within each other in parameters; well below what recursion over them may cost."""
 
 RESOLVED_CHARACTERS_MAX = 16 * 1024 * 1024
 """Of one text with outputs put in: an output named many times would make much of little."""

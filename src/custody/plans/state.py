@@ -6,12 +6,13 @@ own. Used from one event loop by the scheduler, and by the door that keeps a sta
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from custody.errors import InvalidInput
+from custody.plans.json_values import why_not_json
 
 KEYS_MAX = 10_000
 """A state is a handful of facts; so many are a program that uses it as a database."""
@@ -21,9 +22,6 @@ KEY_CHARACTERS_MAX = 512
 
 STATE_BYTES_MAX = 1024 * 1024
 """Keys and values together, as JSON. A daemon keeps a state, or one for each tenant, for every connection."""
-
-VALUE_DEPTH_MAX = 100
-"""Lists and objects within each other; well below what recursion over them may cost."""
 
 
 class Entry(NamedTuple):
@@ -200,7 +198,9 @@ class Writes:
 def _encoded(key: str, value: Any) -> bytes:
     if not isinstance(key, str) or not key or len(key) > KEY_CHARACTERS_MAX:  # pyright: ignore[reportUnnecessaryIsInstance]  # from the wire
         raise InvalidInput(f"A state key is text of 1 to {KEY_CHARACTERS_MAX} characters.", field="key")
-    _check_json(key, value, 0)
+    problem = why_not_json(value)
+    if problem is not None:
+        raise InvalidInput(f"The value of {_shown(key)} {problem}.", key=key, field="value")
     try:
         key.encode()
         return msgspec.json.encode(value)
@@ -208,31 +208,6 @@ def _encoded(key: str, value: Any) -> bytes:
         raise InvalidInput(
             f"The value of {_shown(key)} cannot be kept: it has no JSON text.", key=key, field="value"
         ) from error
-
-
-def _check_json(key: str, value: Any, depth: int) -> None:
-    """Refuses what JSON would change silently (NaN, keys that are no text) or has no word for."""
-    if depth > VALUE_DEPTH_MAX:
-        raise InvalidInput(
-            f"The value of {_shown(key)} is nested deeper than {VALUE_DEPTH_MAX}.", key=key, field="value"
-        )
-    if value is None or isinstance(value, (str, int)):
-        return
-    if isinstance(value, float) and value - value == 0:  # neither NaN nor infinite
-        return
-    if isinstance(value, (list, tuple)):
-        for item in cast("list[Any]", value):
-            _check_json(key, item, depth + 1)
-        return
-    if isinstance(value, dict):
-        for name, item in cast("dict[Any, Any]", value).items():
-            if not isinstance(name, str):
-                raise InvalidInput(
-                    f"The value of {_shown(key)} has a name that is no text.", key=key, field="value"
-                )
-            _check_json(key, item, depth + 1)
-        return
-    raise InvalidInput(f"The value of {_shown(key)} has no JSON form.", key=key, field="value")
 
 
 def _shown(key: str) -> str:

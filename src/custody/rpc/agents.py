@@ -64,7 +64,7 @@ class Agents:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._starting = 0
+        self._closed = False
 
     async def spawn(
         self,
@@ -80,19 +80,22 @@ class Agents:
     ) -> AgentState:
         """Start one, and tell how it stands once its run is durable and it had time to be refused.
 
-        `agent` is whose run it is. Raises InvalidInput, Denied, NotRecorded.
+        `agent` is whose run it is. Whoever is cancelled meanwhile was told no id, so the agent is ended.
+        Raises InvalidInput, Denied, NotRecorded.
         """
         if not prompt.strip() or len(prompt) > PROMPT_CHARACTERS_MAX:
             raise InvalidInput(f"prompt has 1 to {PROMPT_CHARACTERS_MAX} characters.", field="prompt")
         if timeout_s is not None and not 0 < timeout_s <= 24 * 3600:
             raise InvalidInput("timeout_s is a number of seconds, at most a day.", field="timeout_s")
-        if len(self._running) + self._starting >= RUNNING_MAX:
+        if len(self._running) >= RUNNING_MAX:
             raise Denied(f"{RUNNING_MAX} agents run already.", hint="Wait for one to end, or cancel one.")
         arguments: dict[str, object] = {"cli": cli, "prompt": prompt}
         if cwd is not None:
             arguments["cwd"] = cwd
+        # cut behind the redaction: half a secret is one that nobody recognises
+        intent = self._runtime.ledger.recorder.clean_text(prompt.strip(), "intent")[0]
         handle = self._runtime.run(
-            prompt.strip()[:INTENT_CHARACTERS_MAX],
+            intent[:INTENT_CHARACTERS_MAX],
             name=f"agent {cli}"[:64],
             agent=agent,
             caller=caller,
@@ -100,30 +103,42 @@ class Agents:
             channel=CHANNEL,
             on_error="raise",
         )
-        self._starting += 1
-        try:
-            await handle.start(durable=True)
-        finally:
-            self._starting -= 1
-        work = asyncio.create_task(self._work(handle, arguments, timeout_s, origin))
+        begun: asyncio.Future[None] = asyncio.ensure_future(handle.start(durable=True))
+        work = asyncio.create_task(self._work(handle, begun, arguments, timeout_s, origin))
         self._running[handle.id] = work
         work.add_done_callback(lambda _: self._running.pop(handle.id, None))
-        await asyncio.wait({work}, timeout=TOLD_SECONDS)
-        return await self.status(handle.id)
+        try:
+            await asyncio.shield(begun)
+            await asyncio.wait({work}, timeout=TOLD_SECONDS)
+            return await self.status(handle.id)
+        except asyncio.CancelledError:
+            work.cancel()
+            await _over(work)
+            raise
 
     async def _work(
-        self, handle: RunHandle, arguments: dict[str, object], timeout_s: float | None, origin: Origin | None
+        self,
+        handle: RunHandle,
+        begun: "asyncio.Future[None]",
+        arguments: dict[str, object],
+        timeout_s: float | None,
+        origin: Origin | None,
     ) -> None:
-        """To its end, which is on the record however it comes."""
+        """To its end, which is on the record however it comes. Where it was not begun, nothing is done."""
         try:
+            await asyncio.shield(begun)
             call = await self._runtime.call(TOOL, arguments, run=handle, timeout=timeout_s, origin=origin)
         except asyncio.CancelledError:
-            with suppress(NotRecorded):
-                await handle.finish("cancelled", reason="it was cancelled")
+            await _over(begun)
+            if begun.exception() is None:
+                with suppress(NotRecorded):
+                    reason = "the daemon stopped" if self._closed else "it was cancelled"
+                    await handle.finish("cancelled", reason=reason)
             raise
         except CustodyError as error:
-            with suppress(NotRecorded):
-                await handle.finish("failed", reason=error.message)
+            if begun.exception() is None:
+                with suppress(NotRecorded):
+                    await handle.finish("failed", reason=error.message)
         else:
             outcome, reason = _ended(call)
             with suppress(NotRecorded):
@@ -131,6 +146,7 @@ class Agents:
 
     async def close(self) -> None:
         """End them all, on the record."""
+        self._closed = True
         running = list(self._running.values())
         for work in running:
             work.cancel()
@@ -163,6 +179,13 @@ class Agents:
             raise NotFound("No agent has that id.", hint="`custody runs` lists what ran.")
         page = index.calls(CallFilter(run=run.id, tool=TOOL), 1, None)
         return state_of(run, page.items[0] if page.items else None)
+
+
+async def _over(doing: "asyncio.Future[None]") -> None:
+    """Wait for its end, whoever is cancelled meanwhile."""
+    while not doing.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({doing})
 
 
 def state_of(run: Run, call: Call | None) -> AgentState:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from custody.calls.handle import RunHandle
 from custody.calls.runtime import Runtime
+from custody.calls.uncut import to_the_end
 from custody.errors import (
     CustodyError,
     InvalidInput,
@@ -28,7 +29,7 @@ from custody.errors import (
     StoreClosed,
 )
 from custody.records import Run, RunOutcome
-from custody.rpc.live_run import LiveRun, closed, to_the_end
+from custody.rpc.live_run import LiveRun, closed
 from custody.rpc.run_bounds import ID_CHARACTERS_MAX, check_texts
 from custody.rpc.trace_records import wire_id
 

@@ -4,14 +4,11 @@ Owns its own state and nothing else; `live` has all of them, and ends them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
 
 from custody.calls.handle import RunHandle
 from custody.errors import RunClosed
-
-T = TypeVar("T")
 
 
 class Work:
@@ -99,17 +96,3 @@ class LiveRun:
 
 def closed(run_id: str) -> RunClosed:
     return RunClosed("The run has ended, or is being ended.", run_id=run_id)
-
-
-async def to_the_end(work: Awaitable[T]) -> T:
-    """Wait for work that cannot be cut short; whoever is cancelled meanwhile hears when it is done."""
-    task: asyncio.Future[T] = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise

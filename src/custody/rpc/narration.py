@@ -12,11 +12,12 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from custody.calls.narrated import append_narrated
+from custody.calls.uncut import to_the_end
 from custody.errors import InvalidInput, RunClosed
 from custody.journal import Receipt
 from custody.records import Tokens
 from custody.rpc.live import LiveRuns
-from custody.rpc.live_run import LiveRun, to_the_end
+from custody.rpc.live_run import LiveRun
 from custody.rpc.told_turns import ToldTurn, TurnTooLarge, narrated, read_turns
 
 Dropped = Literal["run_not_found", "run_terminal", "run_turn_limit", "turn_too_large"]

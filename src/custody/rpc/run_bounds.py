@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from custody.errors import InvalidInput
+from custody.plans.steps.earlier import EXTERNAL_ID
 
 INTENT_BYTES_MAX = 64 * 1024  # of an intent and of a description: said by a person or a model, in words
 ID_CHARACTERS_MAX = 256  # of agents, keys, sessions: what is longer is no id
@@ -27,6 +28,7 @@ def check_texts(
     for field, text in ids:
         if text is not None and not 0 < len(text) <= ID_CHARACTERS_MAX:
             raise InvalidInput(f"{field} has 1 to {ID_CHARACTERS_MAX} characters.", field=field)
+    check_external_id("idempotency_key", key)
     for field, text in (("intent", intent), ("outcome_description", outcome_description)):
         if text is not None and len(text.encode("utf-8", "surrogatepass")) > INTENT_BYTES_MAX:
             raise InvalidInput(f"{field} has at most {INTENT_BYTES_MAX} bytes.", field=field)
@@ -36,6 +38,16 @@ def check_texts(
     ):
         raise InvalidInput(
             f"labels has at most {LABELS_MAX}, of {LABEL_CHARACTERS_MAX} characters each.", field="labels"
+        )
+
+
+def check_external_id(field: str, text: str | None) -> None:
+    """A run of a plan says what of it is done, so that only `plans.run` makes one. Raises InvalidInput."""
+    if text is not None and text.startswith(EXTERNAL_ID):
+        raise InvalidInput(
+            f"{field} begins with {EXTERNAL_ID!r}, which is for runs of plans.",
+            hint="Call the run something else; plans.run makes runs of plans.",
+            field=field,
         )
 
 

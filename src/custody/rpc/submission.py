@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from custody.calls.uncut import to_the_end
 from custody.errors import CustodyError, InvalidInput, NotRecorded, OutcomeUnknown, RunClosed, ToolError
 from custody.journal import sha256
 from custody.plans.graph import Action, Graph, action_key
@@ -21,7 +22,7 @@ from custody.plans.results import ActionResult, Performed, PlanResult
 from custody.plans.schedule import PlanRun
 from custody.records import Call, Decision
 from custody.rpc.events import current_run, record_event
-from custody.rpc.live_run import Work, to_the_end
+from custody.rpc.live_run import Work
 from custody.rpc.peer import Peer
 from custody.rpc.proposals import (
     ProposalResult,
@@ -187,10 +188,11 @@ class Submission:
             return
         said = {
             "proposal_id": self.proposal_id,
-            "statuses": {one.action_id: one.status for one in result.results},
-            "reasons": {
-                one.action_id: one.error[:REASON_CHARACTERS_MAX] for one in result.results if one.error
-            },
+            # Ids are no names of fields: one that is called like a secret would have its status redacted.
+            "actions": [
+                {"action_id": one.action_id, "status": one.status, "reason": _short(one.error) or None}
+                for one in result.results
+            ],
             "cost": {name: getattr(result.costs, name) for name in result.costs.__struct_fields__},
         }
         await record_event(self._peer, "proposal.finished", said | more, run=self._run)

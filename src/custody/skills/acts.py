@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from custody.errors import CustodyError, InvalidInput, InvalidSkill, NotFound
+from custody.errors import CustodyError, InvalidInput, InvalidSkill, NotFound, PathRefused
 from custody.records import Decision, Effect, Level, now_us
 from custody.sandbox import Command, Finished
 from custody.skills import install
@@ -31,6 +31,7 @@ from custody.skills.sources.https import Cut, fetch_https
 from custody.skills.sources.wanted import wanted
 from custody.skills.staging import Fetched, Staged, Staging
 from custody.skills.tree import read_tree
+from custody.skills.writable import check_apart, check_files, real_root, root_of
 from custody.tools import Context, Ended, Scope
 from custody.tools.git.command import CutOff, in_thread
 from custody.tools.process import ended, result_of, run_command, secrets_in, without_nul
@@ -45,6 +46,9 @@ FINISH_SECONDS = 30.0
 
 RUNNABLE_NAMED_MAX = 20  # scripts that a refusal names
 EXECUTABLES_SAID_MAX = 200  # of an install; the lock has all of them
+
+_NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""What Python writes beside the modules that a script imports would be files that nobody installed."""
 
 _TEXT = {"type": "string", "minLength": 1}
 _ROOT = {**_TEXT, "description": "One of the folders of skills; the first where none is named."}
@@ -117,11 +121,14 @@ class SkillsInstall:
     def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
         try:
             source = wanted(arguments)
-            _root_of(self._shelf, arguments)
+            root = root_of(self._shelf, arguments.get("root"))
             if "name" in arguments:
                 check_name(arguments["name"])
+            real_root(root, scope.reach)
         except InvalidInput as error:
             return Decision("deny", "schema", str(error))
+        except PathRefused as error:
+            return Decision("deny", "path", str(error))
         if source.kind in ("local", "archive") or source.address == "local":
             return scope.reach.decision(source.location, write=False, follow=False)
         return None
@@ -165,12 +172,19 @@ class SkillsInstall:
         return await run_in_thread(work, context, self.name, finish_seconds=FINISH_SECONDS)
 
     def _stands_in_place(self, arguments: Mapping[str, Any]) -> Callable[[str], bool]:
-        root = os.path.realpath(_root_of(self._shelf, arguments))
-        return lambda path: os.path.dirname(path) == root
+        """Raises, when it is asked, InvalidSkill for a folder that the root is in."""
+        root = root_of(self._shelf, arguments.get("root"))
+
+        def stands(path: str) -> bool:
+            check_apart(path, root)
+            return os.path.dirname(path) == os.path.realpath(root)
+
+        return stands
 
     def _put(self, arguments: Mapping[str, Any], context: Context, fetch: Callable[[], Fetched]) -> Any:
         """Raises CustodyError, Stopped; then nothing was changed."""
-        shelf, root, replace = self._shelf, _root_of(self._shelf, arguments), arguments.get("replace", False)
+        shelf, replace = self._shelf, arguments.get("replace", False)
+        root = root_of(shelf, arguments.get("root"))
         staged = install.judge(
             fetch(), shelf, now_us(),
             name=arguments.get("name"),
@@ -178,28 +192,18 @@ class SkillsInstall:
             digest=arguments.get("digest"),
         )  # fmt: skip
         install.check_look_alikes(staged.name, shelf)
+        real = real_root(root, context.scope.reach)
+        if staged.kind == "folder" and staged.source.location != os.path.join(
+            real, staged.name
+        ):  # it is not there yet
+            check_files(os.path.join(real, staged.name), staged.tree.files, context.scope.reach)
         if context.dry_run:
             placed = install.foresee(staged, root, replace=replace, bounds=shelf.bounds)
         else:
             placed = install.place(
-                staged, root, replace=replace, bounds=shelf.bounds, stop=lambda: context.cancelled
+                staged, root, real=real, replace=replace, bounds=shelf.bounds, stop=lambda: context.cancelled
             )
         return msgspec.to_builtins(_installed(staged, placed, root, dry_run=context.dry_run))
-
-
-def _root_of(shelf: Shelf, arguments: Mapping[str, Any]) -> str:
-    """Which root is meant. Raises InvalidInput for a folder that is none."""
-    named = arguments.get("root")
-    if named is None:
-        return shelf.install_root
-    path = os.path.abspath(os.path.expanduser(named))
-    roots = [root.path for root in shelf.roots]
-    if path not in roots:
-        raise InvalidInput(
-            f"{named!a} is not one of the folders of skills: {', '.join(roots)}.",
-            hint="`[skills] roots`, CUSTODY_SKILLS and --dir name them.",
-        )
-    return path
 
 
 def _installed(staged: Staged, placed: install.Placed, root: str, *, dry_run: bool) -> Installed:
@@ -249,7 +253,7 @@ class SkillsRemove:
 
     def validate(self, arguments: Mapping[str, Any], scope: Scope) -> Decision | None:
         try:
-            _root_of(self._shelf, arguments)
+            root_of(self._shelf, arguments.get("root"))
             check_name(arguments["name"])
         except InvalidInput as error:
             return Decision("deny", "schema", str(error))
@@ -263,10 +267,11 @@ class SkillsRemove:
         """Raises CustodyError, Stopped; then nothing was changed."""
         name: str = arguments["name"]
         root = self._root_with(name, arguments)
+        real = real_root(root, context.scope.reach)
         if context.dry_run:
             removed = install.foresee_removal(root, name)
         else:
-            removed = install.remove(root, name, stop=lambda: context.cancelled)
+            removed = install.remove(root, name, real=real, stop=lambda: context.cancelled)
         return {
             "dry_run": context.dry_run,
             "name": name,
@@ -279,7 +284,7 @@ class SkillsRemove:
     def _root_with(self, name: str, arguments: Mapping[str, Any]) -> str:
         """The root that is named, else the first whose lock has the skill. Raises NotFound."""
         if "root" in arguments:
-            return _root_of(self._shelf, arguments)
+            return root_of(self._shelf, arguments["root"])
         missing: NotFound | None = None
         for root in self._shelf.roots:
             try:
@@ -334,7 +339,7 @@ class SkillRun:
             return Ended(started_ns=began, ended_ns=time.monotonic_ns(), result=result)
         stdin = arguments.get("stdin")
         environment = context.environment(
-            {"CUSTODY_SKILL": skill.name, "CUSTODY_SKILL_FOLDER": os.path.dirname(skill.file)}
+            {**_NO_BYTECODE, "CUSTODY_SKILL": skill.name, "CUSTODY_SKILL_FOLDER": os.path.dirname(skill.file)}
         )
         command = Command(
             argv=argv,
@@ -348,7 +353,19 @@ class SkillRun:
         def read(finished: Finished) -> Ended:
             return ended(finished, {**result_of(finished), **said})
 
-        return await run_command(command, context.scope, context, read)
+        done = await run_command(command, context.scope, context, read)
+        if done.result is None or await in_thread(lambda: self._is_still(skill)):
+            return done
+        return msgspec.structs.replace(done, result={**done.result, "skill_changed": True})
+
+    def _is_still(self, skill: Skill) -> bool:
+        """Whether its files are what they were: who changes them right before the start is found out by what
+        he leaves, and a script that changes its own skill has it offered no more."""
+        try:
+            tree = read_tree(os.path.join(skill.root, skill.path), self._shelf.bounds)
+        except InvalidSkill:
+            return False
+        return tree.digest == skill.digest
 
     def _checked(self, arguments: Mapping[str, Any]) -> tuple[Skill, tuple[str, ...]]:
         """The skill as it is right now, and the command. Raises NotFound, InvalidSkill."""

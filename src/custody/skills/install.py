@@ -209,6 +209,11 @@ def _plan(folder_fd: int, root: str, staged: Staged, replace: bool, bounds: Tree
         )
     replaced = None if found is None or found[0] == staged.tree.digest else found[0]
     known = lock.entries.get(path)
+    if replaced is not None and known is None and not _is_skill(folder_fd, path):
+        raise ToolError(
+            f"{os.path.join(root, path)} has no {SKILL_FILE}, so it is no skill; it is left alone.",
+            hint="Move it away first, or give another `name`.",
+        )
     placed = Placed(
         path=path,
         replaced=replaced,
@@ -261,6 +266,11 @@ def _standing(folder_fd: int, root: str, path: str, bounds: TreeBounds) -> tuple
     return content.tree.digest, content.signature
 
 
+def _is_skill(folder_fd: int, path: str) -> bool:
+    """Whether what stands there was meant as a skill, whatever else is wrong with it."""
+    return path.endswith(SKILL_SUFFIX) or stands(folder_fd, os.path.join(path, SKILL_FILE))
+
+
 def _note(staged: Staged) -> bytes | None:
     return None if staged.signature is None else staged.signature.note.encode()
 
@@ -279,6 +289,7 @@ def place(
     staged: Staged,
     root: str,
     *,
+    real: str | None = None,
     replace: bool = False,
     bounds: TreeBounds = TreeBounds(),  # noqa: B008 - frozen
     operations: FileOperations = REAL,
@@ -286,9 +297,10 @@ def place(
 ) -> Placed:
     """Put the skill in the root, with its entry in the lock; a root that is missing is made.
 
-    Raises InvalidInput, LockUnusable, ToolError, Stopped where `stop` says so in time; then nothing changed.
+    `real`: the root's path without links; PathRefused is raised where it leads elsewhere by now. Raises
+    InvalidInput, LockUnusable, ToolError, Stopped where `stop` says so in time; then nothing changed.
     """
-    with _reporting(root), _made(root, operations), writing(root, operations) as change:
+    with _reporting(root), _made(root, operations), writing(root, operations, real) as change:
         plan = _plan(change.folder_fd, root, staged, replace, bounds)
         if plan.placed.unchanged:
             return plan.placed
@@ -397,12 +409,17 @@ def foresee_removal(root: str, name: str) -> Removed:
 
 
 def remove(
-    root: str, name: str, *, operations: FileOperations = REAL, stop: Callable[[], bool] = never
+    root: str,
+    name: str,
+    *,
+    real: str | None = None,
+    operations: FileOperations = REAL,
+    stop: Callable[[], bool] = never,
 ) -> Removed:
-    """Remove an installed skill and its entry. Raises NotFound, LockUnusable, ToolError, Stopped."""
+    """Remove an installed skill and its entry. Raises as `place` does, and NotFound."""
     if not os.path.isdir(root):
         return foresee_removal(root, name)
-    with _reporting(root), writing(root, operations) as change:
+    with _reporting(root), writing(root, operations, real) as change:
         removed = foresee_removal(root, name)
         lock = lock_bytes((read_lock(root) or Lock()).without(removed.path))
         moves = tuple(

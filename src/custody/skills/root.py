@@ -144,6 +144,10 @@ def _lock_stamp(folder_fd: int) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def too_many_entries(root: str) -> str:
+    return f"{root} has more than {ENTRIES_MAX:,} entries, so nothing in it is offered."
+
+
 def _of_root(root: Root, kind: ProblemKind, message: str) -> Problem:
     return Problem(kind=kind, root=root.path, path=None, name=None, message=message, offered=False)
 
@@ -180,7 +184,7 @@ class _Reading:
         if entries is None:
             self._tell_of_root(
                 "unreadable",
-                f"{self._root.path} has more than {ENTRIES_MAX:,} entries, so nothing in it is offered.",
+                too_many_entries(self._root.path),
             )
             return
         for entry in entries:
@@ -304,7 +308,7 @@ class _Reading:
 
     def _tell_what_is_odd(self, entry: _Entry, said: FrontMatter) -> None:
         if said.name is not None and said.name != entry.name:
-            itself = _shown(said.name[:NAME_CHARACTERS_MAX])
+            itself = as_text(said.name[:NAME_CHARACTERS_MAX])
             message = f"It calls itself {itself!r} and is offered as {entry.name!r}."
             self._tell("name_differs", entry, message, offered=True)
         if said.description_cut:
@@ -332,8 +336,8 @@ class _Reading:
         problem = Problem(
             kind=kind,
             root=self._root.path,
-            path=_shown(entry.path),
-            name=_shown(entry.name),
+            path=as_text(entry.path),
+            name=as_text(entry.name),
             message=message,
             offered=offered,
         )
@@ -384,6 +388,6 @@ def _check_unchanged(content: Content, expected: LockEntry) -> None:
 _HOW = {"content": "changed", "mode": "executable or not", "added": "added", "removed": "removed"}
 
 
-def _shown(text: str) -> str:
+def as_text(text: str) -> str:
     """As valid text, whatever bytes a name has."""
     return text.encode(errors="backslashreplace").decode()

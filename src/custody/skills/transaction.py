@@ -1,7 +1,8 @@
 """One change of a root: the files of a skill and the root's lock file, both or neither.
 
 Owns the order of the renames, the note by which a change that was cut short is known, and what becomes of it.
-Knows nothing of what a skill is. Used by `install` alone.
+Knows nothing of what a skill is. `install` makes changes with it; `root` and `verify` ask it whether one is
+going on or was cut.
 
 Two names cannot be changed in one rename, so the change is written down first (`.custody-skill-intent`):
 
@@ -26,7 +27,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 from msgspec import Struct
 
-from custody.errors import InvalidInput, InvalidSkill, ToolError
+from custody.errors import InvalidInput, InvalidSkill, PathRefused, ToolError
 from custody.journal import RealDisk
 from custody.journal.disk import Lock as WriterLock
 from custody.skills.file_operations import FileOperations, remove_all, stands
@@ -290,10 +291,15 @@ def needs_recovery(root: str) -> bool:
 
 
 @contextmanager
-def writing(root: str, operations: FileOperations) -> Generator[Writing]:
-    """The root, which exists, with nobody else changing it, and nothing in it cut short. Raises ToolError."""
+def writing(root: str, operations: FileOperations, real: str | None = None) -> Generator[Writing]:
+    """The root, which exists, with nobody else changing it, and nothing in it cut short.
+
+    `real`: its path without links, if that has to be it. Raises ToolError, PathRefused, OSError.
+    """
     folder_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if real is not None and os.readlink(f"/proc/self/fd/{folder_fd}") != real:
+            raise PathRefused(f"{root} was changed to lead elsewhere while it was opened.")
         lock = _lock(root, folder_fd)
         try:
             change = Writing(root, folder_fd, operations)

@@ -33,6 +33,7 @@ from custody.skills.lock import (
     parse_lock,
     read_lock_bytes,
 )
+from custody.skills.root import ENTRIES_MAX, as_text, too_many_entries
 from custody.skills.signing import Reason, SignatureVerdict, check_signature
 from custody.skills.skill import Root, Shelf
 from custody.skills.transaction import WRITER_LOCK
@@ -95,6 +96,8 @@ def verify_root(root: Root, shelf: Shelf, trust: Trust, now_us: int) -> RootRepo
             before = read_lock_bytes(root.path)
             lock = None if before is None else parse_lock(before, lock_path(root.path))
             names = sorted(os.listdir(root.path))
+            if len(names) > ENTRIES_MAX:
+                return _unusable(root, too_many_entries(root.path), locked=lock is not None)
             report = _Look(root, shelf, trust, now_us).report(lock, names)
             if read_lock_bytes(root.path) == before:
                 return report
@@ -157,7 +160,7 @@ class _Look:
             for path in found:
                 self._read(path)
         else:
-            extra = tuple(path for path in found if path not in lock.entries)
+            extra = tuple(as_text(path) for path in found if path not in lock.entries)
             self._mismatches += mismatches(lock)
             for path, entry in sorted(lock.entries.items()):
                 self._locked(path, entry)
@@ -171,7 +174,7 @@ class _Look:
             changed=tuple(self._changed),
             metadata_mismatch=tuple(self._mismatches),
             signatures=tuple(self._signatures),
-            leftovers=tuple(filter(_is_leftover, names)),
+            leftovers=tuple(as_text(name) for name in names if _is_leftover(name)),
             ok=not (self._missing or extra or self._changed or self._mismatches or self._badly_signed()),
         )
 
@@ -201,10 +204,13 @@ class _Look:
             content = read_content(full, self._shelf.bounds)
         except InvalidSkill as error:
             file = str(error.details.get("file", ""))
-            self._changed.append(Changed(skill=path, file=file, what="unreadable", message=str(error)))
+            said = as_text(str(error))
+            self._changed.append(
+                Changed(skill=as_text(path), file=as_text(file), what="unreadable", message=said)
+            )
             return None
         verdict = check_signature(content.signature, content.tree.digest, self._trust, self._now_us)
-        self._signatures.append(replace(verdict, skill=path))
+        self._signatures.append(replace(verdict, skill=as_text(path)))
         return content
 
     def _may_be_skill(self, name: str) -> bool:

@@ -23,8 +23,11 @@ NOT_OFFERED = Decision(
 NOT_BY_TOKEN = Decision("deny", "rule", "Its token does not allow this tool.", rule="token")
 
 
-def refusal(caller: Caller, name: str, *, acts: bool) -> Decision | None:
-    """Why a client may not call a tool; None where nothing of this door forbids it."""
+def refusal(caller: Caller, name: str, *, acts: bool, drives: str | None = None) -> Decision | None:
+    """Why a client may not call a tool; None where nothing of this door forbids it.
+
+    `drives` is the tool that it is another way to, which a token has to allow as well.
+    """
     only, access = caller.backing.only, caller.peer.access
     if only is not None and name not in only:
         return NOT_OFFERED
@@ -32,7 +35,8 @@ def refusal(caller: Caller, name: str, *, acts: bool) -> Decision | None:
         return None
     if access.role == "auditor":
         return ONLY_READS
-    return NOT_BY_TOKEN if access.tools is not None and name not in access.tools else None
+    allowed = access.tools is None or ({name, drives} - {None}) <= access.tools
+    return None if allowed else NOT_BY_TOKEN
 
 
 async def make_call(

@@ -7,9 +7,9 @@ messages. Made by the transports, `stdio` and `http`; used by everything that an
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -37,8 +37,12 @@ NAME_CHARACTERS_MAX = 256
 T = TypeVar("T")
 
 
-AskDaemon = Callable[[str, dict[str, Any]], Awaitable[Any]]
-"""Puts a question of the daemon's own wire to a daemon elsewhere: method and params."""
+class AskDaemon(Protocol):
+    """Puts a question of the daemon's own wire to a daemon elsewhere."""
+
+    async def __call__(self, method: str, params: dict[str, Any], *, agent: str | None, once: bool) -> Any:
+        """`agent` is who asks, where the token there does not say; `once`: it may not be asked twice."""
+        ...
 
 
 class Backing(Struct, frozen=True, kw_only=True):
@@ -48,6 +52,8 @@ class Backing(Struct, frozen=True, kw_only=True):
     """With the runtime, the skills, and what clients share."""
     is_daemon: bool = False
     """Whether it outlives its clients, so that an agent may be left to work."""
+    message_bytes_max: int | None = None
+    """Of one answer; None: clients take any."""
     daemon: AskDaemon | None = None
     """A daemon elsewhere, where one was named."""
     training: tuple[str, ...] = ()

@@ -14,8 +14,10 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from msgspec import structs
 
 from custody.doors.mcp.caller import Backing, Caller
+from custody.doors.mcp.results import MESSAGE_BYTES_MAX
 from custody.doors.mcp.server import Request, build_server
 from custody.rpc.access import Access
 
@@ -42,7 +44,7 @@ class McpOverHttp:
     """The server of one daemon."""
 
     def __init__(self, backing: Backing) -> None:
-        self._backing = backing
+        self._backing = structs.replace(backing, message_bytes_max=MESSAGE_BYTES_MAX)
         self._sessions: dict[str, Caller] = {}
         """By the id that the SDK gives a session."""
         self._ending: set[asyncio.Task[None]] = set()

@@ -37,7 +37,7 @@ def offered(caller: Caller) -> list[Tool]:
             annotations=annotations_of(tool.effect),
         )
         for tool in BY_NAME.values()
-        if refusal(caller, tool.name, acts=tool.effect != "read") is None
+        if refusal(caller, tool.name, acts=tool.effect != "read", drives=tool.drives) is None
     ]
     return sorted(found, key=lambda tool: tool.name)
 

@@ -79,6 +79,7 @@ async def plan_run(asked: Asked, params: PlanRunParams) -> StepsResult:
         on_change=told,
         again=params.again,
         agent=caller.peer.agent,
+        own_runs_only=not caller.peer.access.reads_everything,
     )
 
 

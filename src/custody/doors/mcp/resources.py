@@ -5,7 +5,8 @@ a client may not see is not there. Used by `server`.
 """
 
 import re
-from typing import Any, cast
+from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from mcp.shared.exceptions import MCPError
@@ -13,12 +14,12 @@ from mcp_types import INVALID_PARAMS, Resource, ResourceTemplate, TextResourceCo
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from custody.doors.mcp.caller import Caller
-from custody.doors.mcp.results import shown
+from custody.doors.mcp.results import MESSAGE_BYTES_MAX, shortened, shown
 from custody.errors import Ambiguous, NotFound
 from custody.rpc.methods import audit
 
 RUNS = "custody://runs"
-RUN = re.compile(r"custody://runs/([\w.:-]{1,128})", re.ASCII)
+RUN = re.compile(r"custody://runs/([\w.:~%-]{1,512})", re.ASCII)
 CALL = re.compile(r"custody://calls/([0-9a-f]{4,32})", re.ASCII)
 
 MIME_TYPE = "application/json"
@@ -26,14 +27,12 @@ MIME_TYPE = "application/json"
 LATEST = 50
 """Runs in `custody://runs`, and in a page of resources."""
 
-BYTES_MAX = 1024 * 1024
-"""Of one resource: a client puts it before a model whole. `calls_show` has what is larger."""
+BYTES_MAX = MESSAGE_BYTES_MAX // 2
+"""Of one resource: a client puts it before a model whole. As a text in a message it is twice as long at most:
+quotes and backslashes are escaped."""
 
 NOT_FOUND_BEFORE_2026 = -32002
 """Retired since, but what the older versions of the protocol have for a resource that is not there."""
-
-LARGE = ("result", "arguments", "output", "inputs", "error", "changes", "host_before", "host_after", "intent")
-"""Members that may be large, in the order in which they are left out."""
 
 TEMPLATES = [
     ResourceTemplate(
@@ -76,7 +75,7 @@ async def read(caller: Caller, uri: str, protocol_version: str) -> TextResourceC
         modern = protocol_version in MODERN_PROTOCOL_VERSIONS
         code = INVALID_PARAMS if modern else NOT_FOUND_BEFORE_2026
         raise MCPError(code, f"There is no resource {uri[:200]}.", {"uri": uri[:200]})
-    return TextResourceContents(uri=uri, mime_type=MIME_TYPE, text=_bounded(found).decode())
+    return TextResourceContents(uri=uri, mime_type=MIME_TYPE, text=_text(found))
 
 
 async def _found(caller: Caller, uri: str) -> dict[str, Any] | None:
@@ -84,31 +83,12 @@ async def _found(caller: Caller, uri: str) -> dict[str, Any] | None:
     if uri == RUNS:
         return shown(await audit.audit_runs.handle(peer, audit.RunsParams(limit=LATEST)))
     if match := RUN.fullmatch(uri):
-        return await audit.audit_run.handle(peer, audit.IdParams(id=match[1]))
+        return await audit.audit_run.handle(peer, audit.IdParams(id=unquote(match[1])))
     if match := CALL.fullmatch(uri):
         return await audit.audit_call.handle(peer, audit.CallParams(id=match[1]))
     return None
 
 
-def _bounded(found: dict[str, Any]) -> bytes:
+def _text(found: dict[str, Any]) -> str:
     """As JSON within the bound: of what is too large the size is told instead."""
-    encoded = msgspec.json.encode(found)
-    if len(encoded) <= BYTES_MAX:
-        return encoded
-    if isinstance(found.get("items"), list):
-        items = cast("list[dict[str, Any]]", found["items"])
-        share = BYTES_MAX // max(len(items), 1)
-        return msgspec.json.encode({**found, "items": [_without_large(item, share) for item in items]})
-    return msgspec.json.encode(_without_large(found, BYTES_MAX))
-
-
-def _without_large(one: dict[str, Any], bytes_max: int) -> dict[str, Any]:
-    shortened = dict(one)
-    for name in LARGE:
-        if len(msgspec.json.encode(shortened)) <= bytes_max:
-            break
-        if shortened.get(name) is not None:
-            size = len(msgspec.json.encode(shortened[name]))
-            hint = "calls_show and runs_show have it"
-            shortened[name] = {"omitted_bytes": size, "hint": hint}
-    return shortened
+    return msgspec.json.encode(shortened(found, BYTES_MAX)).decode()

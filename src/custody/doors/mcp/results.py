@@ -21,8 +21,15 @@ from custody.rpc.service import Service
 FAULTS_TOLD_MAX = 100
 """Of a plan, in an error: `plan_check` has all of them."""
 
+MESSAGE_BYTES_MAX = 1_000_000
+"""Of an answer over HTTP: clients take an event of a stream up to a MiB, and an envelope is around it."""
+
+OMITTED = "It is too large for one message; the same question at the command line has it."
+OMITTED_BYTES_MIN = 256
+"""To say of less that it is left out takes as much room."""
+
 TEXT_CHARACTERS_MAX = 64 * 1024
-"""Of an answer in words; the structured content has all of it."""
+"""Of an answer in words; the structured content has all of it that fits into a message."""
 
 
 def answered(answer: Any, *, failed: bool = False) -> CallToolResult:
@@ -52,7 +59,7 @@ def refused(error: Exception, service: Service) -> CallToolResult:
     content: dict[str, Any] = {"error": {"type": kind, "message": message, "hint": hint}}
     if isinstance(error, CustodyError) and (faults := error.details.get("faults")):
         content["error"]["faults"] = shown(faults[:FAULTS_TOLD_MAX])["items"]
-    return _result(content, message if hint is None else f"{message} {hint}", is_error=True)
+    return _result(shown(content), message if hint is None else f"{message} {hint}", is_error=True)
 
 
 def shown(answer: Any) -> dict[str, Any]:
@@ -65,9 +72,44 @@ def shown(answer: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {"items": value}
 
 
+def within(result: CallToolResult, bytes_max: int | None) -> CallToolResult:
+    """The result, for a client that takes messages of `bytes_max`; None: of any size."""
+    if bytes_max is None:
+        return result
+    words = sum(len(msgspec.json.encode(said.text)) for said in result.content if said.type == "text")
+    content = cast("dict[str, Any]", result.structured_content)
+    return result.model_copy(update={"structured_content": shortened(content, bytes_max - words)})
+
+
+def shortened(content: dict[str, Any], bytes_max: int) -> dict[str, Any]:
+    """It, within a bound as JSON: of the largest members, be it of each item of a list, the size is told
+    instead."""
+    if len(msgspec.json.encode(content)) <= bytes_max:
+        return content
+    short = dict(content)
+    objects = _objects(short.get("items"))
+    if objects:
+        others = len(msgspec.json.encode({**short, "items": []}))
+        share = (bytes_max - others) // len(objects) - 1
+        short["items"] = [shortened(one, share) for one in objects]
+    sizes = {name: len(msgspec.json.encode(value)) for name, value in short.items()}
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if sizes[name] <= OMITTED_BYTES_MIN or len(msgspec.json.encode(short)) <= bytes_max:
+            break
+        short[name] = {"omitted_bytes": sizes[name], "hint": OMITTED}
+    return short
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """A list of nothing but objects; else none."""
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return items if all(isinstance(one, dict) for one in items) else []
+
+
 def _result(content: dict[str, Any], text: str, *, is_error: bool) -> CallToolResult:
+    written = text.encode("utf-8", "backslashreplace").decode()  # the name of a file may be no UTF-8
     return CallToolResult(
-        content=[TextContent(type="text", text=text)], structured_content=content, is_error=is_error
+        content=[TextContent(type="text", text=written)], structured_content=content, is_error=is_error
     )
 
 
@@ -81,7 +123,7 @@ def _cut(text: str) -> str:
     if len(text) <= TEXT_CHARACTERS_MAX:
         return text
     left = len(text) - TEXT_CHARACTERS_MAX
-    return f"{text[:TEXT_CHARACTERS_MAX]}\n[{left:,} more characters; the structured content has them]"
+    return f"{text[:TEXT_CHARACTERS_MAX]}\n[{left:,} more characters are left out here]"
 
 
 def _why(call: Call, said: dict[str, Any]) -> str:

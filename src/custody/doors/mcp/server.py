@@ -18,7 +18,7 @@ from custody.doors.mcp.acts import make_call, refusal
 from custody.doors.mcp.caller import Caller
 from custody.doors.mcp.offering import nearest, offered
 from custody.doors.mcp.progress import Progress
-from custody.doors.mcp.results import answered, call_ended, refused
+from custody.doors.mcp.results import answered, call_ended, refused, within
 from custody.doors.mcp.table import BY_NAME
 from custody.doors.mcp.tool import NOT_IMPLEMENTED, RUNTIME_UNAVAILABLE, Asked, DoorTool
 from custody.errors import Denied
@@ -78,11 +78,12 @@ class _Handlers:
                 return await _asked(Asked(caller, progress), tool, arguments)
 
         try:
-            return await caller.work(work())
+            result = await caller.work(work())
         except MCPError:
             raise
         except Exception as error:
-            return refused(error, caller.service)
+            result = refused(error, caller.service)
+        return within(result, caller.backing.message_bytes_max)
 
     async def list_resources(
         self, request: Request, params: types.PaginatedRequestParams | None
@@ -145,7 +146,7 @@ async def _called(
 
 async def _asked(asked: Asked, tool: DoorTool, arguments: dict[str, Any]) -> types.CallToolResult:
     """One of the door's own: who may, what it takes, what it needs, and only then what it does."""
-    no = refusal(asked.caller, tool.name, acts=tool.effect != "read")
+    no = refusal(asked.caller, tool.name, acts=tool.effect != "read", drives=tool.drives)
     if no is not None:
         raise Denied(no.reason)
     params = tool.read(arguments)

@@ -15,6 +15,7 @@ import mcp_types as types
 import pydantic_core
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
@@ -22,11 +23,16 @@ from custody.doors.mcp.caller import Backing, Caller
 from custody.doors.mcp.offering import warn_of_hidden
 from custody.doors.mcp.pipes import Pipes, TooLong
 from custody.doors.mcp.server import Request, build_server
+from custody.errors import CustodyError
 from custody.rpc.access import Access
 
 log = logging.getLogger("custody")
 
 Messages = MemoryObjectSendStream[SessionMessage | Exception]
+
+REFUSING_SECONDS = 1.0
+"""How long a client whose store cannot be opened has to ask something, and so to be told why: many show what
+is on standard error to nobody."""
 
 CLIENT_GONE = "the client closed the session"
 STOPPED = "the server was stopped"
@@ -45,13 +51,18 @@ async def serve_stdio(
 
     async def caller_of(request: Request) -> Caller:
         del request
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except CustodyError as error:
+            hint = "" if error.hint is None else f" {error.hint}"
+            raise MCPError(types.INTERNAL_ERROR, f"{error.message}{hint}") from None
 
     server = build_server(caller_of)
     serving = asyncio.create_task(_serve(server, pipes, stop))
     pipes.start()
     await asyncio.wait({opening, serving}, return_when=asyncio.FIRST_EXCEPTION)
     if opening.done() and opening.exception() is not None:
+        await asyncio.wait({serving}, timeout=REFUSING_SECONDS)
         stop.set()
     try:
         await serving

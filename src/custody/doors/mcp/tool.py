@@ -49,6 +49,8 @@ class DoorTool(Struct, frozen=True, kw_only=True):
     """Gives what becomes the structured content. Raises CustodyError, RpcError."""
     effect: Effect = "read"
     requires: Requirement | None = None
+    drives: str | None = None
+    """The tool of the runtime that it is another way to."""
     failed: Callable[[Any], bool] = lambda _: False
     """Whether an answer tells of a failure."""
 

@@ -5,13 +5,18 @@ Agents are the daemon's (`rpc.methods.agents`), asked here or over its wire; a t
 settings, run as a call like any other. Used by `table`.
 """
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from custody.doors.mcp.acts import make_call
+from custody.doors.mcp.caller import END_SECONDS
 from custody.doors.mcp.tool import Asked, DoorTool, Requirement
+from custody.errors import CustodyError
+from custody.rpc.agents import TOOL
 from custody.rpc.methods import agents
 from custody.rpc.methods.calls import call_said
 
@@ -43,7 +48,18 @@ class AgentSpawnParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 async def agent_spawn(asked: Asked, params: AgentSpawnParams) -> Any:
-    return await _ask(asked, agents.agents_spawn, params)
+    """An agent whose id nobody waited for is ended. Here that is `rpc.agents`' affair; the daemon's wire
+    takes no request back, so of one elsewhere it is ours."""
+    spawning = asyncio.ensure_future(_ask(asked, agents.agents_spawn, params, once=True))
+    if asked.caller.backing.is_daemon:
+        return await spawning
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        with suppress(CustodyError, TimeoutError):
+            spawned = await asyncio.wait_for(spawning, END_SECONDS)
+            await _ask(asked, agents.agents_cancel, AgentParams(id=spawned["id"]))
+        raise
 
 
 class AgentParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,16 +76,15 @@ async def agent_cancel(asked: Asked, params: AgentParams) -> Any:
     return await _ask(asked, agents.agents_cancel, params)
 
 
-async def _ask(asked: Asked, method: Any, params: Struct) -> Any:
+async def _ask(asked: Asked, method: Any, params: Struct, *, once: bool = False) -> Any:
     """The daemon, which is this process or one that was named."""
     caller = asked.caller
     said = msgspec.to_builtins(params)
     if caller.backing.is_daemon:
         return await method.handle(caller.peer, msgspec.convert(said, method.params))
     assert caller.backing.daemon is not None, "without it the requirement is not met"
-    return await caller.backing.daemon(
-        method.name, {name: value for name, value in said.items() if value is not None}
-    )
+    known = {name: value for name, value in said.items() if value is not None}
+    return await caller.backing.daemon(method.name, known, agent=caller.peer.agent, once=once)
 
 
 class TrainingTriggerParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,11 +131,17 @@ async def training_trigger(asked: Asked, params: TrainingTriggerParams) -> Train
     return Trained(run_id=handle.id, scope=params.scope, outcome=call.outcome, call=call_said(call))
 
 
-def _agent_failed(answer: Any) -> bool:
+def _not_begun(answer: Any) -> bool:
     """What was asked for did not even begin."""
-    said = msgspec.to_builtins(answer)  # of a daemon elsewhere it is a mapping already
-    status = said["status"]
-    return status in ("rejected", "failed", "unknown")
+    return _status(answer) in ("rejected", "failed", "unknown")
+
+
+def _not_ended(answer: Any) -> bool:
+    return _status(answer) == "running"
+
+
+def _status(answer: Any) -> str:
+    return msgspec.to_builtins(answer)["status"]  # of a daemon elsewhere it is a mapping already
 
 
 TOOLS = (
@@ -131,7 +152,8 @@ TOOLS = (
         answer=agent_spawn,
         effect="irreversible",
         requires=A_DAEMON,
-        failed=_agent_failed,
+        drives=TOOL,
+        failed=_not_begun,
     ),
     DoorTool(
         name="agent_status",
@@ -147,6 +169,7 @@ TOOLS = (
         answer=agent_cancel,
         effect="write",
         requires=A_DAEMON,
+        failed=_not_ended,
     ),
     DoorTool(
         name="training_trigger",

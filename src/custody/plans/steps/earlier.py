@@ -4,10 +4,11 @@ Owns how a run of a plan is found again and how one run goes on from another. Th
 but in the records of its calls. Knows nothing of what may begin next. Every function asks the index and
 waits; used by `running`, and by whoever shows how a plan stands.
 
-A run of a plan has `plan:` and the plan's digest as its external id. One that goes on where another was cut
+A run of a plan has `plan:` and the plan's digest as its external id. One that goes on from another
 has an event `plan.resumed` that names it, and `plan.decided` for each action whose fate a person decided.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -22,9 +23,8 @@ from custody.plans.steps.run import referred_to
 from custody.records import Call, Run
 from custody.redaction import MARK_KEYS
 
-CUT = frozenset({None, "incomplete", "cancelled", "unknown"})
-"""Outcomes of runs that the next one goes on from: they did not come to their own end. (None: its process is
-gone, and nobody has opened the store since; whoever asks holds the plan's lock.)"""
+EXTERNAL_ID = "plan:"
+"""Begins the external ids of runs of plans, and of no others: such a run says what is done."""
 
 RUNS_LOOKED_AT_MAX = 1_000
 """Of the same plan in other places, and of one run after the other that was cut."""
@@ -38,6 +38,23 @@ class Place(Struct, frozen=True, kw_only=True):
 
     workspace: str | None
     cwd: str
+    agent: str | None = None
+    """Whose run it is to be, as the record has it."""
+    own_runs_only: bool = False
+    """Whether runs of other agents are as if they had never been."""
+
+    def has(self, run: Run) -> bool:
+        """By its workspace, and by its folder while the record still has that."""
+        is_here = run.workspace == self.workspace and _inputs(run).get("cwd") in (None, self.cwd)
+        return is_here and self.shows(run)
+
+    def shows(self, run: Run) -> bool:
+        """Whether anything of it may be known here."""
+        return not self.own_runs_only or run.agent == self.agent
+
+
+Shows = Callable[[Run], bool]
+"""Whether anything of a run may be known to whoever asks."""
 
 
 class Earlier(Struct, frozen=True, kw_only=True):
@@ -51,10 +68,6 @@ class Earlier(Struct, frozen=True, kw_only=True):
     outputs: Mapping[str, Any]
     """Of actions that others refer to, where the record has them as they were."""
 
-    @property
-    def cut(self) -> bool:
-        return self.run.outcome in CUT
-
     def may_be_decided(self, action_id: str) -> bool:
         """Whether it failed, or began and nobody knows how it ended."""
         found = self.results.get(action_id)
@@ -62,7 +75,7 @@ class Earlier(Struct, frozen=True, kw_only=True):
 
 
 def external_id_of(digest: str) -> str:
-    return f"plan:{digest}"
+    return f"{EXTERNAL_ID}{digest}"
 
 
 def last_run_of(index: Index, digest: str, place: Place | None = None) -> Run | None:
@@ -71,7 +84,7 @@ def last_run_of(index: Index, digest: str, place: Place | None = None) -> Run | 
     while looked_at < RUNS_LOOKED_AT_MAX:
         page = index.runs(RunFilter(external_id=external_id_of(digest)), cursor=cursor, refresh=not looked_at)
         for run in page.items:
-            if place is None or _is_at(run, place):
+            if place is None or place.has(run):
                 return run
         looked_at, cursor = looked_at + len(page.items), page.next
         if cursor is None:
@@ -79,13 +92,13 @@ def last_run_of(index: Index, digest: str, place: Place | None = None) -> Run | 
     return None
 
 
-def left_by(index: Index, run: Run, plan: StepPlan, clean: Clean) -> Earlier:
-    """What that run of the plan, and those it went on from, left."""
+def left_by(index: Index, run: Run, plan: StepPlan, clean: Clean, shows: Shows = lambda run: True) -> Earlier:
+    """What that run of the plan, and those it went on from, left, as far as they are shown."""
     ids = {clean(step.id): step.id for step in plan.actions}
     wanted, proposal_id = referred_to(plan), clean(plan.id)
     results: dict[str, StepResult] = {}
     outputs: dict[str, Any] = {}
-    for run_id in reversed(_chain(index, run)):
+    for run_id in reversed(_chain(index, run, shows)):
         for said in _events(index, run_id, "plan.decided"):
             action_id = ids.get(str(said.get("action_id")))
             if action_id is not None:
@@ -129,19 +142,16 @@ def done_by(action_id: str, who: object) -> StepResult:
     return StepResult(id=action_id, status="completed", reason=reason, source="earlier run")
 
 
-def _is_at(run: Run, place: Place) -> bool:
-    """By its workspace, and by its folder while the record still has that."""
-    return run.workspace == place.workspace and _inputs(run).get("cwd") in (None, place.cwd)
-
-
-def _chain(index: Index, run: Run) -> list[str]:
-    """This run, the one it went on from, and so on."""
+def _chain(index: Index, run: Run, shows: Shows) -> list[str]:
+    """This run, the one it went on from, and so on: runs of a plan that are shown."""
     chain = [run.id]
     before = _resumed_from(index, run)
     while before is not None and before not in chain and len(chain) < RUNS_LOOKED_AT_MAX:
         try:
             found = index.run(before, by_name=False, refresh=False)
         except NotFound:  # its start was lost with the power, and so was all that came after
+            break
+        if found.external_id != run.external_id or not shows(found):
             break
         chain.append(found.id)
         before = _resumed_from(index, found)
@@ -188,7 +198,7 @@ def _result(action_id: str, call: Call, before: StepResult | None) -> StepResult
     return StepResult(
         id=action_id,
         status="completed" if outcome == "succeeded" else "failed",
-        reason=None if outcome == "succeeded" else why_not_done(action_id, call.id, outcome, call.reason),
+        reason=None if outcome == "succeeded" else why_not_done(action_id, call.id, outcome, said_of(call)),
         call_ids=(*(before.call_ids if before is not None else ()), call.id),
         attempts=call.attempt or 1,
         outcome=outcome,
@@ -196,20 +206,31 @@ def _result(action_id: str, call: Call, before: StepResult | None) -> StepResult
     )
 
 
+def said_of(call: Call) -> str | None:
+    """Why a call did not succeed, as far as anybody said: its guard, its tool, or whoever ended it."""
+    if call.outcome == "rejected":
+        return call.decision.reason
+    message = (call.error or {}).get("message")
+    return message if isinstance(message, str) and message else call.reason
+
+
 def why_not_done(action_id: str, call_id: str, outcome: str, reason: str | None) -> str:
     """A sentence that names the call, and what a person can do where one has to decide."""
+    name = shlex.quote(action_id)  # to be typed as it stands, whatever somebody has called an action
     if outcome == "unknown":
         return (
             f"It began and nobody knows how it ended (call {call_id}): see `custody show {call_id}`, then "
-            f"say `--done {action_id}` if it did its work, or `--retry {action_id}` to have it done again."
+            f"say `--done {name}` if it did its work, or `--retry {name}` to have it done again."
         )
     if outcome == "cancelled":
         return (
             f"It was cancelled while it ran (call {call_id}): see `custody show {call_id}` for how far it "
-            f"got; `--retry {action_id}` does it again."
+            f"got; `--retry {name}` does it again."
         )
     words = {"failed": "It failed", "timed_out": "It timed out", "rejected": "It was rejected"}
-    return f"{words.get(outcome, outcome)} (call {call_id}){'' if reason is None else f': {reason}'}."
+    said = "" if reason is None else f": {reason.strip()}"
+    ended = said.endswith((".", "!", "?", "…"))
+    return f"{words.get(outcome, outcome)} (call {call_id}){said}{'' if ended else '.'}"
 
 
 def _is_as_it_was(call: Call) -> bool:

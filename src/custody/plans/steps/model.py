@@ -20,14 +20,15 @@ import difflib
 import hashlib
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
 
 from custody.plans.graph import RETRIES_MAX
-from custody.plans.references import DEPTH_MAX, Reference, references_in
+from custody.plans.json_values import DEPTH_MAX, is_text, why_not_json
+from custody.plans.references import Reference, references_in
 from custody.plans.steps.texts import read_text
 
 STEPS_MAX = 20_000
@@ -320,7 +321,7 @@ def _id(value: Any) -> Any:
 
 
 def _words(value: Any) -> Any:
-    if not isinstance(value, str) or len(value) > WORDS_CHARACTERS_MAX or not _is_text(value):
+    if not isinstance(value, str) or len(value) > WORDS_CHARACTERS_MAX or not is_text(value):
         return _WRONG
     return value
 
@@ -364,43 +365,8 @@ def _tool(value: Any) -> Any:
 
 
 def _arguments(value: Any) -> Any:
-    is_json = isinstance(value, dict) and next(_no_json(cast("Any", value), 0), None) is None
+    is_json = isinstance(value, dict) and why_not_json(cast("Any", value)) is None
     return cast("Any", value) if is_json else _WRONG
-
-
-def _no_json(value: Any, depth: int) -> Iterator[Any]:
-    """What in it has no JSON text, or is nested too deep."""
-    if value is None or isinstance(value, (bool, int)):
-        return
-    if isinstance(value, str):
-        if not _is_text(value):
-            yield value
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            yield value
-    elif depth >= DEPTH_MAX:
-        yield value
-    elif isinstance(value, list):
-        for one in cast("list[Any]", value):
-            yield from _no_json(one, depth + 1)
-    elif isinstance(value, dict):
-        for name, one in cast("dict[Any, Any]", value).items():
-            if not isinstance(name, str) or not _is_text(name):
-                yield name
-            yield from _no_json(one, depth + 1)
-    else:
-        yield value
-
-
-def _is_text(value: str) -> bool:
-    """Whether it has a UTF-8 form: JSON can spell half a character, and nothing can keep one."""
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _seconds(value: Any) -> Any:

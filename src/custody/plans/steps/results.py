@@ -59,3 +59,6 @@ class StepsResult(Struct, frozen=True, kw_only=True):
     """Actions by status."""
     resumed_from: str | None = None
     """The run that this one went on from."""
+    recorded: bool = True
+    """False where a call could not be recorded: it did not run, and nothing further was begun. The plan goes
+    on once records can be kept."""

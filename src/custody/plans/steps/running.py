@@ -1,23 +1,23 @@
 """Runs a step plan through a runtime: each action is a guarded, recorded call of one run.
 
 Owns that a plan is run once at a time, what a call's outcome means for its action, and how a plan goes on
-where an earlier run of it was cut: the state of a plan is in the records of its calls and nowhere else. Order
+from an earlier run of it: the state of a plan is in the records of its calls and nowhere else. Order
 is `run`'s, reading the record `earlier`'s, what is asked beforehand `unrunnable`'s. Used by the doors
 that run plans.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
+from custody.calls import stated
 from custody.calls.beginning import user_name
+from custody.calls.uncut import to_the_end
 from custody.errors import InvalidInput, NotRecorded, OutcomeUnknown, PlanBusy, RunClosed, StoreClosed
 from custody.index import Index
 from custody.plans.schedule import CONCURRENT_ACTIONS_MAX, DEFAULT, ScheduleSettings
@@ -29,13 +29,15 @@ from custody.plans.steps.earlier import (
     external_id_of,
     last_run_of,
     left_by,
+    said_of,
     why_not_done,
 )
+from custody.plans.steps.holding import EVERYBODY, Holding, of_agent
 from custody.plans.steps.model import StepAction, StepPlan, StepStatus
 from custody.plans.steps.results import StepResult, StepsProgress, StepsResult
 from custody.plans.steps.run import StepRun, Tried
 from custody.plans.steps.unrunnable import check_runnable, schemas_of
-from custody.records import Call, RunOutcome
+from custody.records import Call, Run, RunOutcome
 from custody.tools import Offered, Origin
 
 if TYPE_CHECKING:
@@ -49,8 +51,6 @@ REASON_CHARACTERS_MAX = 500
 
 OnChange = Callable[[StepsProgress], None]
 """Called on the event loop for every action that begins or ends, so it must not wait."""
-
-T = TypeVar("T")
 
 
 class Decisions(Struct, frozen=True, kw_only=True):
@@ -79,16 +79,17 @@ async def run_steps(
     agent: str | None = None,
     caller: str | None = None,
     session: str | None = None,
+    own_runs_only: bool = False,
     parallel_max: int = CONCURRENT_ACTIONS_MAX,
     settings: ScheduleSettings = DEFAULT,
 ) -> StepsResult:
-    """Run a plan to its end, in one run of its own; go on where its last run in this folder was cut.
+    """Run a plan to its end, in one run of its own; go on from where its last run in this folder came to.
 
-    A run was cut when its process died, when it was cancelled, and when it stopped at an action of which
-    nobody knows how it ended. What is done is not done again. `again` begins anew. `retry` and `done` name
-    actions that failed, or whose end nobody knows, and which are to be done again, or which somebody saw to;
-    a run that ended by itself is gone on from only then. `origin` says through which door the calls come;
-    `tools` is where their names are looked up, by default the runtime's.
+    What is done is not done again, however that run ended: where all is done, nothing begins and no run is
+    made. `again` begins anew. `retry` and `done` name actions that failed, or whose end nobody knows, and
+    which are to be done again, or which somebody saw to. With `own_runs_only` other agents' runs of the plan
+    are as if they had never been: neither gone on from, nor in the way, nor told of. `origin` says through
+    which door the calls come; `tools` is where their names are looked up, by default the runtime's.
 
     Raises InvalidInput for a plan that cannot be run (`details` has `faults`) and for decisions where there
     is nothing to decide, PlanBusy while it is being run, NotRecorded; nothing has begun then. When cancelled,
@@ -106,6 +107,7 @@ async def run_steps(
         msgspec.structs.replace(settings, concurrent_actions_max=parallel_max),
         on_change,
         {"agent": agent, "caller": caller, "session": session},
+        own_runs_only=own_runs_only,
     )
     return await work.alone(again, decisions)
 
@@ -121,6 +123,8 @@ class _Stepping:
         settings: ScheduleSettings,
         on_change: OnChange | None,
         who: dict[str, Any],
+        *,
+        own_runs_only: bool,
     ) -> None:
         self._runtime = runtime
         self._plan = plan
@@ -130,36 +134,48 @@ class _Stepping:
         self._on_change = on_change
         self._who = who
         self._recorder = runtime.ledger.recorder
-        cwd = runtime.settings.scope.cwd
-        self._place = Place(workspace=runtime.settings.workspace, cwd=self._clean(cwd))
+        agent = stated.name(who["agent"] or runtime.settings.agent)
+        self._place = Place(
+            workspace=runtime.settings.workspace,
+            cwd=self._clean(runtime.settings.scope.cwd),
+            agent=None if agent is None else self._recorder.clean_text(agent, "leaf")[0],
+            own_runs_only=own_runs_only,
+        )
         self._run: RunHandle | None = None
         self._resumed_from: str | None = None
-        self._unrecorded = False
+        self._is_closed = False
+        """Whether somebody else has ended the run."""
+        self._not_recorded: str | None = None
+        """Why not, once a call could not be recorded."""
         self._words = {step.id: step.status.kind for step in plan.actions}
         self._counts = Counter(self._words.values())
 
     # -- once at a time -------------------------------------------------------------------------------
 
     async def alone(self, again: bool, decisions: Decisions) -> StepsResult:
-        """All of it, while nobody else works on this plan in this folder."""
-        journal = self._runtime.journal
-        name = hashlib.sha256(f"{self._digest}\n{self._place.cwd}".encode()).hexdigest()[:32]
-        taking = asyncio.ensure_future(asyncio.to_thread(journal.plan_lock, name))
+        """All of it, while nobody else works on this plan in this folder, as far as that may be known."""
+        held = Holding(self._runtime.journal, self._digest, self._place.cwd)
         try:
-            lock = await to_the_end(taking)
-        except asyncio.CancelledError:
-            if taking.exception() is None and (lock := taking.result()) is not None:
-                await asyncio.to_thread(lock.release)
-            raise
-        if lock is None:
-            raise await asyncio.to_thread(self._busy, self._runtime.index)
-        try:
-            return await self._work(again, decisions)
+            last = await self._hold(held)
+            return await self._work(None if again else last, decisions)
         finally:
-            await to_the_end(asyncio.to_thread(lock.release))
+            await held.let_go()
 
-    def _busy(self, index: Index) -> PlanBusy:
-        run = last_run_of(index, self._digest, self._place)
+    async def _hold(self, held: Holding) -> Run | None:
+        """Everything that is to be held, and then the last run of the plan. Raises PlanBusy."""
+        index = self._runtime.index
+        own = of_agent(self._place.agent)
+        for whom in (own,) if self._place.own_runs_only else (EVERYBODY, own):
+            if not await held.take(whom):
+                raise self._busy(await asyncio.to_thread(last_run_of, index, self._digest, self._place))
+        while True:
+            last = await asyncio.to_thread(last_run_of, index, self._digest, self._place)
+            if last is None or held.has(of_agent(last.agent)):
+                return last
+            if not await held.take(of_agent(last.agent)):
+                raise self._busy(last)
+
+    def _busy(self, run: Run | None) -> PlanBusy:
         if run is None or run.outcome is not None:
             return PlanBusy(f"Plan {self._plan.id!r} is being run already.", hint="Wait until it has ended.")
         return PlanBusy(
@@ -171,9 +187,9 @@ class _Stepping:
 
     # -- what is known beforehand ---------------------------------------------------------------------
 
-    async def _work(self, again: bool, decisions: Decisions) -> StepsResult:
-        index = self._runtime.index
-        earlier = None if again else await asyncio.to_thread(self._look_back, index, decisions)
+    async def _work(self, last: Run | None, decisions: Decisions) -> StepsResult:
+        """`last` is the run to go on from."""
+        earlier = await asyncio.to_thread(self._look_back, self._runtime.index, last, decisions)
         ended = self._ended_before(earlier, decisions)
         steps = StepRun(
             self._plan,
@@ -193,10 +209,9 @@ class _Stepping:
             await self._in_a_run(steps, decisions)
         return self._result(steps)
 
-    def _look_back(self, index: Index, decisions: Decisions) -> Earlier | None:
+    def _look_back(self, index: Index, last: Run | None, decisions: Decisions) -> Earlier | None:
         """What there is to go on from; None to begin anew. Raises InvalidInput."""
-        run = last_run_of(index, self._digest, self._place)
-        earlier = None if run is None else left_by(index, run, self._plan, self._clean)
+        earlier = None if last is None else left_by(index, last, self._plan, self._clean, self._place.shows)
         for action_id in decisions.by_id:
             if earlier is None or not earlier.may_be_decided(action_id):
                 raise InvalidInput(
@@ -207,10 +222,9 @@ class _Stepping:
         both = sorted(set(decisions.retry) & set(decisions.done))
         if both:
             raise InvalidInput(f"{both[0]!r} cannot both be done again and be taken as done.")
-        if earlier is not None and (earlier.cut or decisions.by_id):
+        if earlier is not None:
             self._resumed_from = earlier.run.id
-            return earlier
-        return None
+        return earlier
 
     def _ended_before(self, earlier: Earlier | None, decisions: Decisions) -> dict[str, StepResult]:
         """What is known before anything begins: the record, over it what the plan says, over it decisions."""
@@ -266,8 +280,10 @@ class _Stepping:
         outcomes = {one.outcome: one.id for one in steps.results if one.source == "executed"}
         if "unknown" in outcomes:
             return "unknown", f"nobody knows how {outcomes['unknown']!r} ended"
-        if self._unrecorded:
+        if self._not_recorded is not None:
             return "incomplete", "a call could not be recorded"
+        if self._is_closed:
+            return "incomplete", "the run was ended before the plan was"
         if "cancelled" in outcomes:
             return "cancelled", f"{outcomes['cancelled']!r} was cancelled"
         state, why = self._state(steps.results)
@@ -285,7 +301,7 @@ class _Stepping:
                 {
                     "action_id": one.id,
                     "status": one.status,
-                    "reason": (one.reason or "")[:REASON_CHARACTERS_MAX],
+                    "reason": (one.reason or "")[:REASON_CHARACTERS_MAX] or None,
                 }
                 for one in steps.results
             ],
@@ -315,9 +331,13 @@ class _Stepping:
             call = await self._runtime.call(
                 step.tool, arguments, run=self._run, timeout=step.timeout_s, origin=origin
             )
-        except (RunClosed, NotRecorded, StoreClosed) as error:  # so would all that follows
-            self._unrecorded = True
+        except RunClosed as error:  # so would all that follows
+            self._is_closed = True
             return Tried(status="rejected", error=str(error), terminal=True)
+        except (NotRecorded, StoreClosed) as error:
+            why = f"It did not run, as it could not be recorded: {error}"
+            self._not_recorded = self._not_recorded or f"Action {step.id!r}: {why}"
+            return Tried(status="rejected", error=why, terminal=True)
         except OutcomeUnknown as error:
             call_id = str(error.details.get("call_id"))
             why = why_not_done(step.id, call_id, "unknown", None)
@@ -353,12 +373,15 @@ class _Stepping:
             actions=results,
             counts=dict(Counter(one.status for one in results)),
             resumed_from=self._resumed_from,
+            recorded=self._not_recorded is None,
         )
 
     def _state(self, results: tuple[StepResult, ...]) -> tuple[str, str]:
         for one in results:
             if one.outcome == "unknown":
                 return "blocked", f"Action {one.id!r}: {one.reason}"
+        if self._not_recorded is not None:
+            return "blocked", self._not_recorded
         report = check_plan(with_statuses(self._plan, results))
         return report.state, report.why
 
@@ -386,35 +409,15 @@ def _tried(step: StepAction, call: Call) -> Tried:
     outcome = call.outcome or "unknown"
     if outcome == "succeeded":
         return Tried(status="succeeded", output=call.result, call_id=call.id, outcome=outcome)
-    reason = call.decision.reason if outcome == "rejected" else _reason(call)
     return Tried(
         status="rejected" if outcome == "rejected" else "failed",
-        error=why_not_done(step.id, call.id, outcome, reason),
+        error=why_not_done(step.id, call.id, outcome, said_of(call)),
         terminal=outcome in ("unknown", "cancelled"),
         call_id=call.id,
         outcome=outcome,
     )
 
 
-def _reason(call: Call) -> str | None:
-    message = (call.error or {}).get("message")
-    return str(message) if message else call.reason
-
-
 def _without(attempts: Mapping[str, int], ids: Collection[str]) -> dict[str, int]:
     """What a person has decided about begins anew."""
     return {action_id: count for action_id, count in attempts.items() if action_id not in ids}
-
-
-async def to_the_end(work: Awaitable[T]) -> T:
-    """Wait for what cannot be cut short; whoever is cancelled meanwhile hears when it is done."""
-    task: asyncio.Future[T] = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise

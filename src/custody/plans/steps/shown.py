@@ -5,7 +5,6 @@ nothing is begun. How a plan stands is `analysis`'s to say, how far a run of it 
 `drawing`'s. Used by `custody plan show` and `plans.show`.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import msgspec
@@ -16,7 +15,7 @@ from custody.index import EventFilter, Index
 from custody.index.lookup import LATEST
 from custody.plans.steps.analysis import PlanReport
 from custody.plans.steps.drawing import ActionWord, After, ShownAction, mermaid, tree
-from custody.plans.steps.earlier import external_id_of, last_run_of, left_by
+from custody.plans.steps.earlier import Clean, Shows, external_id_of, last_run_of, left_by
 from custody.plans.steps.model import StepAction, StepPlan, StepStatus
 from custody.plans.steps.results import StepResult
 from custody.records import Run
@@ -130,11 +129,13 @@ def checked(run: Run, plan: StepPlan) -> Run:
     return run
 
 
-def as_left(index: Index, plan: StepPlan, run: Run, clean: Callable[[str], str]) -> StepPlan:
-    """The plan with the statuses that the record of its run has; `clean` gives a text as records have it."""
+def as_left(
+    index: Index, plan: StepPlan, run: Run, clean: Clean, shows: Shows = lambda run: True
+) -> StepPlan:
+    """The plan with the statuses that the record of its run has, and of those that this one went on from."""
     statuses = {
         one.id: _status(one, live=run.outcome is None)
-        for one in left_by(index, run, plan, clean).results.values()
+        for one in left_by(index, run, plan, clean, shows).results.values()
     }
     ids = {clean(step.id): step.id for step in plan.actions}
     for said in _finished(index, run.id):

@@ -26,6 +26,7 @@ from custody.rpc.live_run import LiveRun
 from custody.rpc.method import ACTING, HANDLER_SECONDS, method
 from custody.rpc.parts import Part, parts_of
 from custody.rpc.peer import Peer
+from custody.rpc.run_bounds import check_external_id
 from custody.rpc.sight import nothing_here, own, own_run
 from custody.rpc.spoken import heard, spoken
 from custody.rpc.telling import AnyEntry, Teller
@@ -274,6 +275,7 @@ async def runs_begin(peer: Peer, params: BeginParams) -> Begun:
 
 async def _new_run(peer: Peer, params: BeginParams, agent: str | None) -> RunHandle:
     """Raises DelegationRefused, NotFound for a parent that is not the caller's."""
+    check_external_id("external_id", params.external_id)
     options = params.options(agent)
     if params.parent is None:
         return peer.service.runtime.run(params.intent, name=params.name, shared=params.shared, **options)
@@ -317,6 +319,7 @@ async def runs_named(peer: Peer, params: BeginParams) -> Begun:
     if not params.name or len(params.name) > NAME_CHARACTERS_MAX:
         raise InvalidInput(f"name has 1 to {NAME_CHARACTERS_MAX} characters.", field="name")
     agent = agent_of(peer, params.agent)
+    check_external_id("external_id", params.external_id)
     # A bound agent has names of its own: another's run must not be found by its name.
     name = params.name if peer.access.agent is None else f"{peer.access.agent}/{params.name}"
 

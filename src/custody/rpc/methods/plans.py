@@ -1,7 +1,8 @@
 """`plans.*`: step plans are checked and drawn for anybody, and worked on for those who act.
 
-Owns their shapes and which tools a peer's plan may name. What is found is `plans.analysis`'s, pictures are
-`plans.shown`'s, and how a plan is worked on `plans.stepping`'s: the same as at the command line.
+Owns their shapes, which tools a peer's plan may name, and whose runs there are for it. What is found is
+`plans.steps.analysis`'s, pictures are `shown`'s, and how a plan is worked on `running`'s: the same as at the
+command line.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from custody.plans.steps.shown import Format, ShownPlan, as_left, checked, show_
 from custody.records import Run
 from custody.rpc import jsonrpc
 from custody.rpc.errors import RpcError
-from custody.rpc.identity import agent_of
+from custody.rpc.identity import agent_of, is_mine
 from custody.rpc.method import ACTING, method
 from custody.rpc.peer import Peer
 from custody.rpc.sight import apart, ask, narrowed, own_run
@@ -67,12 +68,16 @@ async def plans_show(peer: Peer, params: ShowParams) -> ShownPlan:
         raise _refused(faults)
     run = None if params.run is None else await _run_of(peer, plan, params.run)
     clean = peer.service.runtime.ledger.recorder.clean_text
+    sees_all = peer.access.reads_everything
+
+    def shows(one: Run) -> bool:
+        return sees_all or is_mine(peer, one.agent)
 
     def show() -> ShownPlan:
         standing = plan
         if run is not None:
             index = peer.service.runtime.index
-            standing = as_left(index, plan, run, lambda text: clean(text, "text")[0])
+            standing = as_left(index, plan, run, lambda text: clean(text, "text")[0], shows)
         return show_plan(standing, check_plan(standing), params.format, None if run is None else run.id)
 
     return await apart(peer, show)
@@ -129,6 +134,7 @@ async def plans_run(peer: Peer, params: RunParams) -> StepsResult:
             agent=agent_of(peer, params.agent),
             caller=params.caller,
             session=params.session,
+            own_runs_only=not peer.access.reads_everything,
             parallel_max=params.parallel,
         )
     except InvalidInput as error:

@@ -16,7 +16,7 @@ from custody.errors import InvalidSkill, ToolError
 from custody.sandbox import Command, Finished
 from custody.skills.skill import Source
 from custody.skills.sources.inside import skill_folder
-from custody.skills.sources.wanted import FILE_SUFFIX, GIT_SUFFIX, Wanted
+from custody.skills.sources.wanted import FILE_SUFFIX, GIT_SUFFIX, Wanted, without_userinfo
 from custody.skills.staging import Fetched, Intake, Staging
 from custody.skills.tree import SKILL_FILE, TreeBounds
 from custody.tools import Context
@@ -225,7 +225,9 @@ class _Git:
     def _failed(self, finished: Finished) -> ToolError:
         """git's words, in which the address stands as it was given."""
         failed = failure(finished)
-        words = failed.message.replace(self._wanted.location, self._wanted.said)
+        words = failed.message
+        for address in (self._wanted.location, without_userinfo(self._wanted.location)):
+            words = words.replace(address, self._wanted.said)  # git leaves a password out, a query in
         if f"signal {signal.SIGXFSZ.value}" in words or os.strerror(errno.EFBIG) in words:
             return ToolError(
                 f"{self._wanted.said} was not fetched: what it sends for one commit has more than "

@@ -33,6 +33,7 @@ _SCP = re.compile(r"[^/]+@[^/:]+:[^/]")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATH_BEGINS = re.compile(r"[/?#]")
 
 _WAYS = (
     "A skill comes from a folder, a .md file or an archive (.zip, .tar, .tar.gz, .tgz, .tar.xz), from "
@@ -151,8 +152,11 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise InvalidInput(f"The address cannot be read: {error}.") from None
+    except ValueError:  # its words may hold a password with a `/` in it, taken for a port
+        raise InvalidInput(
+            "The address cannot be read: its host or its port is none.",
+            hint="In a user name or a password `/`, `?`, `#` and `@` are spelled %2F, %3F, %23 and %40.",
+        ) from None
     if not parts.hostname:
         raise InvalidInput("The address names no host.")
     return parts
@@ -160,10 +164,15 @@ def _split(url: str) -> SplitResult:
 
 def without_secrets(url: str) -> str:
     """The address without what may be a secret in it: user and password, query, fragment."""
+    clean = without_userinfo(url)
+    return re.split(r"[?#]", clean, maxsplit=1)[0] if "://" in url else url
+
+
+def without_userinfo(url: str) -> str:
+    """The address without user and password."""
     scheme, separator, rest = url.partition("://")
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}" if separator else url
+    end = begins.start() if (begins := _PATH_BEGINS.search(rest)) else len(rest)
+    return f"{scheme}{separator}{rest[:end].rpartition('@')[2]}{rest[end:]}" if separator else url
 
 
 def _check_fits(found: Wanted, given: Mapping[str, str]) -> None:

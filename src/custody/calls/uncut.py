@@ -1,0 +1,25 @@
+"""Waiting for what cannot be cut short, by somebody who can be.
+
+Owns nothing. Used by what records, locks and ends things on behalf of tasks that others may cancel.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Wait for work that cannot be cut short; whoever is cancelled meanwhile hears when it is done."""
+    task: asyncio.Future[T] = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
