@@ -4,10 +4,13 @@
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from custody.bridges.bundle import Limits, WitnessDownload
+from custody.skills import Root, Shelf, SkillRun, SkillsInstall, SkillsRemove
 from custody.tools import Registry, Tool
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "tools.md"
@@ -47,9 +50,17 @@ def _witness_download() -> Tool:
     return WitnessDownload(lambda: None, (), Limits())  # type: ignore[arg-type, return-value]
 
 
+def _of_skills() -> dict[str, Callable[[], Tool]]:
+    """Those of a root of skills that nobody looks into here."""
+    root = Root(path="/nowhere", kind="given")
+    shelf = Shelf(roots=(root,), install_root=root.path, trust_file="/nowhere/else")
+    kinds = {"skills_install": SkillsInstall, "skills_remove": SkillsRemove, "skill_run": SkillRun}
+    return {name: partial(kind, shelf) for name, kind in kinds.items()}
+
+
 def made(page: str) -> str:
     """The page with every tool as it is."""
-    registry = Registry(built_in={"witness_download": _witness_download})
+    registry = Registry(built_in={"witness_download": _witness_download, **_of_skills()})
     tools = [registry.get(name) for name in registry.names()]
     sections = "\n\n".join(_section(tool) for tool in tools if tool is not None)
     return MARKED.sub(lambda found: f"{found[1]}\n{sections}\n\n{found[2]}", page)
