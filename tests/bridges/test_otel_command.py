@@ -114,6 +114,7 @@ def test_a_follower_ends_on_a_signal_with_what_was_recorded_sent(custody, http, 
     assert custody("export", "otel", "--endpoint", http.endpoint, "--json").json["spans"] == 0
 
 
+@pytest.mark.long
 def test_a_follower_ends_in_time_beside_a_collector_that_never_answers(custody, kind):
     acts(custody)
     with collecting(kind) as collector:

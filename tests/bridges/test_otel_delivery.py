@@ -438,6 +438,7 @@ def test_a_program_with_the_setting_exports_what_it_records(tmp_path, kind, stor
         assert attributes(collector.by_name("execute_tool add").attributes)["custody.outcome"] == "succeeded"
 
 
+@pytest.mark.long
 def test_a_program_ends_in_time_beside_a_collector_that_never_answers(tmp_path, kind):
     with collecting(kind) as collector:
         collector.answers = ["silent"] * 10

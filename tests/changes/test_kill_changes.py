@@ -184,6 +184,7 @@ def killed_at_each_line(folder: Path, first_line: int, step: int) -> int:
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.long
 def test_taking_back_that_dies_anywhere_is_done_or_not_done(folder: Path):
     assert killed_at_each_line(folder, 1, 97) > 15
 

@@ -173,6 +173,7 @@ def test_checkpoints_go_where_the_settings_say_and_what_does_not_arrive_is_told(
     assert kept.read_text() == (custody.store / "checkpoints/log").read_text()
 
 
+@pytest.mark.long
 def test_a_place_that_never_answers_does_not_hold_up_a_command(custody: Program):
     add_settings(custody, '[checkpoints]\ncommands = [["sleep", "600"]]\n')
     began = time.monotonic()

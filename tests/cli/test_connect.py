@@ -81,6 +81,7 @@ def test_doctor_exits_1_when_something_is_wrong(custody):
     assert "is not a folder" in ran.out
 
 
+@pytest.mark.long
 @pytest.mark.timeout(90)
 def test_the_demos_claims_hold(custody):
     ran = custody("demo", TMPDIR=str(custody.folder))

@@ -157,13 +157,16 @@ def test_a_skill_is_installed_locked_and_on_the_record(custody: Program, roots: 
     done = custody("skills", "install", "downloads/pdf", "--yes", "--agent", "ada")
     assert done.code == 0, done.err
     assert "pdf is installed" in done.out
-    assert "not offered any more: word. To keep one, install it" in done.err
+    assert "gets its first lock file, with what stands there: word." in done.err
     assert (roots / "pdf" / "fill.py").read_text() == "print('filled')"
-    (item,) = custody("skills", "list", "--json").json["items"]
-    assert (item["name"], item["locked"], item["source_kind"]) == ("pdf", True, "local")
+    items = custody("skills", "list", "--json").json["items"]
+    assert [(item["name"], item["locked"], item["source_kind"]) for item in items] == [
+        ("pdf", True, "local"),
+        ("word", True, "local"),
+    ]
     (call,) = custody("calls", "--tool", "skills_install", "--json").json["items"]
     assert (call["effect"], call["outcome"], call["agent"]) == ("write", "succeeded", "ada")
-    assert call["result"]["digest"] == item["digest"]
+    assert call["result"]["digest"] == items[0]["digest"]
     assert call["result"]["source"]["location"] == str(source)
 
 

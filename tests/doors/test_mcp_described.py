@@ -68,6 +68,18 @@ def test_it_prints_the_entry_for_a_clients_configuration(tmp_path: Path, capsys:
     assert (server["command"], server["args"]) == (sys.executable, [*started, *rest])
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--daemon", "http://x"), "ws://"), (("--tools", "exec,teleport"), "teleport")],
+    ids=["daemon", "tools"],
+)
+def test_what_could_not_be_served_makes_no_entry(
+    option: tuple[str, str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["mcp", *option, "--json"]) == 2
+    assert said in capsys.readouterr().out
+
+
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -115,6 +115,7 @@ def answers(index: Index) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(
     order=st.permutations(range(len(HISTORY))),

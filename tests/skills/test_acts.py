@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.skills.installing import hidden, is_sound, locked, make_skill, seen, skill_text
+from tests.skills.installing import hidden, is_sound, locked, make_skill, seen, shelf_of, skill_text
 from tests.tools.repositories import commit, git, make_home
 from tests.tools.trees import Place, message, succeeded
 
 from custody.blocking import BlockingRuntime
 from custody.records import Call
+from custody.skills import load_catalog
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,10 @@ def install(runtime: BlockingRuntime, source: object, **more: Any) -> Call:
     return runtime.call("skills_install", {"source": str(source), **more})
 
 
+def offered(root: Path) -> list[str]:
+    return [skill.name for skill in load_catalog(shelf_of(root)).skills]
+
+
 def temporary_folders(place: Place) -> list[str]:
     return [path.name for path in place.temporary.iterdir() if path.name != "home"]
 
@@ -85,7 +90,7 @@ def test_an_install_is_a_call_that_says_what_came_from_where(
         "replaced": None,
         "adopted": False,
         "unchanged": False,
-        "unlocked": [],
+        "locked_too": [],
         "left": [],
     }
     assert is_sound(root)
@@ -259,14 +264,27 @@ def test_a_folder_in_the_root_is_adopted_and_a_single_file_installed(
     assert is_sound(root)
 
 
-def test_skills_that_the_first_lock_of_a_root_leaves_out_are_named(
+def test_skills_that_stand_in_a_root_are_in_its_first_lock_by_path_and_stay_offered(
     runtime: BlockingRuntime, root: Path, here: Path
 ):
     make_skill(root, "word")
+    make_skill(root, "sheet")
     (root / "notes.md").write_text(skill_text("notes"), encoding="utf-8")
     (root / "folder").mkdir()
-    assert succeeded(install(runtime, make_skill(here, "pdf")))["unlocked"] == ["notes", "word"]
-    assert succeeded(install(runtime, make_skill(here, "third")))["unlocked"] == []
+    (root / "broken").mkdir()
+    (root / "broken" / "SKILL.md").write_text("---\nnever closed", encoding="utf-8")
+    asked = {"source": str(make_skill(here, "pdf"))}
+    told = succeeded(runtime.call("skills_install", asked, dry_run=True))
+    assert told["locked_too"] == ["sheet", "word", "notes"]
+    assert locked(root) == {}
+    assert succeeded(install(runtime, make_skill(here, "pdf2")))["locked_too"] == ["sheet", "word", "notes"]
+    assert list(locked(root)) == ["notes.md", "pdf2", "sheet", "word"]
+    assert offered(root) == ["notes", "pdf2", "sheet", "word"]
+    (root / "word" / "SKILL.md").write_text(skill_text("other"), encoding="utf-8")
+    assert offered(root) == ["notes", "pdf2", "sheet"]
+    make_skill(root, "later")
+    assert succeeded(install(runtime, make_skill(here, "third")))["locked_too"] == []
+    assert "later" not in locked(root)
 
 
 def test_what_git_keeps_beside_a_skill_does_not_come_along(runtime: BlockingRuntime, root: Path, here: Path):

@@ -220,6 +220,14 @@ def test_a_new_key_signs_what_its_public_half_checks(tmp_path: Path, nobody: Tru
     assert reason(sign_tree(DIGEST, "pdf", seed, "me.example"), nobody.add(vkey)) == "valid"
 
 
+def test_of_a_file_that_is_no_key_nobody_is_told_to_change_its_mode(tmp_path: Path):
+    path = tmp_path / "list"
+    path.write_text("users\n")
+    path.chmod(0o644)
+    with pytest.raises(InvalidInput, match="is no Ed25519 key"):
+        read_private_key(str(path))
+
+
 def test_two_new_keys_are_two(tmp_path: Path):
     assert new_private_key(str(tmp_path / "a")) != new_private_key(str(tmp_path / "b"))
 

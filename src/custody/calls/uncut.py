@@ -6,7 +6,7 @@ Owns nothing. Used by what records, locks and ends things on behalf of tasks tha
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -17,9 +17,14 @@ async def to_the_end(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
+        await until_done(task)
         raise
+
+
+async def until_done(task: "asyncio.Future[Any]") -> None:
+    """Wait for its end, however it comes and whoever is cancelled meanwhile."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # so that nobody is told that nobody looked

@@ -17,7 +17,7 @@ from custody.errors import Denied, UsageError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from custody.client import RemoteRuntime
     from custody.doors.mcp.caller import Backing
@@ -63,7 +63,15 @@ def mcp_command(
             raise UsageError(f"{folder!r} is no folder.", hint="--cwd and --root take one that is there.")
     settings = load(store, cwd=None if cwd is None else os.path.expanduser(cwd), roots=roots)
     offered = None if only is None else frozenset(filter(None, (name.strip() for name in only.split(","))))
+    if daemon is not None:
+        from custody.client import Address
+
+        Address.of(daemon)  # an error now, not when somebody first asks for it
     if as_json:
+        if offered is not None:
+            from custody.compose import tool_names
+
+            _check_offered(offered, tool_names(settings))
         options = {"--agent": agent, "--cwd": settings.cwd, "--tools": only, "--daemon": daemon}
         _print_entry({**options, "--store": settings.store}, roots)
         return 0
@@ -89,6 +97,18 @@ def _print_entry(options: "Mapping[str, str | None]", roots: tuple[str, ...]) ->
     for root in roots:
         arguments += ["--root", os.path.abspath(os.path.expanduser(root))]
     print_document({"mcpServers": {"custody": {"command": sys.executable, "args": arguments}}})
+
+
+def _check_offered(only: "frozenset[str]", names: "Iterable[str]") -> None:
+    """`names` are those of the runtime's tools. Raises UsageError where one to be offered is not there."""
+    from custody.doors.mcp.table import BY_NAME
+
+    known = {*BY_NAME, *names}
+    if unknown := sorted(only - known):
+        raise UsageError(
+            f"--tools names {', '.join(unknown)}, and there is no such tool.",
+            hint=f"There are: {', '.join(sorted(known))}.",
+        )
 
 
 async def _serve(
@@ -119,26 +139,15 @@ class _Behind:
         self._runtime: Any = None
         self._remote: RemoteRuntime | None = None
         self._connecting: asyncio.Task[RemoteRuntime] | None = None
-        if daemon is not None:
-            from custody.client import Address
-
-            Address.of(daemon)  # an error now, not when somebody first asks for it
 
     async def open(self) -> "Backing":
         """Raises StoreError, InvalidSetting, UsageError for a tool to be offered that there is not."""
         from custody.compose import open_lasting_runtime, shelf_of
         from custody.doors.mcp.caller import DOOR, Backing
-        from custody.doors.mcp.table import BY_NAME
         from custody.rpc.service import Service
 
         self._runtime = runtime = await open_lasting_runtime(self._settings, door=DOOR)
-        known = {*BY_NAME, *runtime.tools.names()}
-        unknown = sorted((self._only or frozenset()) - known)
-        if unknown:
-            raise UsageError(
-                f"--tools names {', '.join(unknown)}, and there is no such tool.",
-                hint=f"There are: {', '.join(sorted(known))}.",
-            )
+        _check_offered(self._only or frozenset(), runtime.tools.names())
         return Backing(
             service=Service(runtime, shelf=shelf_of(self._settings)),
             daemon=None if self._url is None else self._ask,

@@ -166,12 +166,10 @@ def _print_install(result: dict[str, Any]) -> None:
             ("replaces", result["replaced"]),
         ]
     )
-    if result["unlocked"]:
-        root = place(result["root"])
+    if result["locked_too"]:
         message(
-            f"{root} gets its first lock file, and what is not in it is not offered any more: "
-            f"{_some(result['unlocked'])}. To keep one, install it from where it lies: "
-            f"custody skills install {os.path.join(root, 'NAME')}"
+            f"{place(result['root'])} gets its first lock file, with what stands there: "
+            f"{_some(result['locked_too'])}. What is changed from then on is not offered."
         )
 
 

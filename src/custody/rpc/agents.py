@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from custody.calls.handle import RunHandle
 from custody.calls.runtime import Runtime
+from custody.calls.uncut import until_done
 from custody.errors import CustodyError, Denied, InvalidInput, NotFound, NotRecorded
 from custody.index import CallFilter, Index
 from custody.records import Call, Run, RunOutcome
@@ -113,7 +114,7 @@ class Agents:
             return await self.status(handle.id)
         except asyncio.CancelledError:
             work.cancel()
-            await _over(work)
+            await until_done(work)
             raise
 
     async def _work(
@@ -129,7 +130,7 @@ class Agents:
             await asyncio.shield(begun)
             call = await self._runtime.call(TOOL, arguments, run=handle, timeout=timeout_s, origin=origin)
         except asyncio.CancelledError:
-            await _over(begun)
+            await until_done(begun)
             if begun.exception() is None:
                 with suppress(NotRecorded):
                     reason = "the daemon stopped" if self._closed else "it was cancelled"
@@ -179,13 +180,6 @@ class Agents:
             raise NotFound("No agent has that id.", hint="`custody runs` lists what ran.")
         page = index.calls(CallFilter(run=run.id, tool=TOOL), 1, None)
         return state_of(run, page.items[0] if page.items else None)
-
-
-async def _over(doing: "asyncio.Future[None]") -> None:
-    """Wait for its end, whoever is cancelled meanwhile."""
-    while not doing.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({doing})
 
 
 def state_of(run: Run, call: Call | None) -> AgentState:

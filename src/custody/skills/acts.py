@@ -74,8 +74,8 @@ class Installed(Struct, frozen=True, kw_only=True):
     replaced: str | None
     adopted: bool
     unchanged: bool
-    unlocked: list[str]
-    """Skills that the root offered while it had no lock and does not offer now: each has to be installed."""
+    locked_too: list[str]
+    """Skills that stood in the root before it had a lock: this made it, with them."""
     left: list[str]
     """Names in the root that could not be cleared away; the next install does it."""
 
@@ -224,7 +224,7 @@ def _installed(staged: Staged, placed: install.Placed, root: str, *, dry_run: bo
         replaced=placed.replaced,
         adopted=placed.adopted,
         unchanged=placed.unchanged,
-        unlocked=list(placed.unlocked),
+        locked_too=list(placed.locked_too),
         left=list(placed.left),
     )
 

@@ -23,6 +23,7 @@ from msgspec import Struct
 from custody.errors import CustodyError, InvalidInput, InvalidSkill, NotFound, ToolError
 from custody.skills.content import read_content
 from custody.skills.file_operations import FileOperations, opened_folder, stands
+from custody.skills.first_lock import standing_there
 from custody.skills.lock import (
     LOCK_FILE,
     SKILL_SUFFIX,
@@ -63,9 +64,8 @@ class Placed(Struct, frozen=True, kw_only=True):
     """Whether the files stood there already and only the lock was changed."""
     unchanged: bool
     """Whether the lock said all of it before."""
-    unlocked: tuple[str, ...] = ()
-    """Skills that were offered while the root had no lock, and are not any more: it has one now, without
-    them. Installing each from where it stands gives it its entry."""
+    locked_too: tuple[str, ...] = ()
+    """Names of the skills that stood in the root before it had a lock: they have their entries in it now."""
     left: tuple[str, ...] = ()
     """Names in the root that could not be cleared away; the next install does it."""
 
@@ -214,25 +214,18 @@ def _plan(folder_fd: int, root: str, staged: Staged, replace: bool, bounds: Tree
             f"{os.path.join(root, path)} has no {SKILL_FILE}, so it is no skill; it is left alone.",
             hint="Move it away first, or give another `name`.",
         )
+    there = {} if old is not None else standing_there(folder_fd, path, bounds)
     placed = Placed(
         path=path,
         replaced=replaced,
         adopted=same and known is None,
         unchanged=same and known == entry,
-        unlocked=() if old is not None else _unlocked(root, staged.name),
+        locked_too=tuple(one.name for one in there.values()),
     )
+    for other, its_entry in there.items():
+        lock = lock.having(other, its_entry)
     places = () if same else tuple((name, stands(folder_fd, name)) for name in _places(path))
     return _Plan(placed=placed, lock=lock.having(path, entry), places=places)
-
-
-def _unlocked(root: str, name: str) -> tuple[str, ...]:
-    """The other skills of a root that has no lock."""
-
-    def is_skill(other: str) -> bool:
-        path = os.path.join(root, other)
-        return os.path.isfile(os.path.join(path, SKILL_FILE)) or os.path.isfile(path + SKILL_SUFFIX)
-
-    return tuple(other for other in names_in(root) if other != name and is_skill(other))
 
 
 def _check_names(folder_fd: int, root: str, lock: Lock, staged: Staged) -> None:

@@ -137,7 +137,9 @@ def read_private_key(path: str) -> bytes:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    data = read_small_file(path, PRIVATE_KEY_BYTES_MAX, forbidden_mode=0o077)
+    data = read_small_file(path, PRIVATE_KEY_BYTES_MAX)
+    if data is not None and b"-----BEGIN" in data:  # of what is no key nobody is told to change the mode
+        data = read_small_file(path, PRIVATE_KEY_BYTES_MAX, forbidden_mode=0o077)
     if data is None:
         raise InvalidInput(
             f"There is no key at {path}.", hint="Make one with `custody skills trust new-key`."

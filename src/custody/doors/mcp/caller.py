@@ -8,13 +8,13 @@ messages. Made by the transports, `stdio` and `http`; used by everything that an
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
 
 from custody.calls.handle import RunHandle
+from custody.calls.uncut import until_done
 from custody.errors import CustodyError, PeerLost
 from custody.rpc.access import Access
 from custody.rpc.errors import RpcError
@@ -152,7 +152,7 @@ class Caller:
                 raise PeerLost(f"It was ended: {self.peer.why or 'the connection is closed'}.") from None
             task.cancel()
             with anyio.CancelScope(shield=True):  # else it is cancelled anew in every turn of the loop
-                await _until_done(task)
+                await until_done(task)
             raise
 
     async def close(self, why: str) -> None:
@@ -181,21 +181,13 @@ class Caller:
     async def _finish(self, why: str) -> None:
         if self._beginning is None:
             return
-        await _until_done(self._beginning)
+        await until_done(self._beginning)
         if self._beginning.cancelled() or self._beginning.exception() is not None:
             return
         try:
             await self._beginning.result().finish("succeeded", reason=why)
         except CustodyError as error:  # it is closed as incomplete when the store is next opened
             log.warning("The end of an MCP session could not be recorded: %s", error)
-
-
-async def _until_done(task: "asyncio.Task[Any]") -> None:
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()  # so that nobody is told that nobody looked
 
 
 async def _no_frames(text: str) -> None:
