@@ -49,7 +49,8 @@ $(VENV)/installed: requirements-dev.lock requirements-peers.lock pyproject.toml 
 $(VENV)/installed-conformance: $(VENV)/installed tests/doors/conformance/package-lock.json
 	@mkdir -p $(VENV)/conformance
 	@cp tests/doors/conformance/package.json tests/doors/conformance/package-lock.json tests/doors/conformance/.npmrc $(VENV)/conformance/
-	@npm ci --prefix $(VENV)/conformance --no-audit --no-fund --loglevel error || \
+	@NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$$SSL_CERT_FILE}" \
+	  npm ci --prefix $(VENV)/conformance --no-audit --no-fund --loglevel error || \
 	  echo "The conformance suite of MCP cannot be installed here (it takes npm); its test is skipped."
 	@touch $@
 

@@ -51,7 +51,7 @@ ASKED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "file_write": lambda found: {"path": "made.txt", "content": "one\n"},
     "git": lambda found: {"operation": "status"},
     "plan_check": lambda found: {"plan": PLAN},
-    "plan_run": lambda found: {"plan": PLAN},
+    "plan_run": lambda found: {"plan": PLAN, "again": True},
     "process_kill": lambda found: {"pid": found["pid"]},
     "runs_list": lambda found: {},
     "runs_show": lambda found: {"run": "latest"},
