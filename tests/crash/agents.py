@@ -92,7 +92,9 @@ async def until_told_to_end(agent: Agent) -> None:
     working = asyncio.create_task(agent.work())
     await asyncio.wait({working, asyncio.ensure_future(ended.wait())}, return_when=asyncio.FIRST_COMPLETED)
     loop.remove_reader(0)
-    working.cancel()
+    while not working.done():  # a connection that breaks while it is closed takes a cancellation's place
+        working.cancel()
+        await asyncio.wait({working}, timeout=1.0)
     with contextlib.suppress(asyncio.CancelledError):
         await working
 

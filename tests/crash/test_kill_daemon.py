@@ -5,6 +5,7 @@ heard that the connection broke; what became of them is what the next daemon ans
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import queue
@@ -107,8 +108,9 @@ class Lane:
                 self.daemon.start(address)
             self._take(1)
         finally:
-            for agent in working:
-                agent.end()
+            with contextlib.ExitStack() as ending:
+                for agent in working:
+                    ending.callback(agent.end)
         while not self.told.empty():
             name, said = self.told.get()
             if said["what"] != "ended":
