@@ -159,22 +159,17 @@ class Recorder:
         """Both at once."""
         return self._around(self.redact(payload, keep), leaf_type, fields)
 
-    def may_wait(self, draft: Draft) -> bool:
-        """Whether appending this draft may wait for a disk: then it has no place on an event loop."""
-        return bool(draft.blobs) or not self._journal.ready(
-            len(draft.leaf) + len(draft.payload) + FRAME_BYTES
-        )
-
     def append(
         self, draft: Draft, *, opens: bool = False, closes: bool = False, essential: bool = False
     ) -> Receipt:
         """Put the draft on the record.
 
         `opens` sets room aside for the record that will close the call, `closes` uses and returns it; an
-        `essential` one may use the room that is kept on a full disk. Raises NotRecorded.
+        `essential` one may use the room that is kept on a full disk. May wait. Raises NotRecorded.
         """
         if not self._introduced:
-            self._introduce(essential=essential)
+            self._introduced = True
+            self.append(self._introduction(), essential=essential)
         digests = [self._journal.put_blob(blob) for blob in draft.blobs] if draft.blobs else ()
         reserve = FINISHED_RESERVE_BYTES if opens else 0
         reserved = FINISHED_RESERVE_BYTES if closes else 0
@@ -184,6 +179,22 @@ class Recorder:
         if digests:
             self._keep_blobs(digests, draft.blobs)
         return receipt
+
+    def append_at_once(self, draft: Draft, *, opens: bool = False, closes: bool = False) -> Receipt | None:
+        """The same for whoever must not wait for a disk: None, and nothing on the record, where that would.
+
+        Raises NotRecorded.
+        """
+        if draft.blobs:
+            return None
+        if not self._introduced:
+            self._introduced = True
+            self._introduced = self.append_at_once(self._introduction()) is not None
+            if not self._introduced:
+                return None
+        reserve = FINISHED_RESERVE_BYTES if opens else 0
+        reserved = FINISHED_RESERVE_BYTES if closes else 0
+        return self._journal.append_at_once(draft.kind, draft.leaf, draft.payload, reserve, reserved)
 
     def _keep_blobs(self, digests: Sequence[bytes], blobs: Sequence[Redacted]) -> None:
         """A purge may have removed one before the record named it."""
@@ -212,7 +223,8 @@ class Recorder:
         """
         assert drafts, "there is something to append"
         if not self._introduced:
-            self._introduce()
+            self._introduced = True
+            self.append(self._introduction())
         blobs = [blob for draft in drafts for blob in draft.blobs]
         digests = [self._journal.put_blob(blob) for blob in blobs]
         receipt: Receipt | None = None
@@ -291,9 +303,8 @@ class Recorder:
     def after_fork_in_child(self) -> None:
         self._introduced = False
 
-    def _introduce(self, *, essential: bool = False) -> None:
-        """Say once who writes here: a forked child is another writer, with a shard of its own."""
-        self._introduced = True
+    def _introduction(self) -> Draft:
+        """Said once, of who writes here: a forked child is another writer, with a shard of its own."""
         system = os.uname()
         facts = {
             "pid": os.getpid(),
@@ -305,16 +316,13 @@ class Recorder:
             "custody": __version__,
         }
         seen = None if self._seen is None else dict(self._seen)
-        self.append(
-            self.draft(
-                Event,
-                {"data": facts},
-                event_id=self.ids.take(CALL_ID_BYTES),
-                name="writer.opened",
-                at_us=now_us(),
-                data=seen,
-            ),
-            essential=essential,
+        return self.draft(
+            Event,
+            {"data": facts},
+            event_id=self.ids.take(CALL_ID_BYTES),
+            name="writer.opened",
+            at_us=now_us(),
+            data=seen,
         )
 
     def _encode_clean(self, leaf: Leaf) -> bytes:

@@ -48,6 +48,15 @@ class Writer:
         self.tell(b"W", number, receipt)
         return number, receipt
 
+    async def append_from_loop(self) -> tuple[int, Receipt]:
+        number = next(self.numbers)
+        leaf, payload = make_record(self.token, number)
+        receipt = self.journal.append_at_once(Kind.EVENT, leaf, Redacted(payload))
+        if receipt is None:
+            receipt = await asyncio.to_thread(self.journal.append, Kind.EVENT, leaf, Redacted(payload))
+        self.tell(b"W", number, receipt)
+        return number, receipt
+
     def tell(self, what: bytes, number: int, receipt: Receipt) -> None:
         os.write(1, TOLD.pack(what, number, receipt.shard, receipt.sequence))
 
@@ -81,12 +90,8 @@ class Writer:
                 group.create_task(self.task())
 
     async def task(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            if self.journal.ready(16 * 1024):
-                number, receipt = self.append()
-            else:
-                number, receipt = await loop.run_in_executor(None, self.append)
+            number, receipt = await self.append_from_loop()
             await receipt.durable()
             self.tell(b"D", number, receipt)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from custody.errors import CorruptJournal, NotRecorded, StoreClosed, StoreTooNew
-from custody.journal import Journal, JournalSettings, Stored, frames
+from custody.journal import Journal, JournalSettings, Receipt, Stored, frames
 from custody.journal.disk import Disk, RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.journal.disk_memory import MemoryDisk, MemoryFile
@@ -28,6 +28,8 @@ from custody.records import Event, Kind, Redacted, RunFinished, decode_leaf, enc
 OpenJournal = Callable[..., Journal]
 
 EMPTY = Redacted(b"")
+
+WAIT_SECONDS = 30
 
 
 class Interrupted(MemoryDisk):
@@ -52,6 +54,10 @@ class Interrupted(MemoryDisk):
 def put(journal: Journal, number: int, size: int = 200, **room: int) -> tuple[int, int]:
     receipt = journal.append(Kind.STEP, b"leaf %d" % number, Redacted(bytes([number % 256]) * size), **room)
     return receipt.shard, receipt.sequence
+
+
+def put_at_once(journal: Journal, size: int) -> Receipt | None:
+    return journal.append_at_once(Kind.STEP, b"leaf", Redacted(bytes(size)))
 
 
 def leaves(journal: Journal, shard: int = 1) -> list[bytes]:
@@ -329,14 +335,59 @@ def test_room_that_is_given_back_can_be_used(open_journal: OpenJournal) -> None:
     put(journal, 1, 1000)
 
 
-def test_a_journal_is_ready_only_where_an_append_cannot_wait(open_journal: OpenJournal) -> None:
-    journal = open_journal(MemoryDisk(), first_segment_bytes=256 * 1024, segment_bytes_max=256 * 1024)
-    assert not journal.ready(500)
+def test_a_record_is_put_at_once_only_where_that_cannot_wait(open_journal: OpenJournal) -> None:
+    journal = open_journal(MemoryDisk(), first_segment_bytes=64 * 1024, segment_bytes_max=64 * 1024)
+    assert put_at_once(journal, 500) is None, "a shard has to be leased first"
     journal.lease()
-    assert journal.ready(500)
-    assert not journal.ready(300 * 1024)
+    assert put_at_once(journal, 500) is not None
+    assert put_at_once(journal, 100 * 1024) is None
     journal.close()
-    assert not journal.ready(500)
+    with pytest.raises(StoreClosed):
+        put_at_once(journal, 500)
+
+
+def test_what_hangs_while_a_segment_is_made_holds_up_nobody_who_does_not_wait(
+    open_journal: OpenJournal,
+) -> None:
+    """The writer that needs the next segment waits for it; the others are told that they would wait."""
+    disk = FaultyDisk(MemoryDisk())
+    journal = open_journal(
+        disk,
+        first_segment_bytes=32 * 1024,
+        segment_bytes_max=32 * 1024,
+        spares_max=0,
+        refusal_reserve_bytes=0,
+    )
+    journal.lease()
+    disk.inject(Fault(operation="sync", error=None, stall_seconds=600, times=None))
+    kept = 0
+    while put_at_once(journal, 1000) is not None:
+        kept += 1
+    waiting = threading.Thread(target=put, args=(journal, 99, 1000), daemon=True)
+    waiting.start()
+    assert disk.wait_for_hits(1, WAIT_SECONDS), "the segment is being made"
+    assert put_at_once(journal, 1000) is None
+    assert put_at_once(journal, 1) is not None, "what there is room for is put meanwhile"
+    disk.heal()
+    waiting.join(WAIT_SECONDS)
+    assert len(leaves(journal)) == kept + 2
+
+
+def test_a_writer_that_waits_goes_on_when_another_took_the_segment_made_for_it(
+    open_journal: OpenJournal,
+) -> None:
+    disk = FaultyDisk(MemoryDisk())
+    journal = open_journal(disk, first_segment_bytes=16 * 1024, segment_bytes_max=16 * 1024, spares_max=0)
+    journal.lease()
+    threads = [
+        threading.Thread(target=lambda: [put(journal, number, 4000) for number in range(25)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert len(leaves(journal)) == 100
 
 
 # -- a put that fails -----------------------------------------------------------------------------------

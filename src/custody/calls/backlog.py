@@ -164,12 +164,15 @@ class Backlog:
         find no room is written without them.
         """
         recorder = self.recorder
-        if not self._queue and self._drops is None and not recorder.may_wait(draft):
+        if not self._queue and self._drops is None:
             try:
-                return recorder.append(draft, opens=opens, closes=closes is not None and closes())
+                reserved = closes is not None and closes()
+                receipt = recorder.append_at_once(draft, opens=opens, closes=reserved)
             except Exception as error:
                 self.drop(draft.kind, run_id, cause_of(error), dropped)
                 return None
+            if receipt is not None:
+                return receipt
         size_bytes = _size_bytes(draft)
         if draft.blobs and self._queued_bytes + size_bytes > QUEUE_BYTES_MAX:
             draft = recorder.without_blobs(draft)

@@ -27,9 +27,10 @@ class Ledger:
 
     async def append(self, draft: Draft, *, closes: bool = False) -> Receipt:
         """Append a record that takes no position. Raises NotRecorded."""
-        if not self.recorder.may_wait(draft):
-            return self.recorder.append(draft, closes=closes)
-        return await self._in_thread(self.recorder.append, draft, closes=closes)
+        receipt = self.recorder.append_at_once(draft, closes=closes)
+        if receipt is None:
+            receipt = await self._in_thread(self.recorder.append, draft, closes=closes)
+        return receipt
 
     async def append_first(
         self, numbering: Numbering | None, draft_at: Callable[[int | None], Draft], *, opens: bool
@@ -37,9 +38,10 @@ class Ledger:
         """Append the first record of a call, numbered in its run. Raises NotRecorded."""
         if numbering is None:
             draft = draft_at(None)
-            if not self.recorder.may_wait(draft):
-                return None, self.recorder.append(draft, opens=opens)
-            return None, await self._in_thread(self.recorder.append, draft, opens=opens)
+            receipt = self.recorder.append_at_once(draft, opens=opens)
+            if receipt is None:
+                receipt = await self._in_thread(self.recorder.append, draft, opens=opens)
+            return None, receipt
         if numbering.shared:
             return await self._in_thread(
                 self.recorder.append_in_shared_run, numbering.run_id, draft_at, opens=opens
@@ -83,9 +85,8 @@ class Ledger:
         """Take the next position and append; None where that would have to wait and may not."""
         position, receipt = numbering.take(), None
         try:
-            draft = draft_at(position)
-            if may_wait or not self.recorder.may_wait(draft):
-                receipt = self.recorder.append(draft, opens=opens)
+            append = self.recorder.append if may_wait else self.recorder.append_at_once
+            receipt = append(draft_at(position), opens=opens)
         finally:
             if receipt is None:
                 numbering.give_back(position)

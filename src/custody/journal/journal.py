@@ -33,6 +33,7 @@ from custody.journal.segments import (
 )
 from custody.journal.settings import JournalSettings
 from custody.journal.shard import Shard
+from custody.journal.spares import WouldWait
 from custody.journal.tree import Frontier
 from custody.journal.trees import extend_tree, last_sequence, tree_at
 from custody.records import Kind, Redacted
@@ -119,23 +120,43 @@ class Journal:
         earlier, which this record may use and gives back. A record with `reserved`, or an `essential` one
         (a refusal, a purge), may use the room that is kept for such records on a full disk.
 
-        Waits only where `ready` says False. Raises NotRecorded when the record cannot be kept, ValueError
-        for one that does not fit a frame.
+        May wait for the disk. Raises NotRecorded when the record cannot be kept, ValueError for one that
+        does not fit a frame.
         """
         shard = self._shard
         if shard is None:
             shard = self._leased()
-        return shard.append(kind, leaf, payload, reserve, reserved, essential)
+        refusal = None
+        while True:
+            try:
+                return shard.append(
+                    kind, leaf, payload, reserve, reserved, essential, at_once=False, refusal=refusal
+                )
+            except WouldWait as waiting:
+                try:
+                    shard.provide(waiting.spare_bytes)
+                except OSError as error:
+                    refusal = error
+
+    def append_at_once(
+        self, kind: Kind, leaf: bytes, payload: Redacted, reserve: int = 0, reserved: int = 0
+    ) -> Receipt | None:
+        """The same for an event loop, which never waits: None, and nothing written, where that would.
+
+        Only the loss of a segment, once a sync has failed, is waited for.
+        """
+        shard = self._shard
+        if shard is None:
+            return None
+        try:
+            return shard.append(kind, leaf, payload, reserve, reserved, essential=False, at_once=True)
+        except WouldWait:
+            return None
 
     def release(self, reserved: int) -> None:
         """Give back room that was set aside for a record that will not come."""
         if self._shard is not None:
             self._shard.release(reserved)
-
-    def ready(self, frame_bytes: int) -> bool:
-        """Whether an append of that size will not wait. An event loop asks first, and else uses a thread."""
-        shard = self._shard
-        return shard is not None and shard.ready(frame_bytes)
 
     def sync(self) -> None:
         """Make everything written so far durable. Raises NotRecorded."""

@@ -35,7 +35,7 @@ from custody.journal.put import NoFile, put_frame
 from custody.journal.seals import Seals, Snapshot
 from custody.journal.segments import segment_path
 from custody.journal.settings import JournalSettings
-from custody.journal.spares import Fresh, Spares, smallest_segment
+from custody.journal.spares import Fresh, Spares, WouldWait, smallest_segment
 from custody.journal.tree import grow
 from custody.records import Event, Kind, encode_leaf, now_us
 
@@ -44,9 +44,6 @@ COMMIT_ROOM_BYTES = 160
 
 FIRST_COMMIT_ROOM_BYTES = 2560
 """A segment's first frame, with a frontier of up to 64 hashes."""
-
-READY_MARGIN_BYTES = 32 * 1024
-"""`ready` wants so much more than it was asked for: *started* sets room aside, other threads append."""
 
 SYNC_TRIES = 2
 """The segment, and the one the records go to when it fails; then whoever waits is told."""
@@ -147,17 +144,29 @@ class Shard:
         self._commit.told = told
 
     def append(
-        self, kind: int, leaf: bytes, payload: bytes, reserve: int, reserved: int, essential: bool
+        self,
+        kind: int,
+        leaf: bytes,
+        payload: bytes,
+        reserve: int,
+        reserved: int,
+        essential: bool,
+        at_once: bool,
+        refusal: OSError | None = None,
     ) -> Receipt:
-        """See `Journal.append`."""
+        """See `Journal.append`. Raises WouldWait; `refusal` is why what was wanted then is not to be had."""
         # What is a call elsewhere stands here in full: this is the path every record takes.
         need = (HEADER_BYTES + len(leaf) + len(payload) + 7) & ~7
         if need > FRAME_BYTES_MAX:
             raise ValueError(f"a record of {need} bytes does not fit a frame; its payload belongs in a blob")
         commit, seals = self._commit, self._seals
+        if at_once and self._appended_bytes - self._synced_bytes + need > self._unsynced_bytes_max:
+            raise WouldWait(0)
         with self._mutex:
             if self._offset + need + reserve - reserved + self._kept_room > self._size:
-                self._make_room(need, reserve, reserved, essential or reserved > 0)
+                if at_once and self._broken is not None:
+                    raise WouldWait(0)
+                self._make_room(need, reserve, reserved, essential or reserved > 0, refusal)
             if seals.uncommitted >= self._commit_leaves:
                 self._commit_if_room(need)
             sequence, offset = self._next, self._offset
@@ -186,9 +195,13 @@ class Shard:
                 self._prepare()
         if commit.idle:
             commit.wake()
-        if self._appended_bytes - self._synced_bytes > self._unsynced_bytes_max:
+        if not at_once and self._appended_bytes - self._synced_bytes > self._unsynced_bytes_max:
             commit.wait(sequence)
         return Receipt(self.number, sequence, commit)
+
+    def provide(self, bytes_min: int) -> None:
+        """Have a spare. Without the put lock: meanwhile others are told that they would wait."""
+        self._spares.provide(bytes_min)
 
     def _set_aside(self, bytes_more: int) -> None:
         """Change the room set aside for records that must not fail."""
@@ -199,28 +212,19 @@ class Shard:
         with self._mutex:
             self._set_aside(-reserved)
 
-    def ready(self, bytes_wanted: int) -> bool:
-        """Whether an append of so many bytes will not wait."""
-        wanted = bytes_wanted + READY_MARGIN_BYTES + self._kept_room
-        return (
-            self._broken is None
-            and not self._closed
-            and self._appended_bytes - self._synced_bytes + wanted <= self._unsynced_bytes_max
-            and (
-                self._offset + wanted <= self._size
-                or FIRST_COMMIT_ROOM_BYTES + wanted <= self._spares.size_of_next()
-            )
-        )
-
-    def _make_room(self, need: int, reserve: int, reserved: int, essential: bool) -> None:
-        """The segment is full for this record, or cannot be used. Raises NotRecorded."""
+    def _make_room(
+        self, need: int, reserve: int, reserved: int, essential: bool, refusal: OSError | None
+    ) -> None:
+        """The segment is full for this record, or cannot be used. Raises NotRecorded, WouldWait."""
         if self._closed:
             raise StoreClosed
         try:
             if self._broken is not None:
                 self._write_again("journal.poisoned", {"error": str(self._broken)})
             if self._offset + need + reserve - reserved + self._kept_room > self._size:
-                self._roll(need + reserve - reserved)
+                if refusal is not None:
+                    raise refusal
+                self._go_on_in(self._spares.take(self._bytes_of_next(need + reserve - reserved)))
         except OSError as error:
             fits = self._offset + need + self._reserved - reserved <= self._size
             if self._broken is None and essential and fits:
@@ -297,14 +301,16 @@ class Shard:
 
     def _roll(self, need: int) -> None:
         """Go on in another segment. Raises OSError and leaves everything as it was."""
-        fresh = self._another(need)
+        self._go_on_in(self._spares.another(self._bytes_of_next(need)))
+
+    def _go_on_in(self, fresh: Fresh) -> None:
         offset = self._begin(fresh, self._next, [])
         if self._header is not None:
             self._full.append(self._file)
         self._enter(fresh, offset)
 
-    def _another(self, need: int) -> Fresh:
-        return self._spares.another(smallest_segment(FIRST_COMMIT_ROOM_BYTES + need + self._kept_room))
+    def _bytes_of_next(self, need: int) -> int:
+        return smallest_segment(FIRST_COMMIT_ROOM_BYTES + need + self._kept_room)
 
     def _begin(self, fresh: Fresh, first: int, records: list[Kept]) -> int:
         """Put `records` into a segment and then its first frame, which brings it into use.
@@ -396,9 +402,10 @@ class Shard:
         data = {"shard": self.number, **data}
         if self._header is not None:
             data = {"segment": self._header.index, "sequence": first, **data}
-        records: list[Kept] = [*self._unsynced, (Kind.EVENT, encode_leaf(_event(event, data)), b"")]
+        said = Event(event_id=os.urandom(8), name=event, at_us=now_us(), payload_digest=b"", data=data)
+        records: list[Kept] = [*self._unsynced, (Kind.EVENT, encode_leaf(said), b"")]
         room = _room_of(records)
-        fresh = self._another(room)
+        fresh = self._spares.another(self._bytes_of_next(room))
         offset = self._begin(fresh, first, records)
         self._poison()
         self._enter(fresh, offset)
@@ -489,7 +496,3 @@ class Shard:
 
 def _room_of(records: list[Kept]) -> int:
     return sum(frame_bytes(len(leaf), len(payload)) for _, leaf, payload in records)
-
-
-def _event(name: str, data: dict[str, Any]) -> Event:
-    return Event(event_id=os.urandom(8), name=name, at_us=now_us(), payload_digest=b"", data=data)

@@ -49,10 +49,20 @@ class Fresh(Struct):
     file: File
 
 
+class WouldWait(Exception):
+    """This cannot be done before the disk has done something."""
+
+    def __init__(self, spare_bytes: int) -> None:
+        super().__init__()
+        self.spare_bytes = spare_bytes
+        """What is missing is a spare of so many bytes; 0: something else."""
+
+
 class Spares:
     """Segments of one shard, made when asked or ahead.
 
-    Called by one thread at a time: the one that holds the shard's put lock.
+    `provide` waits for the disk and may be called by any thread; everything else by one at a time, the one
+    that holds the shard's put lock.
     """
 
     def __init__(
@@ -74,35 +84,41 @@ class Spares:
         self._previous_id = top.id if top else NO_SEGMENT_ID
         self._next_index = top.index + 1 if top else 1
         self._ready = deque(ready)
+        self._making = threading.Lock()
         self._helper: threading.Thread | None = None
         self._hurry = threading.Event()
         self._closed = False
 
-    def size_of_next(self) -> int:
-        """Bytes of the next spare; 0 when there is none."""
-        return self._ready[0].header.size_bytes if self._ready else 0
-
-    def another(self, bytes_min: int) -> Fresh:
-        """A segment of at least so many bytes: a spare, or one made now, which waits. Raises OSError."""
-        fresh = self._take(bytes_min)
-        if fresh is None and self._helper is not None:
-            self._hurry.set()
-            self._helper.join()
-            self._helper = None
-            fresh = self._take(bytes_min)
-        if fresh is None:
-            fresh = self._make_now(max(self._wished_size(), bytes_min), bytes_min)
-        self._handed_out += 1
-        self.total_bytes += fresh.header.size_bytes
-        return fresh
-
-    def _take(self, bytes_min: int) -> Fresh | None:
+    def take(self, bytes_min: int) -> Fresh:
+        """A spare of at least so many bytes. Raises WouldWait where there is none."""
         while self._ready:
             fresh = self._ready.popleft()
             if fresh.header.size_bytes >= bytes_min:
+                self._handed_out += 1
+                self.total_bytes += fresh.header.size_bytes
                 return fresh
             fresh.file.close()
-        return None
+        raise WouldWait(bytes_min)
+
+    def another(self, bytes_min: int) -> Fresh:
+        """A spare, or a segment made now, which waits. Raises OSError."""
+        while True:
+            try:
+                return self.take(bytes_min)
+            except WouldWait:
+                self.provide(bytes_min)
+
+    def provide(self, bytes_min: int) -> None:
+        """Have a spare of at least so many bytes, made now unless somebody is about to have made it.
+
+        Waits. Raises OSError.
+        """
+        self._hurry.set()
+        with self._making:
+            if self._closed:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            if not any(fresh.header.size_bytes >= bytes_min for fresh in tuple(self._ready)):
+                self._ready.append(self._make_now(max(self._wished_size(), bytes_min), bytes_min))
 
     def _make_now(self, size_bytes: int, bytes_min: int) -> Fresh:
         """`size_bytes` is wished for; `bytes_min` will do when the disk has no more."""
@@ -140,11 +156,13 @@ class Spares:
     def _help(self, size_bytes: int, count: int) -> None:
         with contextlib.suppress(OSError):  # the current segment goes on; the next roll-over tries again
             while len(self._ready) < count and not self._closed:
-                self._ready.append(self._make(size_bytes, paused=True))
+                with self._making:
+                    self._ready.append(self._make(size_bytes, paused=True))
 
     def _make(self, size_bytes: int, *, paused: bool = False) -> Fresh:
         if self._disk.free_bytes()[0] < size_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._disk.description)
+        assert self._making.locked(), "each new segment names the one before it"
         index, self._next_index = self._next_index, self._next_index + 1
         id_ = os.urandom(SEGMENT_ID_BYTES)
         header = SegmentHeader(self._shard, index, size_bytes, id_, self._previous_id)
@@ -178,11 +196,12 @@ class Spares:
         self._closed = True
         if self._helper is not None:
             self._helper.join()
-        while self._ready:
-            fresh = self._ready.pop()
-            fresh.file.close()
-            with contextlib.suppress(OSError):
-                self._disk.remove(segment_path(self._shard, fresh.header.index))
+        with self._making:
+            while self._ready:
+                fresh = self._ready.pop()
+                fresh.file.close()
+                with contextlib.suppress(OSError):
+                    self._disk.remove(segment_path(self._shard, fresh.header.index))
 
     def lose(self) -> None:
         """In a forked child: the segments are the parent's."""
