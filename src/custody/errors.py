@@ -37,8 +37,41 @@ class InvalidInput(UsageError):
     """The input is not well formed."""
 
 
+class FactsUnclear(InvalidInput):
+    """The arguments are too many or too deep to be looked at; make the call smaller."""
+
+
 class InvalidSetting(UsageError):
     """A setting has a value it cannot have."""
+
+
+class InvalidPolicy(InvalidSetting):
+    """The policy cannot be used; the one before it stays in force.
+
+    `details` has `file`, `line`, `column`, `key`, `expected` of the first fault, and `faults`, all of them as
+    mappings with `line`, `column` and `message`.
+    """
+
+
+class InvalidCondition(InvalidSetting):
+    """The condition of a rule cannot be compiled.
+
+    `line` and `column` are places in its text, counted from 1.
+    """
+
+    def __init__(self, message: str, *, line: int = 1, column: int = 1) -> None:
+        super().__init__(message, line=line, column=column)
+        self.line = line
+        self.column = column
+
+
+class ConditionFailed(CustodyError):
+    """The condition of a rule could not be decided; its rule denies.
+
+    The words name no value of the call.
+    """
+
+    exit_code = 3
 
 
 class NotFound(UsageError):
@@ -132,6 +165,15 @@ class CheckpointRefused(CustodyError):
 
     `details` may have the shard.
     """
+
+
+class AnswerRefused(CustodyError):
+    """The question cannot be answered, or not by you; nothing was allowed.
+
+    `details` has `why` (answered, used, expired, session, started, standing, revoked) and `call_id`.
+    """
+
+    exit_code = 3
 
 
 class PurgeRefused(CustodyError):

@@ -1,10 +1,25 @@
-"""May it happen: the rules a person wrote, asked before every call.
+"""May it happen: the rules people wrote, asked before every call.
 
-Owns the rules, their spelling in `custody.toml` and the answer to one question. Pure: does no I/O, knows
-nothing of tools beyond their names, and keeps no state between calls. Used by the guards; an error raised
-while deciding is theirs to turn into a deny.
+Owns the rules, how they are written, joined and decided, and the facts of a call they speak of. Pure: does no
+I/O, has no clock, and keeps no state between calls. Used by the guards. An error while a rule is decided is a
+deny; nothing in here lets a call through because it failed.
 """
 
-from custody.policy.rules import ParamCondition, Policy, Rule, json_equal, parse_rules
+from custody.policy.arguments import json_equal
+from custody.policy.conditions import Condition, compile_condition
+from custody.policy.engine import Policy
+from custody.policy.model import Case, Layer, Match, Matched, Rule, RuleExplained, Ruling
 
-__all__ = ["ParamCondition", "Policy", "Rule", "json_equal", "parse_rules"]
+__all__ = [
+    "Case",
+    "Condition",
+    "Layer",
+    "Match",
+    "Matched",
+    "Policy",
+    "Rule",
+    "RuleExplained",
+    "Ruling",
+    "compile_condition",
+    "json_equal",
+]
