@@ -18,6 +18,7 @@ from custody.records import (
     CallStarted,
     IdSource,
     Request,
+    RunStarted,
     Usage,
     now_us,
 )
@@ -55,8 +56,18 @@ class Store:
         self._run_id = self._ids.take(16)
         self._position = 0
 
+    def start_run(self, agent: str) -> None:
+        """What its calls inherit."""
+        draft = self.recorder.draft(
+            RunStarted, {"intent": "measure"}, run_id=self._run_id, at_us=now_us(), agent=agent
+        )
+        self.recorder.append(draft)
+
     def record_call(
-        self, arguments: Mapping[str, Any] = ARGUMENTS, result: Mapping[str, Any] = RESULT
+        self,
+        arguments: Mapping[str, Any] = ARGUMENTS,
+        result: Mapping[str, Any] = RESULT,
+        tool: str = "exec",
     ) -> None:
         """*Started* and *finished* of one call: redacted, hashed and written."""
         recorder = self.recorder
@@ -64,7 +75,7 @@ class Store:
         request = Request(
             run_id=self._run_id,
             position=self._position,
-            tool="exec",
+            tool=tool,
             effect="unknown",
             level="process",
             decision=ALLOWED,

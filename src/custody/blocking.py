@@ -170,11 +170,11 @@ class BlockingRuntime:
 
     def join(self, run_id: str) -> BlockingRun:
         """Take part in a shared run; see `Runtime.join`."""
-        return BlockingRun(self._loop, self._runtime, self._loop.wait(self._runtime.joined_run(run_id)))
+        return BlockingRun(self._loop, self._runtime, self._loop.wait(self._runtime.new_runs.joined(run_id)))
 
     def named_run(self, name: str, intent: str | None = None, **options: Unpack[RunOptions]) -> BlockingRun:
         """Join or start the shared run of this name; see `Runtime.named_run`."""
-        new = self._loop.wait(self._runtime.run_of_name(name, intent, options))
+        new = self._loop.wait(self._runtime.new_runs.of_name(name, intent, options))
         return BlockingRun(self._loop, self._runtime, new)
 
     def cancel(self, target: str) -> list[str]:

@@ -5,6 +5,7 @@ export. Used by applications and the command line.
 """
 
 import functools
+import hmac
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
@@ -15,84 +16,31 @@ import msgspec
 from custody.checkpoints import Due, start_sealing
 from custody.errors import CustodyError, UsageError
 from custody.journal import Disk, RealDisk
+from custody.offering import registry_of, witness_download
+from custody.policy_files import POLICY_FILE, trust_path
 from custody.recorder import Recorder
 from custody.redaction import SecretTools
 from custody.settings import MEMORY, Settings, load_settings, user_settings_path
-from custody.stores import OpenStore, open_index, open_store, undo_store, unfinished_in
+from custody.stores import OpenStore, open_index, open_store, redaction_key, undo_store, unfinished_in
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
     from custody.bridges.boundary import BoundaryNotices
+    from custody.calls.answers import Answering
+    from custody.calls.budgets import Spending
+    from custody.calls.call_settings import CallSettings
+    from custody.calls.deciding import Deciding
+    from custody.calls.pause import Pauses
     from custody.calls.recording import ObserveSettings
-    from custody.calls.runtime import CallSettings, Runtime
+    from custody.calls.runtime import Runtime
     from custody.client import Address, BlockingRemoteRuntime, RemoteRuntime, Speaker
     from custody.files import Protected
+    from custody.index import Index
+    from custody.policy_files import StandingPolicy
     from custody.prices import Prices
     from custody.sandbox import Launchers
-    from custody.skills import Shelf
-    from custody.tools import Registry, Tool
 
 BOUNDARY_URL = "CUSTODY_BOUNDARY_URL"
-
-
-def _witness_download(settings: Settings, disk: Disk, runtime: "Runtime") -> "Tool":
-    from custody.bridges.bundle import Limits, WitnessDownload, bundle_maker
-
-    section = settings.file.bundles
-    return WitnessDownload(
-        lambda: bundle_maker(disk, runtime.journal, lambda: runtime.index, lambda: runtime.ledger.recorder),
-        section.callers,
-        Limits(count_max=section.count_max, bytes_max=section.bytes_max),
-    )
-
-
-def _drive_cli(settings: Settings) -> "Tool":
-    from custody.tools.drive_cli import DriveCli
-
-    section = settings.file.drive_cli
-    return DriveCli(section.commands, output_tail_bytes=section.output_tail_bytes)
-
-
-PROJECT_AND_USER = (os.path.join(".agents", "skills"), os.path.join(".claude", "skills"))
-"""Where agents look for skills: first in the project, then in the home folder."""
-
-
-def shelf_of(settings: Settings) -> "Shelf":
-    """Where skills are: the folders that were named, else the project's and the user's. What is installed
-    goes to the first, where nothing else is said."""
-    from custody.skills import Root, Shelf, TreeBounds
-
-    section = settings.file.skills
-    roots = [Root(path=path, kind="given") for path in settings.skill_roots]
-    if not roots:
-        project, home = settings.workspace or settings.cwd, os.path.expanduser("~")
-        roots += [Root(path=os.path.join(project, part), kind="project") for part in PROJECT_AND_USER]
-        roots += [Root(path=os.path.join(home, part), kind="user") for part in PROJECT_AND_USER]
-    first = {root.path: root for root in reversed(roots)}
-    return Shelf(
-        roots=tuple(root for root in roots if first[root.path] is root),
-        install_root=roots[0].path,
-        trust_file=os.path.join(os.path.dirname(user_settings_path()), "skills.trust.json"),
-        require_signed=section.require_signed,
-        bounds=TreeBounds(
-            files_max=section.files_max, bytes_max=section.bytes_max, depth_max=section.depth_max
-        ),
-    )
-
-
-def _skill_tools(settings: Settings) -> "dict[str, Callable[[], Tool]]":
-    """Each is made when it is first asked for."""
-
-    def made(kind: str) -> "Tool":
-        from custody import skills
-
-        return getattr(skills, kind)(shelf_of(settings))
-
-    return {
-        "skills_install": functools.partial(made, "SkillsInstall"),
-        "skills_remove": functools.partial(made, "SkillsRemove"),
-        "skill_run": functools.partial(made, "SkillRun"),
-    }
 
 
 async def open_runtime(
@@ -118,20 +66,14 @@ async def open_runtime(
 
     from custody.calls.runtime import Runtime
     from custody.host import Breaker, Sampler
-    from custody.policy import Policy
     from custody.sandbox import Launchers
 
     at_terminal = door == "cli"
     call_settings = msgspec.structs.replace(
-        _call_settings(settings, at_terminal=at_terminal),
-        door=door,
-        agent=agent,
-        caller=caller,
-        session_id=session,
-        environment_added=environment_added or {},
+        _call_settings(settings, door, environment_added), agent=agent, caller=caller, session_id=session
     )
     launchers = launchers or Launchers()
-    registry = _registry(settings, tools, lambda: _witness_download(settings, opened.disk, runtime))
+    registry = registry_of(settings, tools, lambda: witness_download(settings, opened.disk, runtime))
     prices = functools.cache(lambda: _prices(settings))
     make_notices = _prepared_notices(settings, boundary)
 
@@ -145,12 +87,14 @@ async def open_runtime(
     except BaseException:
         await launchers.close()
         raise
+    standing = _standing_policy(settings, opened)
     runtime = Runtime(
         journal=opened.journal,
         recorder=opened.recorder,
         open_index=lambda: open_index(settings.store, opened.journal),
         registry=registry,
-        policy=Policy(settings.rules),
+        policy=standing,
+        deciding=_deciding(settings, opened, standing, lambda: runtime.index),
         sampler=Sampler("/" if settings.store == MEMORY else settings.store),
         breaker=Breaker(settings.file.breaker),
         launchers=launchers,
@@ -162,13 +106,82 @@ async def open_runtime(
         recovered=opened.recovered,
         notices=None if make_notices is None else make_notices(opened.recorder),
     )
-    if settings.store != MEMORY:
-        _attend(runtime, settings, opened, one_shot=at_terminal)
+    _attend(runtime, settings, opened, standing, one_shot=at_terminal)
     return runtime
 
 
-def _attend(runtime: "Runtime", settings: Settings, opened: OpenStore, *, one_shot: bool) -> None:
+def _standing_policy(settings: Settings, opened: OpenStore) -> "StandingPolicy":
+    from custody.policy_files import StandingPolicy
+
+    return StandingPolicy(
+        settings.policy_layers,
+        settings.cwd,
+        user_settings_path(),
+        functools.partial(opened.recorder.event, leaf_data=True),
+    )
+
+
+def _deciding(
+    settings: Settings,
+    opened: OpenStore,
+    standing: "StandingPolicy",
+    index: "Callable[[], Index]",
+) -> "Deciding":
+    """Who is asked, and what counts what was used up: each is made where a policy first needs it."""
+    from custody.calls.deciding import Deciding
+
+    key = hmac.digest(redaction_key(opened.disk), b"custody decisions 1", "sha256")
+
+    def spending() -> "Spending":
+        from custody.calls.budgets import open_spending
+
+        path = None if settings.store == MEMORY else os.path.join(settings.store, "index.db")
+        return open_spending(path, opened.journal, key)
+
+    def answering() -> "Answering":
+        from custody.calls.answers import Answering, ApprovalSettings
+        from custody.calls.notify import Notifier
+        from custody.policy.model import Approvals
+
+        said = standing().approvals or Approvals()
+
+        def record(name: str, data: dict[str, Any]) -> None:
+            opened.recorder.event(name, data, leaf_data=True)
+
+        notify = Notifier(said.notify, record)
+        deciding.ending.append(notify.close)
+        default = ApprovalSettings()
+        return Answering(
+            journal=opened.journal,
+            recorder=opened.recorder,
+            index=index,
+            key=key,
+            settings=ApprovalSettings(
+                wait_seconds=default.wait_seconds if said.wait_seconds is None else said.wait_seconds,
+                open_hours=default.open_hours if said.open_hours is None else said.open_hours,
+            ),
+            someone=lambda: bool(notify) or opened.journal.approver_listens(),
+            notify=notify or None,
+        )
+
+    def pauses() -> "Pauses":
+        from custody.calls.pause import Pauses
+
+        return Pauses(index, may_pause=lambda: standing().may_pause)
+
+    deciding = Deciding(key=key, spending=spending, answering=answering, pauses=pauses)
+    return deciding
+
+
+def _attend(
+    runtime: "Runtime", settings: Settings, opened: OpenStore, standing: "StandingPolicy", *, one_shot: bool
+) -> None:
     """Start what works beside the runtime until it is closed: signing comes last."""
+    if not one_shot:
+        standing.start()
+        runtime.closing.append(standing.stop)
+    if settings.store == MEMORY:
+        return
     runtime.closing.append(_start_sealing(settings, opened, one_shot=one_shot))
     if not one_shot:
         runtime.closing.insert(0, _start_keeping(settings, opened))
@@ -185,31 +198,6 @@ def _start_sealing(settings: Settings, opened: OpenStore, *, one_shot: bool) -> 
         section.files,
         section.commands,
     )
-
-
-def _registry(settings: Settings, tools: Iterable[Any], witness_download: "Callable[[], Tool]") -> "Registry":
-    """The tools that are handed in, built in and installed."""
-    from custody.tools import Registry, installed_tools
-
-    return Registry(
-        tools,
-        installed=lambda: installed_tools(settings.file.tools.modules),
-        keep=settings.file.tools.keep,
-        built_in={
-            "witness_download": witness_download,
-            "drive_cli": lambda: _drive_cli(settings),
-            **_skill_tools(settings),
-        },
-    )
-
-
-def tool_names(settings: Settings) -> frozenset[str]:
-    """Of every tool a runtime with these settings offers; no store is opened, and no tool of ours made."""
-
-    def never() -> "Tool":
-        raise AssertionError("names are asked for, and no tool")
-
-    return frozenset(_registry(settings, (), never).names())
 
 
 def _prepared_notices(
@@ -247,13 +235,17 @@ def _observe_settings(settings: Settings, on_error: Literal["warn", "raise"] | N
     )
 
 
-def _call_settings(settings: Settings, *, at_terminal: bool) -> "CallSettings":
+def _call_settings(
+    settings: Settings, door: str, environment_added: Mapping[str, str] | None
+) -> "CallSettings":
     """What the settings say of calls; a person at a terminal gets more of the machine than an agent."""
-    from custody.calls.runtime import CallSettings
+    from custody.calls.call_settings import CallSettings
     from custody.tools import Scope
 
-    calls = settings.file.calls
+    calls, at_terminal = settings.file.calls, door == "cli"
     return CallSettings(
+        door=door,
+        environment_added=environment_added or {},
         scope=Scope(settings.cwd, settings.roots, functools.cache(lambda: protected_by(settings))),
         timeout_seconds=calls.timeout_seconds or None,
         parallel_calls=calls.parallel,
@@ -271,7 +263,8 @@ def protected_by(settings: Settings) -> "Protected":
     from custody.files import load_protected
 
     files = settings.file.files
-    own = [user_settings_path()]
+    path = user_settings_path()
+    own = [path, trust_path(path), os.path.join(os.path.dirname(path), POLICY_FILE)]
     if settings.store != MEMORY:
         own.append(settings.store)
     return load_protected(own=own, secret=files.secret, write=files.protected)

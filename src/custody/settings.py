@@ -15,7 +15,8 @@ from msgspec import Struct
 from custody.bridges.otel.destination import OtelSection
 from custody.errors import InvalidSetting
 from custody.host import BreakerThresholds
-from custody.policy import Rule, parse_rules
+from custody.policy import Layer
+from custody.policy_files import layers_in_force
 from custody.records import Effect
 
 SETTINGS_FILE = "custody.toml"
@@ -75,12 +76,6 @@ class UndoSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     days_max: Annotated[float, msgspec.Meta(ge=0)] = 7
     call_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 * 1024**2
     """Of one call; a change whose old state is larger is refused."""
-
-
-class PolicySection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[policy]`"""
-
-    rules: tuple[dict[str, Any], ...] = ()
 
 
 class ObserveSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,7 +207,8 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     calls: CallsSection = CallsSection()
     tools: ToolsSection = ToolsSection()
-    policy: PolicySection = PolicySection()
+    policy: dict[str, Any] = {}
+    """Read as a policy: see `policy_files`."""
     files: FilesSection = FilesSection()
     undo: UndoSection = UndoSection()
     observe: ObserveSection = ObserveSection()
@@ -237,8 +233,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     workspace: str | None
     roots: tuple[str, ...]
     file: SettingsFile
-    rules: tuple[Rule, ...]
     files_read: tuple[str, ...]
+    policy_layers: tuple[Layer, ...] = ()
+    """What the policies say that stand for this folder, the highest first."""
     skill_roots: tuple[str, ...] = ()
     """Named folders with skills, the first before the others; none: the project's and the user's."""
 
@@ -283,11 +280,9 @@ def load_settings(
     workspace = workspace_of(folder)
     user_path = user_settings_path(environ)
     user = _read_settings(user_path)
-    rules = [] if user is None else list(parse_rules(user.policy.rules, user_path))
+    layers = layers_in_force(folder, user_path)
     read = [] if user is None else [user_path]
-    if workspace is not None:
-        workspace_path = os.path.join(workspace, SETTINGS_FILE)
-        rules.extend(_workspace_rules(workspace_path, read))
+    read += [layer.source for layer in layers if layer.source not in read]
     file = user or SettingsFile()
     allowed = dict.fromkeys(
         os.path.realpath(os.path.expanduser(root))
@@ -299,9 +294,9 @@ def load_settings(
         workspace=workspace,
         roots=tuple(allowed),
         file=file,
-        rules=tuple(rules),
         files_read=tuple(read),
         skill_roots=_skill_roots(skills, environ, file),
+        policy_layers=layers,
     )
 
 
@@ -321,21 +316,6 @@ def _temporary_folder(environ: Mapping[str, str]) -> str:
 
 def _store_path(store: str) -> str:
     return store if store == MEMORY else os.path.abspath(os.path.expanduser(store))
-
-
-def _workspace_rules(path: str, read: list[str]) -> tuple[Rule, ...]:
-    """The rules a workspace adds; anything else in its file is refused."""
-    raw = _read_toml(path)
-    if raw is None:
-        return ()
-    others = ", ".join(sorted(set(raw) - {"policy"}))
-    if others:
-        raise InvalidSetting(
-            f"{path}: a workspace's own file may only add [[policy.rules]]; it has {others}.",
-            hint=f"Move the rest to {user_settings_path()}.",
-        )
-    read.append(path)
-    return parse_rules(_convert(raw, path).policy.rules, path)
 
 
 def _read_settings(path: str) -> SettingsFile | None:

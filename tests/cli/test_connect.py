@@ -16,6 +16,7 @@ def test_init_makes_store_and_settings_and_says_what_next(custody):
     assert (ran.code, ran.err) == (0, "")
     assert f"Made the store {custody.store}" in ran.out
     assert f"Wrote the settings {custody.settings}" in ran.out
+    assert f"Wrote the policy {custody.settings.with_name('policy.toml')}" in ran.out
     assert 'eval "$(_CUSTODY_COMPLETE=zsh_source custody)"' in ran.out
     assert custody("runs").code == 0
 
@@ -39,7 +40,7 @@ def test_every_line_of_the_settings_file_is_a_setting_there_is(custody):
         settings = load_settings(cwd=str(custody.work), environ=custody.environment)
         assert settings.file.breaker == BreakerThresholds()
         assert settings.file.calls.timeout_seconds == 30
-    assert [rule.name for rule in settings.rules] == ["no-shell"]
+    assert settings.policy_layers == (), "what may happen is said in a file of its own"
 
 
 def test_doctor_says_how_everything_stands(custody):

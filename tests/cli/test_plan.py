@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.cli.conftest import RUN_SECONDS_MAX, Program, Ran, eventually
 
-from custody.calls.runtime import CallSettings
+from custody.calls.call_settings import CallSettings
 from custody.cli.plan_run import AT_ONCE, PARALLEL_MAX
 from custody.plans.schedule import CONCURRENT_ACTIONS_MAX
 

@@ -15,7 +15,7 @@ def test_help_shows_the_sections_that_have_commands_and_no_others(custody):
     ran = custody("--help")
     assert ran.code == 0
     headings = re.findall(r"^(\w+):$", ran.out, re.MULTILINE)
-    assert headings == ["Options", "Act", "Look", "Prove", "Connect"]
+    assert headings == ["Options", "Act", "Look", "Decide", "Prove", "Connect"]
     for name in HOMES:
         assert re.search(rf"^  {name}  +\S", ran.out, re.MULTILINE), name
 

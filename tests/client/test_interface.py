@@ -46,7 +46,7 @@ def test_every_name_is_there_and_takes_the_same(here, there):
         mine, its = getattr(here, name), getattr(there, name)
         if inspect.isfunction(mine) and inspect.isfunction(its) and its.__name__ == name:
             missing = set(inspect.signature(mine).parameters) - set(inspect.signature(its).parameters)
-            ours = {"durable", "origin", "io", "now_us", "after_position", "limit", "by_name"}
+            ours = {"durable", "origin", "io", "now_us", "after_position", "limit", "by_name", "prompt"}
             assert missing <= ours, name
             assert inspect.iscoroutinefunction(mine) == inspect.iscoroutinefunction(its), name
 

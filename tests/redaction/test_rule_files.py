@@ -172,7 +172,6 @@ def test_the_rules_and_bounds_of_the_settings_hold_for_what_is_recorded(tmp_path
         workspace=None,
         roots=(),
         file=SettingsFile(redaction=section),
-        rules=(),
         files_read=(),
     )
     redactor = make_redactor(open_disk(settings.store), {}, settings)

@@ -33,7 +33,7 @@ from custody.adapters.langchain_messages import (
     is_control_flow,
     turn_of,
 )
-from custody.calls.execute import inside
+from custody.calls.asked import inside
 from custody.calls.lifecycle import outcome_of
 from custody.calls.run import RunRecord, current_run
 from custody.errors import CustodyError, Denied, OutcomeUnknown, UsageError

@@ -19,8 +19,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
+from custody.calls.asked import inside
 from custody.calls.disabled import DisabledRun
-from custody.calls.execute import inside
 from custody.calls.lifecycle import describe
 from custody.calls.observe import ObservedCall
 from custody.calls.run import RunRecord

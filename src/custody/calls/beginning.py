@@ -90,6 +90,8 @@ class NewRun(Struct, frozen=True):
     """What the runs above it were started for, the topmost first."""
     outcome: RunOutcome | None = None
     """Of one that was joined after its end."""
+    above: tuple[bytes, ...] = ()
+    """The run it was started from, the one that run was started from, and so on."""
 
 
 def user_name() -> str | None:

@@ -4,161 +4,30 @@ This is the one place where a tool is run. Read `execute` first: it is the list 
 may say lives elsewhere: `guards` (may it happen), `lifecycle` (what an end means), `ledger` (records).
 """
 
-import threading
+import asyncio
 import time
-from collections.abc import Generator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from custody.calls import process
-from custody.calls.guards import ALLOWED, Guard, Proposal, decide
-from custody.calls.ledger import Ledger
-from custody.calls.lifecycle import Judgement, State, advance, judge
+from custody.calls.asked import Asked, inside
+from custody.calls.guards import Proposal, decide
+from custody.calls.lifecycle import Judgement, advance, judge
+from custody.calls.machinery import Machinery, append_first, tell_noted
 from custody.calls.notices import Ending, Notices, tell_rejected
-from custody.calls.numbering import Numbering
-from custody.calls.samples import Sampled, Samples
+from custody.calls.progress import Progress, as_call, in_recorded_words, latency_us, working_directory
 from custody.errors import NotRecorded, OutcomeUnknown
-from custody.journal import Receipt
 from custody.recorder import Draft, Keep, Recorder
 from custody.records import (
     Call,
     CallFinished,
     CallStarted,
-    Effect,
+    Decision,
     Kind,
-    Request,
     changes_said,
     now_us,
-    rfc3339,
 )
-from custody.tools import Context, Ended, Origin, Scope, Tool
-
-current_call: ContextVar[bytes | None] = ContextVar("custody_current_call", default=None)
-"""The call in which this code runs: the parent of calls it makes."""
-
-
-@contextmanager
-def inside(call_id: bytes | None) -> Generator[None]:
-    """What is recorded here was made in this call; None: in the one that it is made in anyway."""
-    if call_id is None:
-        yield
-        return
-    token = current_call.set(call_id)
-    try:
-        yield
-    finally:
-        current_call.reset(token)
-
-
-class Who(Struct, frozen=True, kw_only=True):
-    """On whose behalf, and in which surroundings, a call is made."""
-
-    session_id: str | None = None
-    agent: str | None = None
-    caller: str | None = None
-    workspace: str | None = None
-
-
-class Asked(Struct, frozen=True, kw_only=True):
-    """A call as a door hands it over: what is asked, by whom, and where it belongs."""
-
-    call_id: bytes
-    tool: Tool | None
-    name: str
-    arguments: Mapping[str, Any]
-    scope: Scope
-    timeout_seconds: float | None
-    dry_run: bool
-    numbering: Numbering | None
-    """None: a call outside a run."""
-    stated: Who
-    """What the record says of who asks; None where the run's record says it."""
-    who: Who
-    """The same with the run's words filled in."""
-    external_id: str | None
-    origin: Origin
-    door: str
-    keep: Keep
-    as_recorded: bool
-    """Whether the caller gets arguments, result and error as the record has them, or as they were."""
-
-
-class Machinery(Struct, frozen=True, kw_only=True):
-    """What a runtime brings to each call."""
-
-    ledger: Ledger
-    samples: Samples
-    guards: tuple[Guard, ...]
-    slots: AbstractAsyncContextManager[Any]
-    """Bounds how many calls run at once."""
-    durable_before: frozenset[Effect]
-    """Effects whose *started* must be durable before anything runs."""
-    unrecorded: set[bytes]
-    """Calls that ran and whose end could not be recorded; the runtime tries again when it closes."""
-    unfinished: list[Draft]
-    """Ends that are known and could not be recorded; tried again at the close, and at the next open."""
-    notices: Notices | None = None
-    """Who is told of each call beside the record."""
-
-
-class _Progress:
-    """What is known of one call so far. Its records are immutable; this is not a record."""
-
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self.state: State = "new"
-        self.at_us = now_us()
-        self.decision = ALLOWED
-        self.position: int | None = None
-        self.queue_us: int | None = None
-        self.decide_us: int | None = None
-        self.record_us: int | None = None
-        self.host_before = Sampled()
-        self.host_after = Sampled()
-        self.redactions: tuple[Any, ...] = ()
-        self.receipt: Receipt | None = None
-        self.started_at_us: int | None = None
-        self.started_ns: int | None = None
-        self.asked_for: Any = asked.arguments
-        """The arguments as the caller gets them back."""
-        self.withheld: tuple[str, ...] | None = None
-        self.cwd: str | None = None
-        self.parent_id, self.thread_id = current_call.get(), threading.get_native_id()
-        """Of whoever asks: the first record may be made in another thread."""
-        self.request: Request | None = None
-        """As it stands in the first record."""
-
-    def request_at(self, position: int | None) -> Request:
-        asked = self.asked
-        self.request = Request(
-            run_id=None if asked.numbering is None else asked.numbering.run_id,
-            position=position,
-            tool=asked.name,
-            effect="unknown" if asked.tool is None else asked.tool.effect,
-            level="none" if asked.tool is None else asked.tool.level,
-            decision=self.decision,
-            asked_at_us=self.at_us,
-            session_id=asked.stated.session_id,
-            parent_id=self.parent_id,
-            external_id=asked.external_id,
-            agent=asked.stated.agent,
-            caller=asked.stated.caller,
-            door=asked.door,
-            dry_run=asked.dry_run,
-            pid=process.pid,
-            thread_id=self.thread_id,
-            workspace=asked.stated.workspace,
-            decide_us=self.decide_us,
-            proposal_id=asked.origin.proposal_id,
-            action_id=asked.origin.action_id,
-            attempt=asked.origin.attempt,
-            connection=asked.origin.connection,
-        )
-        return self.request
+from custody.tools import Context, Ended
 
 
 async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
@@ -167,111 +36,188 @@ async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
     Raises NotRecorded when nothing could be recorded (then nothing ran) and OutcomeUnknown when the call
     ran but its end could not be recorded.
     """
-    progress = _Progress(asked)
+    progress = Progress(asked)
     arrived_ns = time.monotonic_ns()
     async with machinery.slots:
         progress.queue_us = (time.monotonic_ns() - arrived_ns) // 1000
         await _decide(progress, context, machinery)
-        if progress.decision.verdict != "allow":
-            return await _reject(progress, machinery)
-        await _record_start(progress, context, machinery)
-        if machinery.notices is not None:
-            machinery.notices.started(asked.call_id, asked.name, progress.started_at_us or progress.at_us)
-        ended = await _run(asked, context)
-        return await _record_end(progress, ended, machinery)
+        if progress.decision.verdict == "allow":
+            return await _carry_out(progress, context, machinery)
+    if progress.decision.verdict == "ask":
+        from custody.calls.asking import ask  # most calls are asked of nobody
+
+        # Without a place: others go on while a person thinks.
+        answered = progress.decision = await ask(progress, context, machinery)
+        if answered.verdict == "allow":
+            async with machinery.slots:
+                return await _go_on(progress, context, machinery)
+    return await _reject(progress, machinery)
 
 
-async def _decide(progress: _Progress, context: Context, machinery: Machinery) -> None:
+async def _go_on(progress: Progress, context: Context, machinery: Machinery) -> Call:
+    """A person said yes, and may have thought for long: whatever says no by now says it, and only a call that
+    passes uses the answer up."""
+    answered = progress.decision
+    await _decide(progress, context, machinery, answered=True)
+    if progress.decision.verdict == "deny":
+        return await _reject(progress, machinery)
+    progress.decision = answered
+    from custody.calls.asking import use
+
+    refused = await use(progress, machinery)
+    if refused is not None:
+        progress.decision = refused
+        return await _reject(progress, machinery)
+    return await _carry_out(progress, context, machinery)
+
+
+async def _carry_out(progress: Progress, context: Context, machinery: Machinery) -> Call:
+    """What nobody objects to: recorded, run, recorded."""
     asked = progress.asked
+    try:
+        await _record_start(progress, context, machinery)
+    except BaseException:
+        await _give_back(progress, machinery)
+        raise
+    if machinery.notices is not None:
+        machinery.notices.started(asked.call_id, asked.name, progress.started_at_us or progress.at_us)
+    ended = await _run(asked, context)
+    return await _record_end(progress, ended, machinery)
+
+
+async def _decide(
+    progress: Progress, context: Context, machinery: Machinery, *, answered: bool = False
+) -> None:
     progress.host_before = await machinery.samples.newest()
     began_ns = time.monotonic_ns()
-    progress.decision = decide(
-        Proposal(
-            name=asked.name,
-            tool=asked.tool,
-            arguments=asked.arguments,
-            scope=asked.scope,
-            host=progress.host_before.sample,
-            asker=context.asker,
-            tools=asked.origin.tools,
-        ),
-        (*machinery.guards, *asked.origin.guards),
-    )
+    proposal = _proposal(progress, context, machinery)
+    progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
+    if await _paused(progress.decision, machinery):
+        proposal = msgspec.structs.replace(proposal, paused=True)
+        progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
+    progress.noted = proposal.noted
     progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
 
 
-async def _reject(progress: _Progress, machinery: Machinery) -> Call:
-    """One record says that it was asked and never ran."""
-    ledger = machinery.ledger
+async def _guarded(
+    progress: Progress, proposal: Proposal, machinery: Machinery, *, answered: bool
+) -> Decision:
+    guards = (*machinery.guards, *progress.asked.origin.guards)
+    limits = machinery.deciding.limits(machinery.policy())
+    if limits is None:
+        return decide(proposal, guards)
+    from custody.calls.admitting import decide_and_take
+
+    return await decide_and_take(progress, proposal, guards, machinery, limits, answered=answered)
+
+
+async def _paused(decision: Decision, machinery: Machinery) -> bool:
+    """Whether a person has paused the rules that say no, or ask."""
+    if decision.verdict == "allow" or decision.policy is None:
+        return False
+    return await asyncio.to_thread(machinery.deciding.pauses.active) is not None
+
+
+def _proposal(progress: Progress, context: Context, machinery: Machinery) -> Proposal:
+    asked, asker = progress.asked, context.asker
+    return Proposal(
+        name=asked.name,
+        tool=asked.tool,
+        arguments=asked.arguments,
+        scope=asked.scope,
+        host=progress.host_before.sample,
+        effect="unknown" if asked.tool is None else asked.tool.effect,
+        agent=asked.who.agent,
+        run={} if asker.run_id is None else {"id": asker.run_id},
+        asker=asker,
+        tools=asked.origin.tools,
+    )
+
+
+async def _give_back(progress: Progress, machinery: Machinery) -> None:
+    """What was counted of a call that does not start."""
+    if progress.taken:
+        from custody.calls.admitting import give_back
+
+        await give_back(progress, machinery)
+
+
+async def _reject(progress: Progress, machinery: Machinery) -> Call:
+    """It was asked for and never ran: one record, unless a person was asked, whose record it then closes."""
+    await _give_back(progress, machinery)
+    asked, recorder = progress.asked, machinery.ledger.recorder
+    questioned = progress.state != "new"
     progress.state = advance(progress.state, Kind.CALL_FINISHED)
     finished_at_us = now_us()
-    said = ledger.recorder.redact({"arguments": progress.asked.arguments}, progress.asked.keep)
+    said = recorder.redact({} if questioned else {"arguments": asked.arguments}, asked.keep)
 
     def draft_at(position: int | None) -> Draft:
-        return ledger.recorder.draft_of(
+        return recorder.draft_of(
             said,
             CallFinished,
-            call_id=progress.asked.call_id,
+            call_id=asked.call_id,
             at_us=finished_at_us,
             outcome="rejected",
-            request=progress.request_at(position),
+            request=None if questioned else progress.request_at(position),
             reason=progress.decision.reason,
+            decision=progress.decision if questioned else None,
         )
 
-    drafts: list[Draft] = []
-    progress.position, progress.receipt = await ledger.append_first(
-        progress.asked.numbering,
-        lambda position: drafts.append(draft_at(position)) or drafts[-1],
-        opens=False,
-    )
-    _note(progress, drafts[-1])
-    asked = progress.asked
+    if questioned:
+        await machinery.ledger.append(draft_at(progress.position), closes=True)
+    else:
+        await append_first(progress, draft_at, machinery, opens=False)
+    await tell_noted(progress, machinery)
     tell_rejected(machinery.notices, asked.call_id, asked.name, progress.at_us, finished_at_us)
     judgement = Judgement("rejected", progress.decision.reason)
-    call = _as_call(progress, judgement, None, finished_at_us=finished_at_us)
-    return _in_recorded_words(call, ledger.recorder)
+    call = as_call(progress, judgement, None, finished_at_us=finished_at_us)
+    return in_recorded_words(call, recorder)
 
 
-async def _record_start(progress: _Progress, context: Context, machinery: Machinery) -> None:
+async def _record_start(progress: Progress, context: Context, machinery: Machinery) -> None:
     """No record, no act: this raises before anything runs."""
     ledger = machinery.ledger
     asked = progress.asked
     assert asked.tool is not None, "only a known tool is allowed"
+    questioned = progress.state != "new"
     progress.state = advance(progress.state, Kind.CALL_STARTED)
-    payload: dict[str, Any] = {"arguments": asked.arguments}
+    payload: dict[str, Any] = {} if questioned else {"arguments": asked.arguments}
     if asked.tool.level != "none":
-        payload["cwd"] = progress.cwd = _working_directory(asked)
+        payload["cwd"] = progress.cwd = working_directory(asked)
         progress.withheld = context.inherited[1] or None
         if progress.withheld:
             payload["environment_withheld"] = progress.withheld
     began_ns = time.monotonic_ns()
     progress.started_at_us, progress.started_ns = now_us(), began_ns
-    drafts: list[Draft] = []
     said = ledger.recorder.redact(payload, progress.asked.keep)
 
     def draft_at(position: int | None) -> Draft:
-        drafts.append(
-            ledger.recorder.draft_of(
-                said,
-                CallStarted,
-                call_id=asked.call_id,
-                at_us=progress.started_at_us,
-                monotonic_ns=began_ns,
-                request=progress.request_at(position),
-                queue_us=progress.queue_us,
-                host_before=progress.host_before.event_id,
-            )
+        return ledger.recorder.draft_of(
+            said,
+            CallStarted,
+            call_id=asked.call_id,
+            at_us=progress.started_at_us,
+            monotonic_ns=began_ns,
+            request=None if questioned else progress.request_at(position),
+            queue_us=progress.queue_us,
+            host_before=progress.host_before.event_id,
         )
-        return drafts[-1]
 
-    progress.position, progress.receipt = await ledger.append_first(asked.numbering, draft_at, opens=True)
-    _note(progress, drafts[-1])
+    if questioned:
+        progress.receipt = await ledger.append(draft_at(progress.position))
+    else:
+        await append_first(progress, draft_at, machinery, opens=True)
+    await tell_noted(progress, machinery)
+    if progress.soft:
+        from custody.calls.admitting import tell_soft
+
+        await tell_soft(progress, machinery)
     if asked.tool.effect in machinery.durable_before and not asked.dry_run:
         await _make_durable(progress, machinery)
     progress.record_us = (time.monotonic_ns() - began_ns) // 1000
 
 
-async def _make_durable(progress: _Progress, machinery: Machinery) -> None:
+async def _make_durable(progress: Progress, machinery: Machinery) -> None:
     """Wait for the disk. Where that fails nothing runs, and the record says so as soon as it can."""
     assert progress.receipt is not None, "it was appended before"
     try:
@@ -292,13 +238,6 @@ async def _make_durable(progress: _Progress, machinery: Machinery) -> None:
         raise
 
 
-def _note(progress: _Progress, first: Draft) -> None:
-    """Keep what the first record made of the request."""
-    progress.redactions = first.redactions
-    if progress.asked.as_recorded:
-        progress.asked_for = first.said().get("arguments")
-
-
 async def _run(asked: Asked, context: Context) -> Ended:
     """Run the tool. Nothing a tool does gets past here as an exception."""
     assert asked.tool is not None, "only a known tool is allowed"
@@ -310,7 +249,7 @@ async def _run(asked: Asked, context: Context) -> Ended:
         return Ended(started_ns=began_ns, ended_ns=time.monotonic_ns(), error=error)
 
 
-async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -> Call:
+async def _record_end(progress: Progress, ended: Ended, machinery: Machinery) -> Call:
     progress.state = advance(progress.state, Kind.CALL_FINISHED)
     ledger = machinery.ledger
     judgement = judge(ended, progress.asked.timeout_seconds)
@@ -333,7 +272,7 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
             reason=judgement.reason,
             passed=judgement.passed,
             monotonic_ns=ended.ended_ns,
-            latency_us=_latency_us(ended),
+            latency_us=latency_us(ended),
             record_us=progress.record_us,
             exit_code=ended.exit_code,
             signal=ended.signal,
@@ -363,29 +302,13 @@ async def _record_end(progress: _Progress, ended: Ended, machinery: Machinery) -
         if ended.recorded is None:
             ended = msgspec.structs.replace(ended, result=said.get("result"))
         judgement = msgspec.structs.replace(judgement, error=said.get("error"))
-    call = _as_call(progress, judgement, ended, finished_at_us=finished_at_us)
+    call = as_call(progress, judgement, ended, finished_at_us=finished_at_us)
     if call.outcome == "succeeded" and not progress.asked.as_recorded:
         return call
-    return _in_recorded_words(call, ledger.recorder)
+    return in_recorded_words(call, ledger.recorder)
 
 
-_WORDS = (
-    "tool", "session_id", "external_id", "agent", "caller", "workspace", "cwd", "reason", "proposal_id",
-    "action_id",
-)  # fmt: skip
-
-
-def _in_recorded_words(call: Call, recorder: Recorder) -> Call:
-    """What is said of a call beside its arguments, result and error may repeat them: as the record has it."""
-    words = {name: said for name in _WORDS if isinstance(said := getattr(call, name), str)}
-    clean: dict[str, Any] = {name: recorder.clean_text(said, name)[0] for name, said in words.items()}
-    reason, _ = recorder.clean_text(call.decision.reason, "decision")
-    return msgspec.structs.replace(
-        call, decision=msgspec.structs.replace(call.decision, reason=reason), **clean
-    )
-
-
-def _tell_end(progress: _Progress, judgement: Judgement, ended: Ended, notices: Notices | None) -> None:
+def _tell_end(progress: Progress, judgement: Judgement, ended: Ended, notices: Notices | None) -> None:
     if notices is None:
         return
     notices.ended(
@@ -394,7 +317,7 @@ def _tell_end(progress: _Progress, judgement: Judgement, ended: Ended, notices: 
             progress.asked.name,
             now_us(),
             judgement.outcome,
-            None if judgement.outcome == "unknown" else _latency_us(ended),
+            None if judgement.outcome == "unknown" else latency_us(ended),
             None if judgement.error is None else judgement.error.get("type"),
             ended.child_pid,
         )
@@ -410,82 +333,4 @@ def unknown_end(recorder: Recorder, call_id: bytes) -> Draft:
         at_us=now_us(),
         outcome="unknown",
         reason="its end could not be recorded",
-    )
-
-
-def _working_directory(asked: Asked) -> str:
-    named = asked.arguments.get("cwd")
-    return asked.scope.at(named if isinstance(named, str) else None).cwd
-
-
-def _latency_us(ended: Ended) -> int:
-    return max(0, ended.ended_ns - ended.started_ns) // 1000
-
-
-def _as_call(
-    progress: _Progress,
-    judgement: Judgement,
-    ended: Ended | None,
-    *,
-    finished_at_us: int,
-) -> Call:
-    """The call as its caller gets it: the result as the tool gave it, the rest as recorded."""
-    asked, request, receipt = progress.asked, progress.request, progress.receipt
-    assert request is not None and receipt is not None, "a call is returned only once it is on the record"
-    changes = None if ended is None else ended.changes
-    return Call(
-        id=asked.call_id.hex(),
-        run_id=None if request.run_id is None else request.run_id.hex(),
-        session_id=asked.who.session_id,
-        position=progress.position,
-        parent_id=None if request.parent_id is None else request.parent_id.hex(),
-        step_id=None,
-        external_id=asked.external_id,
-        agent=asked.who.agent,
-        caller=asked.who.caller,
-        tool=asked.name,
-        effect=request.effect,
-        level=request.level,
-        arguments=progress.asked_for,
-        dry_run=asked.dry_run,
-        source="executed" if ended is None else ended.source,
-        decision=progress.decision,
-        outcome=judgement.outcome,
-        reason=judgement.reason,
-        passed=judgement.passed,
-        result=None if ended is None else ended.result,
-        error=judgement.error,
-        exit_code=None if ended is None else ended.exit_code,
-        signal=None if ended is None else ended.signal,
-        limit_hit=None if ended is None else ended.limit_hit,
-        started_at=None if progress.started_at_us is None else rfc3339(progress.started_at_us),
-        finished_at=rfc3339(finished_at_us),
-        asked_at=rfc3339(progress.at_us),
-        monotonic_start_ns=progress.started_ns,
-        monotonic_end_ns=None if ended is None else ended.ended_ns,
-        latency_us=None if ended is None else _latency_us(ended),
-        queue_us=None if progress.started_at_us is None else progress.queue_us,
-        decide_us=progress.decide_us,
-        record_us=progress.record_us,
-        usage=None if ended is None else ended.usage,
-        host_before=progress.host_before.data if ended is not None else None,
-        host_after=progress.host_after.data,
-        changes=changes,
-        changes_count=None if changes is None else len(changes),
-        redactions=progress.redactions,
-        cwd=progress.cwd,
-        environment_withheld=progress.withheld,
-        door=asked.door,
-        workspace=asked.who.workspace,
-        pid=request.pid,
-        thread_id=request.thread_id,
-        child_pid=None if ended is None else ended.child_pid,
-        child_start_ticks=None if ended is None else ended.child_start_ticks,
-        proposal_id=request.proposal_id,
-        action_id=request.action_id,
-        attempt=request.attempt,
-        connection=request.connection,
-        prompt=None,
-        shard=receipt.shard,
-        sequence=receipt.sequence,
     )

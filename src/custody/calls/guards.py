@@ -1,18 +1,30 @@
-"""Guards: each looks at a proposal and says no, or nothing.
+"""Guards: each looks at a proposal and says no, asks a person, or says nothing.
 
-Owns the order in which they are asked. The first no wins; an exception in a guard is a no. A guard does
-no I/O but what its proposal brings along.
+Owns the order in which they are asked. The first no wins, an exception in a guard is a no, and an ask stands
+only where no later guard says no. A guard does no I/O but what its proposal brings along.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from custody.host import Breaker, HostSample
-from custody.policy import Policy
-from custody.records import Decision
+from custody.policy import Case, Matched, Policy, Rule, Ruling
+from custody.records import Decision, Effect
 from custody.tools import Asker, Offered, Registry, Scope, Tool
+
+
+class Counting(Protocol):
+    """What has been counted of earlier calls, for rules that ask."""
+
+    def rate_used(self, rule: Rule) -> bool: ...
+
+    def happened(self, rule: Rule) -> bool: ...
+
+    def counters(self) -> Mapping[str, Any]: ...
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
@@ -20,14 +32,23 @@ class Proposal(Struct, frozen=True, kw_only=True):
 
     name: str
     tool: Tool | None
-    """None: there is no tool of that name."""
+    """None: there is no tool of that name, or the caller runs it."""
     arguments: Mapping[str, Any]
     scope: Scope
     host: HostSample | None
     """The machine as it stands; None where it cannot be told."""
+    effect: Effect = "unknown"
+    agent: str | None = None
+    run: Mapping[str, Any] = {}
+    """What rules may know of the run: its id."""
     asker: Asker = Asker()
     tools: Offered | None = None
     """Where the tool was looked up; None: in the runtime's own registry."""
+    counting: Counting | None = None
+    paused: bool = False
+    """A person has paused the policy: what rules say is noted, and counts for nothing."""
+    noted: list[Matched] = msgspec.field(default_factory=list[Matched])
+    """What rules would have refused or asked, were they enforced: a guard adds to it."""
 
 
 Guard = Callable[[Proposal], Decision | None]
@@ -35,22 +56,38 @@ Guard = Callable[[Proposal], Decision | None]
 ALLOWED = Decision("allow", "rule", "")
 """No guard objects; nothing more is said, as it would be said of almost every call."""
 
+POLICY_DIGITS = 16
+"""Of the policy's digest, kept with each decision of a rule: enough to tell policies apart."""
+
 
 def decide(proposal: Proposal, guards: Sequence[Guard]) -> Decision:
     """Ask every guard in order."""
+    asked: Decision | None = None
+    allowed = ALLOWED
     for guard in guards:
         try:
             decision = guard(proposal)
         except Exception as error:  # a guard that errs says no
             name = getattr(guard, "__name__", type(guard).__name__)
             return Decision("deny", "error", f"The guard {name!r} failed: {type(error).__name__}: {error}")
-        if decision is not None and decision.verdict != "allow":
+        if decision is None:
+            continue
+        if decision.verdict == "deny":
             return decision
-    return ALLOWED
+        if decision.verdict == "ask":
+            asked = asked or decision
+        else:
+            allowed = decision
+    return asked or allowed
 
 
-def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Guard, ...]:
-    """The guards of a runtime, in the order of the way of a call."""
+def said_of(noted: Matched) -> dict[str, Any]:
+    """What the record says of a rule that would have refused or asked."""
+    return {"rule": noted.rule, "verdict": noted.decision, "layer": noted.layer, "reason": noted.reason}
+
+
+def guards_of(registry: Registry, standing: Callable[[], Policy], breaker: Breaker) -> tuple[Guard, ...]:
+    """The guards of a runtime, in the order of the way of a call. `standing` gives the policy in force."""
 
     def schema(proposal: Proposal) -> Decision | None:
         tools = registry if proposal.tools is None else proposal.tools
@@ -71,17 +108,71 @@ def guards_of(registry: Registry, policy: Policy, breaker: Breaker) -> tuple[Gua
         rule: Callable[..., Decision | None] | None = getattr(proposal.tool, "permit", None)
         return None if rule is None else rule(proposal.arguments, proposal.asker)
 
-    return schema, validate, permit, *guards_of_observed(policy, breaker)
+    return schema, validate, permit, *guards_of_observed(standing, breaker)
 
 
-def guards_of_observed(policy: Policy, breaker: Breaker) -> tuple[Guard, ...]:
+def guards_of_observed(standing: Callable[[], Policy], breaker: Breaker) -> tuple[Guard, ...]:
     """The guards of a call that its caller runs: whether its tool is known, and what it takes, is theirs."""
 
     def rules(proposal: Proposal) -> Decision | None:
-        return policy.decide(proposal.name, proposal.arguments)
+        policy = standing()
+        ruling = policy.decide(_case(proposal)) if policy.layers else None
+        if ruling is None:
+            return None
+        if proposal.paused:
+            proposal.noted[:] = [one for one in ruling.matched if one.decision != "allow"]
+            return None
+        proposal.noted[:] = ruling.shadow
+        return _decision(ruling, policy)
 
     def resources(proposal: Proposal) -> Decision | None:
         refusal = None if proposal.host is None else breaker.check(proposal.host)
         return None if refusal is None else Decision("deny", "resources", refusal.message, refusal.reading)
 
     return rules, resources
+
+
+def _case(proposal: Proposal) -> Case:
+    """The proposal as rules see it. What costs is worked out only where a rule asks."""
+    counting, asker = proposal.counting, proposal.asker
+    return Case(
+        tool=proposal.name,
+        effect=proposal.effect,
+        params=proposal.arguments,
+        door=asker.door,
+        agent=proposal.agent,
+        caller=asker.caller,
+        session_id=asker.session_id,
+        run=proposal.run,
+        facts=lambda: _facts(proposal),
+        state=dict,
+        counters=dict if counting is None else counting.counters,
+        rate_used=None if counting is None else counting.rate_used,
+        happened=None if counting is None else counting.happened,
+    )
+
+
+def _facts(proposal: Proposal) -> Mapping[str, Any]:
+    from custody.policy.facts import facts_of  # a reader of shell lines and more; few rules ask for it
+
+    return facts_of(
+        proposal.name,
+        proposal.effect,
+        proposal.arguments,
+        cwd=proposal.scope.cwd,
+        roots=proposal.scope.roots,
+        resolve=os.path.realpath,
+        home=os.path.expanduser("~"),
+    )
+
+
+def _decision(ruling: Ruling, policy: Policy) -> Decision:
+    return Decision(
+        ruling.verdict,
+        ruling.by,
+        ruling.reason,
+        ruling.rule,
+        ruling.param,
+        tuple(matched.rule for matched in ruling.matched if matched.rule is not None),
+        policy.digest.rpartition(":")[2][:POLICY_DIGITS],
+    )

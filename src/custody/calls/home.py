@@ -6,7 +6,7 @@ Used by `run`; `runtime.Runtime` is it.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from custody.calls.beginning import NewRun, RunOptions
+from custody.calls.new_runs import NewRuns
 from custody.calls.recording import Recording
 from custody.journal import Journal
 from custody.records import Call
@@ -17,6 +17,7 @@ class Home(Protocol):
 
     journal: Journal
     recording: Recording
+    new_runs: NewRuns
 
     async def call(
         self,
@@ -28,5 +29,3 @@ class Home(Protocol):
         run: Any = None,
         external_id: str | None = None,
     ) -> Call: ...
-
-    def child_of(self, parent: Any, intent: str | None, name: str | None, options: RunOptions) -> NewRun: ...

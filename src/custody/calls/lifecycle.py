@@ -15,14 +15,15 @@ from custody.errors import CustodyError, LauncherLost, PeerLost
 from custody.records import Kind, Outcome, RunOutcome
 from custody.tools import Ended
 
-State = Literal["new", "asked", "answered", "started", "finished"]
+State = Literal["new", "asked", "answered", "started", "finished", "unanswered"]
 
 _NEXT: dict[tuple[State, Kind], State] = {
     ("new", Kind.CALL_ASKED): "asked",
     ("new", Kind.CALL_STARTED): "started",
     ("new", Kind.CALL_FINISHED): "finished",  # rejected without an ask: one record
     ("asked", Kind.CALL_ANSWERED): "answered",
-    ("asked", Kind.CALL_FINISHED): "finished",  # nobody answered
+    ("asked", Kind.CALL_FINISHED): "unanswered",  # nobody did in time; the question stays open
+    ("unanswered", Kind.CALL_ANSWERED): "finished",  # for the next call that asks the same
     ("answered", Kind.CALL_STARTED): "started",
     ("answered", Kind.CALL_FINISHED): "finished",  # the answer was no
     ("started", Kind.CALL_FINISHED): "finished",
@@ -30,7 +31,8 @@ _NEXT: dict[tuple[State, Kind], State] = {
 
 
 def advance(state: State, kind: Kind) -> State:
-    """The state after a record of this kind. Exactly one path leads out of `finished`: none."""
+    """The state after a record of this kind. No path leads out of `finished`, and none starts a call that
+    has ended."""
     assert (state, kind) in _NEXT, f"a call that is {state} has no {kind.name} record"
     return _NEXT[state, kind]
 

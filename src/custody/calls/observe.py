@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from custody.calls import process, stated
+from custody.calls.asked import current_call
 from custody.calls.backlog import Offer
-from custody.calls.execute import current_call
 from custody.calls.lifecycle import Judgement, describe, judge_result, outcome_of
 from custody.calls.notices import Ending, tell_rejected
 from custody.calls.recording import OnError, OpenRun, check_on_error
@@ -293,7 +293,9 @@ class ObservedCall:
         self._record_us = (self._started_ns - began_ns) // 1000
 
     def _decide(self) -> None:
-        self._decision = self._run.recording.decide(self._tool, self._arguments)
+        self._decision = self._run.recording.decide(
+            self._tool, self._arguments, run=self._run, call_id=self.call_id
+        )
         if self._decision.verdict != "allow":
             self._record_rejection()
             raise Denied(self._decision.reason, decision=self._decision, call_id=self.id)

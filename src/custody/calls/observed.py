@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
+from custody.calls.asked import inside
 from custody.calls.disabled import in_disabled_run
-from custody.calls.execute import inside
 from custody.calls.observe import ObservedCall
 from custody.calls.recording import OnError
 from custody.calls.run import current_run

@@ -11,10 +11,12 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
+from custody.calls.asked import Who
 from custody.calls.backlog import DELAY_SECONDS, Backlog, Dropped, Offer
-from custody.calls.guards import Guard, Proposal, decide
+from custody.calls.guards import Guard, Proposal, decide, said_of
 from custody.calls.notices import Notices
 from custody.calls.tally import Tally
 from custody.errors import CustodyError, UsageError
@@ -24,7 +26,7 @@ from custody.prices import Prices
 from custody.recorder import Draft, Keep, Recorder
 from custody.records import Decision, Effect, Kind, Leaf
 from custody.redaction import SecretTools
-from custody.tools import Scope
+from custody.tools import Asker, Scope
 
 log = logging.getLogger("custody")
 
@@ -68,6 +70,7 @@ class OpenRun(Protocol):
 
     recording: "Recording"
     run_id: bytes
+    who: Who
     on_error: OnError
     tally: Tally
 
@@ -169,10 +172,44 @@ class Recording:
     def give_back(self) -> None:
         self._rooms.append(0)
 
-    def decide(self, tool: str, arguments: Mapping[str, Any]) -> Decision:
-        """Whether a call that somebody else runs may happen: policy and the machine's resources."""
-        proposal = Proposal(name=tool, tool=None, arguments=arguments, scope=self._scope, host=self._sample())
-        return decide(proposal, self._guards)
+    def decide(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        run: OpenRun | None = None,
+        call_id: bytes | None = None,
+    ) -> Decision:
+        """Whether a call that somebody else runs may happen: policy and the machine's resources. Where a rule
+        asks, nobody can be asked here. Without a `call_id` nothing is recorded: somebody only wants to know.
+        """
+        who = Who() if run is None else run.who
+        run_id = None if run is None else run.run_id
+        proposal = Proposal(
+            name=tool,
+            tool=None,
+            arguments=arguments,
+            scope=self._scope,
+            host=self._sample(),
+            agent=who.agent,
+            run={} if run_id is None else {"id": run_id.hex()},
+            asker=Asker(
+                door=self.door,
+                caller=who.caller,
+                session_id=who.session_id,
+                run_id=None if run_id is None else run_id.hex(),
+            ),
+        )
+        decision = decide(proposal, self._guards)
+        for noted in proposal.noted if call_id is not None else ():
+            draft = self.recorder.draft_event(
+                "shadow.denied", said_of(noted), leaf_data=True, call_id=call_id, run_id=run_id
+            )
+            self.backlog.submit(draft, run_id=run_id, dropped=lambda: False)
+        if decision.verdict != "ask":
+            return decision
+        reason = f"{decision.reason} Nobody can be asked about a tool that its caller runs."
+        return msgspec.structs.replace(decision, verdict="deny", by="nobody", reason=reason)
 
     # -- what is settled at the end -------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from custody.index import Index, OpenCall, OpenRun
 from custody.journal import Journal, ShardState
-from custody.recorder import Recorder
-from custody.records import CallFinished, RunFinished, now_us
+from custody.recorder import Draft, Recorder
+from custody.records import CallFinished, Decision, RunFinished, now_us
 
 if TYPE_CHECKING:
     from custody.changes import UndoStore
@@ -96,19 +96,7 @@ def _close(
     started = [call.call_id for call in calls if call.started]
     taken_back = _take_back(recorder, open_undo, started) if started else ()
     for call in calls:
-        recorder.append(
-            recorder.draft(
-                CallFinished,
-                {},
-                call_id=call.call_id,
-                at_us=now_us(),
-                outcome="unknown" if call.started else "rejected",
-                reason="its process ended before the call did"
-                if call.started
-                else "nobody was left to answer",
-            ),
-            closes=True,
-        )
+        recorder.append(_end_of(call, recorder), closes=True)
     for run in runs:
         # A shared run lives with the process it names, which may well have ended in good order.
         reason = "its owner ended" if run.shared else "killed"
@@ -125,6 +113,20 @@ def _close(
         tuple(ended),
         tuple(reported),
         taken_back,
+    )
+
+
+def _end_of(call: OpenCall, recorder: Recorder) -> Draft:
+    """One that was only asked about never ran; its question stays open for the next call like it."""
+    reason = "its process ended before the call did" if call.started else "nobody was left to answer"
+    return recorder.draft(
+        CallFinished,
+        {},
+        call_id=call.call_id,
+        at_us=now_us(),
+        outcome="unknown" if call.started else "rejected",
+        reason=reason,
+        decision=None if call.started else Decision("deny", "nobody", reason),
     )
 
 

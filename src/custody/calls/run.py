@@ -16,11 +16,11 @@ from typing import Any, cast
 import msgspec
 
 from custody.calls import process, stated
+from custody.calls.asked import Who, current_call
 from custody.calls.backlog import Dropped, Offer
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
 from custody.calls.drops import cause_of
-from custody.calls.execute import Who, current_call
 from custody.calls.first_record import FirstRecord
 from custody.calls.home import Home
 from custody.calls.lifecycle import describe
@@ -82,6 +82,8 @@ class RunRecord:
         """How it ended; None while it is open."""
         self._joined = new.joined
         self.lineage = (*new.ancestors, beginning.task())
+        self.chain = (new.run_id, *new.above)
+        """Its own id, and those of the runs above it."""
         self._pid = process.pid
         self._lock = threading.Lock()
         self._iterations = 0
@@ -363,7 +365,7 @@ class RunRecord:
     def _child(self, intent: str | None, name: str | None, options: RunOptions) -> NewRun:
         """A run below this one. Raises DelegationRefused, RunClosed."""
         self.takes("child", name or intent, strict=True)
-        new = self._runtime.child_of(self, intent, name, options)
+        new = self._runtime.new_runs.child_of(self, intent, name, options)
         reason = refusal(self.lineage, new.beginning.task(), self.recording.settings.child_depth_max)
         if reason is not None:
             agent = new.beginning.fields["agent"]

@@ -7,40 +7,41 @@ the blocking face use it.
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from msgspec import Struct
-
-from custody.calls import stated
-from custody.calls.beginning import NAMES, Beginning, NewRun, RunOptions, user_name
+from custody.calls.asked import Asked, Who
+from custody.calls.beginning import NewRun, RunOptions, user_name
+from custody.calls.call_settings import CallSettings
 from custody.calls.deadline import limit_seconds
+from custody.calls.deciding import Deciding
 from custody.calls.drops import cause_of
-from custody.calls.execute import Asked, Machinery, Who, execute, unknown_end
+from custody.calls.execute import execute, unknown_end
 from custody.calls.guards import guards_of, guards_of_observed
 from custody.calls.handle import RunHandle
 from custody.calls.ledger import Ledger
+from custody.calls.machinery import Machinery
+from custody.calls.new_runs import NewRuns
 from custody.calls.notices import Notices
 from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
 from custody.calls.telling import tell
-from custody.errors import NotFound, NotRecorded, OutcomeUnknown, RunNotShared, StoreClosed, UsageError
+from custody.errors import NotRecorded, OutcomeUnknown, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
 from custody.policy import Policy
 from custody.prices import Prices
 from custody.recorder import Draft, Recorder
-from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, Call, Effect, Run
+from custody.records import CALL_ID_BYTES, Call, Run
 from custody.redaction import secret_name
-from custody.sandbox import InheritedEnvironment, Launchers, start_ticks
+from custody.sandbox import InheritedEnvironment, Launchers
 from custody.tools import Asker, Context, Means, Origin, ProcessIO, Registry, Scope
 
 if TYPE_CHECKING:
+    from custody.calls.answers import Prompt
     from custody.calls.recovery import Recovered
     from custody.changes import UndoStore
     from custody.index import Index
@@ -53,27 +54,6 @@ CANCEL_POLL_SECONDS = 0.2
 CLOSE_SECONDS = 10.0  # calls still running at close get so long to end, their process trees included
 
 
-class CallSettings(Struct, frozen=True, kw_only=True):
-    """How a runtime treats calls."""
-
-    scope: Scope
-    timeout_seconds: float | None = 30.0
-    parallel_calls: int = 64
-    durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
-    environment: Literal["all_but_secret", "allow_list"] = "allow_list"
-    environment_added: Mapping[str, str] = {}
-    no_new_privs: bool = True
-    limits: Mapping[str, int] = {}
-    """Resource limits of every process, by the name of setrlimit(2) in lower case."""
-    watch: bool = True
-    """Whether what a command changes in its workspace is told."""
-    door: str = "python"
-    agent: str | None = None
-    caller: str | None = None
-    workspace: str | None = None
-    session_id: str | None = None
-
-
 class Runtime:
     """Guards, runs and records calls. Lives on one event loop; close it to seal the store."""
 
@@ -84,7 +64,8 @@ class Runtime:
         recorder: Recorder,
         open_index: Callable[[], "Index"],
         registry: Registry,
-        policy: Policy,
+        policy: Callable[[], Policy],
+        deciding: Deciding,
         sampler: Sampler,
         breaker: Breaker,
         launchers: Launchers,
@@ -99,6 +80,8 @@ class Runtime:
         self.journal = journal
         self._open_index = open_index
         self.tools = registry
+        self.policy = policy
+        """Gives the policy in force."""
         self.sampler = sampler
         self.breaker = breaker
         self.settings = settings
@@ -110,15 +93,7 @@ class Runtime:
         """What follows the journal beside the calls, ended before the store is closed; last what signs it."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
-        self._means = Means(
-            launchers=launchers,
-            inherit=InheritedEnvironment(settings.environment, settings.environment_added, secret_name),
-            no_new_privs=settings.no_new_privs,
-            limits=settings.limits,
-            undo=undo,
-            index=lambda: self.index,
-            watch=settings.watch,
-        )
+        self._means = _means(settings, launchers, undo, lambda: self.index)
         self._machinery = Machinery(
             ledger=self.ledger,
             samples=Samples(sampler, self.ledger),
@@ -128,7 +103,12 @@ class Runtime:
             unrecorded=set(),
             unfinished=unfinished,
             notices=notices,
+            policy=policy,
+            deciding=deciding,
         )
+        self.prompt: Prompt | None = None
+        """Asks a person at the door of this program, where a rule asks."""
+        self._deciding = deciding
         self.recording = Recording(
             recorder,
             observing,
@@ -142,6 +122,7 @@ class Runtime:
             unrecorded=self._machinery.unrecorded,
             notices=notices,
         )
+        self.new_runs = NewRuns(settings, self.ledger, journal, lambda: self.index)
         self._running: dict[bytes, tuple[Context, asyncio.Task[Call | None], RunRecord | None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
@@ -175,14 +156,15 @@ class Runtime:
         io: ProcessIO | None = None,
         as_recorded: bool = False,
         origin: Origin | None = None,
+        prompt: "Prompt | None" = None,
     ) -> Call:
         """Check, record, run, measure and record one call; returns it for every outcome.
 
         `timeout` is in seconds (0: none). Outside `run` (or a surrounding `async with runtime.run`) the
         call stands alone. The call's arguments, result and error are as they were, or, `as_recorded`, as
         the record has them: secrets replaced. `origin` says through which door and as which action of a
-        proposal it comes, and may bring tools and guards of its own. Raises NotRecorded (nothing ran),
-        OutcomeUnknown, UsageError.
+        proposal it comes, and may bring tools and guards of its own; `prompt` asks a person, where a rule
+        asks, at the door itself. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
         """
         if self._closed:
             raise StoreClosed()
@@ -216,6 +198,8 @@ class Runtime:
             stated=stated,
             who=who,
             external_id=external_id,
+            run_chain=() if run is None else run.chain,
+            prompt=prompt or self.prompt,
             origin=origin,
             door=door,
             keep="full" if known is None else tools.keep(known),
@@ -309,108 +293,18 @@ class Runtime:
 
     async def join(self, run_id: str) -> RunHandle:
         """Take part in a shared run by its id, a unique prefix of it, or its name. Raises RunNotShared."""
-        return RunHandle(self, await self.joined_run(run_id))
+        return RunHandle(self, await self.new_runs.joined(run_id))
 
     async def named_run(
         self, name: str, intent: str | None = None, **options: Unpack[RunOptions]
     ) -> RunHandle:
         """The shared run of this name: joined, or started when there is none open. Exactly one process
         starts it."""
-        return RunHandle(self, await self.run_of_name(name, intent, options))
+        return RunHandle(self, await self.new_runs.of_name(name, intent, options))
 
     def new_run(self, intent: str | None, name: str | None, shared: bool, options: RunOptions) -> NewRun:
         """For `run` of either face."""
-        surrounding = self._surrounding_run()
-        if surrounding is not None:
-            said = {"parent": surrounding.id, **options}
-            lineage = surrounding.lineage
-        else:
-            said, lineage = {**options}, ()
-        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
-        return NewRun(run_id, self._beginning(intent, name, shared, said), ancestors=lineage)
-
-    def child_of(
-        self, parent: RunRecord, intent: str | None, name: str | None, options: RunOptions
-    ) -> NewRun:
-        """For `child` of either face: it speaks for the same caller in the same channel."""
-        inherited: dict[str, Any] = {
-            "parent": parent.id,
-            "agent": parent.who.agent,
-            "caller": parent.who.caller,
-            "session": parent.who.session_id,
-            "workspace": parent.who.workspace,
-            "channel": parent.channel,
-            "on_error": parent.on_error,
-        }
-        run_id = self.ledger.recorder.ids.take(RUN_ID_BYTES)
-        beginning = self._beginning(intent, name, False, inherited | {**options})
-        return NewRun(run_id, beginning, ancestors=parent.lineage)
-
-    async def joined_run(self, run_id: str) -> NewRun:
-        """For `join` of either face."""
-        found: Run = await asyncio.to_thread(self.index.run, run_id)
-        if not found.shared:
-            raise RunNotShared(
-                f"Run {found.id[:8]} was not started as shared, so no other process may join it."
-            )
-        options = RunOptions(agent=found.agent, caller=found.caller, session=found.session_id)
-        beginning = self._beginning(found.intent, found.name, True, options)
-        return NewRun(bytes.fromhex(found.id), beginning, joined=True, outcome=found.outcome)
-
-    async def run_of_name(self, name: str, intent: str | None, options: RunOptions) -> NewRun:
-        """For `named_run` of either face."""
-        beginning = self._beginning(intent, name, True, options)
-        run_id = await asyncio.to_thread(self._open_named_run, name, beginning)
-        return NewRun(run_id, beginning, joined=True)
-
-    def _open_named_run(self, name: str, beginning: Beginning) -> bytes:
-        recorder = self.ledger.recorder
-
-        def create() -> bytes:
-            run_id = recorder.ids.take(RUN_ID_BYTES)
-            recorder.append(beginning.draft(recorder, run_id))
-            self.journal.create_shared(run_id)
-            return run_id
-
-        def is_open(run_id: bytes) -> bool:
-            try:
-                return self.index.run(run_id.hex()).outcome is None
-            except NotFound:  # its start was lost with the power
-                return False
-
-        run_id, _ = self.journal.named_run(name, create, is_open)
-        return run_id
-
-    def _beginning(
-        self, intent: str | None, name: str | None, shared: bool, options: Mapping[str, Any]
-    ) -> Beginning:
-        said: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        parent = said.pop("parent", None)
-        owner_pid: int = said.pop("owner_pid", None) or os.getpid()
-        payload = {
-            name: said.pop(name) for name in ("outcome_description", "inputs", "labels") if name in said
-        }
-        if intent is not None:
-            payload["intent"] = intent
-        settings = self.settings
-        on_error = said.pop("on_error", None)
-        fields: dict[str, Any] = {
-            "name": name,
-            "agent": settings.agent,
-            "caller": settings.caller,
-            "workspace": settings.workspace,
-            "session_id": said.pop("session", None) or settings.session_id,
-            "parent_run_id": None if parent is None else bytes.fromhex(parent),
-            "door": settings.door,
-            "shared": shared,
-            "user": user_name(),
-            "host": socket.gethostname(),
-            "owner_pid": owner_pid,
-            "owner_start_ticks": start_ticks(owner_pid),
-        }
-        fields |= said
-        fields |= {name: stated.name(fields[name]) for name in NAMES & fields.keys()}
-        return Beginning(payload, fields, on_error)
+        return self.new_runs.new(intent, name, shared, options, self._surrounding_run())
 
     def _surrounding_run(self) -> RunRecord | None:
         run = current_run.get()
@@ -476,6 +370,7 @@ class Runtime:
             with suppress(asyncio.CancelledError):
                 await self._watch
         await self._launchers.close()
+        self._deciding.close()
         self.ledger.close()
         await asyncio.to_thread(self._close_store)
 
@@ -496,3 +391,21 @@ class Runtime:
             if self.recording.settings.on_error == "raise":
                 raise
             log.warning("The store could not be closed in order: %s", cause_of(error))
+
+
+def _means(
+    settings: CallSettings,
+    launchers: Launchers,
+    undo: "Callable[[], UndoStore]",
+    index: "Callable[[], Index]",
+) -> Means:
+    """What each call is lent."""
+    return Means(
+        launchers=launchers,
+        inherit=InheritedEnvironment(settings.environment, settings.environment_added, secret_name),
+        no_new_privs=settings.no_new_privs,
+        limits=settings.limits,
+        undo=undo,
+        index=index,
+        watch=settings.watch,
+    )

@@ -14,11 +14,12 @@ from msgspec import Struct
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import load
 from custody.errors import NotFound, PathRefused
-from custody.records import Call
+from custody.records import Call, Decision
 
 if TYPE_CHECKING:
     from custody.calls.handle import RunHandle
     from custody.calls.runtime import Runtime
+    from custody.cli.prompting import Aside
     from custody.recorder import Recorder
     from custody.tools.tool import ProcessIO
 
@@ -67,8 +68,11 @@ async def act(
     io: "ProcessIO | None" = None,
     variables: Mapping[str, str] | None = None,
     as_recorded: bool = False,
+    aside: "Aside | None" = None,
 ) -> Call:
     """Make one call, in the run that was named, or in one of its own, or in none.
+
+    Where a rule asks, whoever sits at our terminal is asked; `aside` takes its keys from the command's front.
 
     Raises NotRecorded, OutcomeUnknown, UsageError.
     """
@@ -79,8 +83,9 @@ async def act(
     try:
         from custody.compose import open_runtime
 
+        settings = load(asked.store, roots=asked.roots, skills=asked.skills)
         runtime = await open_runtime(
-            load(asked.store, roots=asked.roots, skills=asked.skills),
+            settings,
             door="cli",
             agent=asked.agent,
             caller=asked.caller,
@@ -92,6 +97,10 @@ async def act(
     except BaseException:
         await launchers.close()
         raise
+    if settings.policy_layers:  # else nothing asks
+        from custody.cli.prompting import terminal_prompt
+
+        runtime.prompt = terminal_prompt(aside, lambda: runtime.index)
     try:
         return await _call(runtime, asked, tool, arguments, own_run=own_run, io=io, as_recorded=as_recorded)
     finally:
@@ -199,11 +208,19 @@ def exit_code(call: Call) -> int:
     return OUTCOME_EXIT_CODES[call.outcome or "unknown"]
 
 
+def _refusal(decision: Decision) -> str:
+    named = "" if decision.rule is None else f" {decision.rule!r}"
+    if decision.by == "nobody":  # a rule asked, and a person would have had to answer
+        return f"asked by the rule{named}: {decision.reason}"
+    if decision.by == "person":
+        return f"refused by a person: {decision.reason}"
+    return f"refused by {decision.by}{named}: {decision.reason}"
+
+
 def explanation(call: Call) -> str | None:
     """Why the call did not succeed, and what to do; None when it did."""
     if call.outcome == "rejected":
-        by = call.decision.by if call.decision.rule is None else f"{call.decision.by} {call.decision.rule!r}"
-        return f"refused by {by}: {call.decision.reason}"
+        return _refusal(call.decision)
     if call.outcome == "timed_out":
         return f"{call.reason}; what it had started was ended. --timeout sets another limit, 0 none."
     if call.outcome == "unknown":

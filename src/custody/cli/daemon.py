@@ -187,9 +187,10 @@ async def served(
     settings: "Settings", options: ServeOptions, disk: Disk, doorkeeper: "Doorkeeper", callers: Any
 ) -> AsyncGenerator["ServerDoor"]:
     """A runtime behind a door that is not open yet; both are closed at the end, the store sealed."""
-    from custody.compose import open_lasting_runtime, shelf_of
+    from custody.compose import open_lasting_runtime
     from custody.doors.mcp.mount import PATH, McpMount
     from custody.doors.server.app import DoorBounds, ServerDoor
+    from custody.offering import shelf_of
     from custody.rpc.service import Limits, Service
     from custody.stores import open_index
 

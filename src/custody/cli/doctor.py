@@ -68,9 +68,16 @@ def look(store: str | None) -> Iterator[Finding]:
     yield Finding(
         "settings", "ok", list(settings.files_read), ", ".join(settings.files_read) or "defaults alone"
     )
+    yield _answers()
     yield from _store(settings)
     yield from _machine(settings)
     yield from _walls()
+
+
+def _answers() -> Finding:
+    from custody.calls.descent import FENCE
+
+    return Finding("answers", "note", "fence", FENCE)
 
 
 def _refused(name: str, error: CustodyError) -> Finding:

@@ -80,7 +80,10 @@ async def _exec(
 
         async with Terminal(control) as terminal:
             io = ProcessIO(on_output=terminal.show, terminal=terminal_size(1), control=control)
-            call = await act(asked, "exec", arguments, own_run=True, io=io, variables=variables)
+            call = await act(
+                asked, "exec", arguments, own_run=True, io=io, variables=variables,
+                aside=terminal.aside,
+            )  # fmt: skip
             return call, None
     copier = Copier(control)
     copier.listen()

@@ -1,19 +1,22 @@
-"""`custody init`: make the store, write a settings file to edit, say what to do next.
+"""`custody init`: make the store, write settings and a policy to edit, say what to do next.
 
-Owns the text of the settings file. Never changes a file that is there.
+Owns the text of the settings file; that of the policy is `policy`'s. Never changes a file that is there.
 """
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from custody.cli.options import json_option, load, store_option
 from custody.errors import StoreUnusable
 
+if TYPE_CHECKING:
+    from custody.settings import Settings
+
 SETTINGS_TEXT = """\
 # Settings of Custody, for this user. Lines that are commented out show a default or an example.
-# A workspace may add its own rules in a custody.toml at its git root; it cannot loosen these.
+# What may happen at all is said in policy.toml beside this file.
 # docs/settings.md explains every one.
 
 [calls]
@@ -74,10 +77,6 @@ bytes_max = 10_737_418_240       # of payloads and blobs; what ended first goes 
 
 [breaker]                        # calls are refused while the machine stands worse than this
 {breaker}
-
-# [[policy.rules]]               # what no agent may do here; the first rule that matches refuses
-# name = "no-shell"
-# deny_tool = "shell"
 """
 
 COMPLETION_FILES = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/config.fish"}
@@ -87,9 +86,10 @@ COMPLETION_FILES = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/f
 @store_option
 @json_option
 def init_command(store: str | None, as_json: bool) -> int:
-    """Make the store and a settings file to edit."""
+    """Make the store, a settings file and a policy to edit."""
     import asyncio
 
+    from custody.policy_files import POLICY_FILE
     from custody.settings import user_settings_path
 
     settings = load(store)
@@ -97,7 +97,9 @@ def init_command(store: str | None, as_json: bool) -> int:
     store_made = not os.path.exists(store_path)
     asyncio.run(_make_store(settings))
     settings_path = user_settings_path()
-    settings_made = write_settings(settings_path)
+    settings_made = write_new(settings_path, settings_text())
+    policy_path = os.path.join(os.path.dirname(settings_path), POLICY_FILE)
+    policy_made = not _has_policy(settings) and write_new(policy_path, policy_text())
     shell = os.path.basename(os.environ.get("SHELL", "bash"))
     if as_json:
         from custody.cli.document import print_document
@@ -108,30 +110,46 @@ def init_command(store: str | None, as_json: bool) -> int:
                 "store_made": store_made,
                 "settings": settings_path,
                 "settings_made": settings_made,
+                "policy": policy_path,
+                "policy_made": policy_made,
                 "completion": completion_line(shell),
             }
         )
         return 0
     print(f"{'Made' if store_made else 'Found'} the store {store_path}")
     print(f"{'Wrote' if settings_made else 'Kept'} the settings {settings_path}")
+    if policy_made or os.path.exists(policy_path):
+        print(f"{'Wrote' if policy_made else 'Kept'} the policy {policy_path}")
     _print_next(shell)
     return 0
 
 
-def write_settings(path: str) -> bool:
-    """Write the settings file unless there is one; whether it was written. Raises StoreUnusable."""
+def _has_policy(settings: "Settings") -> bool:
+    """Whether the user has one, which may stand in the settings: a second would change what it comes to."""
+    return any(layer.kind == "user" for layer in settings.policy_layers)
+
+
+def write_new(path: str, text: str) -> bool:
+    """Write a file of ours unless there is one; whether it was written. Raises StoreUnusable."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
-            file.write(settings_text())
+            file.write(text)
     except FileExistsError:
         return False
     except OSError as error:
         raise StoreUnusable(
-            f"The settings file {path} cannot be written: {error.strerror}.",
+            f"The file {path} cannot be written: {error.strerror}.",
             hint="Set CUSTODY_CONFIG to a file that can.",
         ) from None
     return True
+
+
+def policy_text() -> str:
+    """The policy to begin with: little is asked, and every key is there as an example."""
+    from importlib import resources
+
+    return resources.files("custody.policy").joinpath("example.toml").read_text(encoding="utf-8")
 
 
 def settings_text() -> str:
@@ -169,6 +187,7 @@ def _print_next(shell: str) -> None:
     print("\nNext:")
     print("  custody exec -- pytest -q     run a command on the record; it looks and exits as always")
     print("  custody runs                  what has been run here")
+    print("  custody policy show           what agents may do here, and where that is said")
     print("  custody doctor                what this machine gives, and how it stands")
     line = completion_line(shell)
     if line is not None:

@@ -69,7 +69,7 @@ def mcp_command(
         Address.of(daemon)  # an error now, not when somebody first asks for it
     if as_json:
         if offered is not None:
-            from custody.compose import tool_names
+            from custody.offering import tool_names
 
             _check_offered(offered, tool_names(settings))
         options = {"--agent": agent, "--cwd": settings.cwd, "--tools": only, "--daemon": daemon}
@@ -142,8 +142,9 @@ class _Behind:
 
     async def open(self) -> "Backing":
         """Raises StoreError, InvalidSetting, UsageError for a tool to be offered that there is not."""
-        from custody.compose import open_lasting_runtime, shelf_of
+        from custody.compose import open_lasting_runtime
         from custody.doors.mcp.caller import DOOR, Backing
+        from custody.offering import shelf_of
         from custody.rpc.service import Service
 
         self._runtime = runtime = await open_lasting_runtime(self._settings, door=DOOR)

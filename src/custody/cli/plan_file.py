@@ -76,7 +76,7 @@ def tools_there(said: str | None) -> frozenset[str] | None:
         return None
     if said is not None:
         return frozenset(filter(None, (name.strip() for name in said.split(","))))
-    from custody.compose import tool_names
+    from custody.offering import tool_names
 
     return tool_names(load(None))
 

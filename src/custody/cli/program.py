@@ -36,7 +36,13 @@ SECTIONS: dict[str, dict[str, str]] = {
         "stats": "custody.cli.stats:stats_command",
         "sql": "custody.cli.sql:sql_command",
     },
-    "Decide": {},
+    "Decide": {
+        "approvals": "custody.cli.approvals:approvals_command",
+        "approve": "custody.cli.approvals:approve_command",
+        "deny": "custody.cli.approvals:deny_command",
+        "policy": "custody.cli.policy:policy_command",
+        "pause": "custody.cli.pause:pause_command",
+    },
     "Prove": {
         "verify": "custody.cli.verify:verify_command",
         "prove": "custody.cli.prove:prove_command",

@@ -3,10 +3,9 @@
 Owns which commands there are below it; each is loaded when it is asked for. Used by the program alone.
 """
 
-import difflib
-import importlib
-
 import click
+
+from custody.cli.lazy_group import LazyGroup
 
 COMMANDS = {
     "list": "custody.cli.skills_look:list_command",
@@ -22,29 +21,10 @@ COMMANDS = {
 """Name of a command -> where it is defined."""
 
 
-class SkillsGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module, _, attribute = COMMANDS.get(cmd_name, "").partition(":")
-        return getattr(importlib.import_module(module), attribute) if module else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.5)
-            hint = f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(COMMANDS)}."
-            raise click.UsageError(f"There is no command '{args[0]}'. {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
     "skills",
-    cls=SkillsGroup,
+    cls=LazyGroup,
+    homes=COMMANDS,
     epilog="Example:  custody skills install ./pdf   then:  custody skills list --json",
 )
 def skills_command() -> None:

@@ -36,9 +36,9 @@ def dir_option(decorated: Decorated) -> Decorated:
 
 def shelf_of(folders: tuple[str, ...]) -> "Shelf":
     """Where skills are for this command line. Raises InvalidSetting."""
-    from custody import compose
+    from custody import offering
 
-    return compose.shelf_of(load(None, skills=folders))
+    return offering.shelf_of(load(None, skills=folders))
 
 
 def complete_skill(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

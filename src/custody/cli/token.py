@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.options import Duration, json_option, load, store_option
-from custody.errors import CustodyError, NotRecorded, StoreReadOnly, UsageError
+from custody.errors import CustodyError, Denied, NotRecorded, StoreReadOnly, UsageError
 
 if TYPE_CHECKING:
     from custody.recorder import Recorder
@@ -91,6 +91,8 @@ def create(
     """Make a token and print it."""
     from custody.records import now_us
 
+    if role in ("operator", "host"):
+        _refuse_agents()
     if expires is not None and expires > EXPIRES_SECONDS_MAX:
         raise UsageError("--expires is a hundred years at most.", hint="Without it a token is good for ever.")
     expires_at_us = now_us() + round(expires * 1e6) if expires else None
@@ -139,6 +141,18 @@ def list_tokens(store: str | None, as_json: bool) -> int:
     return 0
 
 
+def _refuse_agents() -> None:
+    """Such a token answers questions: an agent must not make itself one. Raises Denied."""
+    from custody.calls.descent import descent
+
+    found = descent()
+    if found is not None and found.certain:
+        raise Denied(
+            f"A token for operators and hosts is not made here: it was started by {found.why}.",
+            hint="Make it in a terminal of your own.",
+        )
+
+
 def _listed(names: tuple[str, ...] | None) -> str:
     return "any" if names is None else ", ".join(names) or "none"
 
@@ -178,6 +192,8 @@ def renew(name: str, store: str | None, as_json: bool) -> int:
     """Make another of the daemon's own tokens, keys/serve.token or keys/host.token."""
     from custody.rpc.tokens import PLAIN_NAMES
 
+    if name == "host":
+        _refuse_agents()
     settings = load(store)
     with _changing(settings) as (tokens, on_record):
         tokens.renew(name, on_record)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from custody.calls import stated
-from custody.calls.execute import current_call
+from custody.calls.asked import current_call
 from custody.calls.lifecycle import describe, judge_result, outcome_of
 from custody.calls.recording import OnError, check_on_error
 from custody.client.outbox import Item

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from msgspec import Struct, structs
 
+from custody.calls.asked import current_call
 from custody.calls.beginning import RunOptions
-from custody.calls.execute import current_call
 from custody.calls.recording import check_on_error
 from custody.calls.run import current_run
 from custody.client.address import Address

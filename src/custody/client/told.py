@@ -11,7 +11,7 @@ from contextvars import Token
 from typing import Any, cast
 
 from custody.calls import stated
-from custody.calls.execute import current_call
+from custody.calls.asked import current_call
 from custody.calls.lifecycle import describe
 from custody.calls.recording import OnError, check_on_error
 from custody.calls.run import current_run

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from custody.calls.execute import inside
+from custody.calls.asked import inside
 from custody.calls.lifecycle import describe
 from custody.calls.run import current_run
 from custody.client.refusals import refused

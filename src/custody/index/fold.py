@@ -28,6 +28,9 @@ Place = tuple[int, int, int]
 
 RUNNING = "running"
 
+TIME_US_END = 2**62
+"""What is no time of any question: SQLite's integers end soon after."""
+
 AGENT, CALLER, SESSION, WORKSPACE = 1, 2, 4, 8
 """Bits of `CallRow.inherits`: the call does not say it itself, its run does."""
 
@@ -139,6 +142,19 @@ class EventRow:
         self.place = place
 
 
+class QuestionRow:
+    """What a person is asked about a call."""
+
+    __slots__ = ("at_us", "call_id", "digest", "open_until_us", "place")
+
+    def __init__(self, leaf: CallAsked, digest: bytes, open_until_us: int, place: Place) -> None:
+        self.call_id = leaf.call_id
+        self.digest = digest
+        self.at_us = leaf.request.asked_at_us
+        self.open_until_us = open_until_us
+        self.place = place
+
+
 class Known(Protocol):
     """The rows stored so far; new ones get the next free number."""
 
@@ -185,6 +201,7 @@ class Fold:
         self.calls: dict[bytes, CallRow] = {}
         self.steps: list[StepRow] = []
         self.events: list[EventRow] = []
+        self.questions: list[QuestionRow] = []
         self._apply: dict[type[Any], Callable[[Any, Place, Said], None]] = {
             RunStarted: self._run_started,
             RunFinished: self._run_finished,
@@ -234,6 +251,8 @@ class Fold:
 
     def _call_asked(self, leaf: CallAsked, place: Place, said: Said) -> None:
         self._requested(self.call(leaf.call_id), leaf, leaf.request, place, said)
+        if leaf.digest is not None and 0 <= (leaf.open_until_us or 0) < TIME_US_END:
+            self.questions.append(QuestionRow(leaf, leaf.digest, leaf.open_until_us or 0, place))
 
     def _call_answered(self, leaf: CallAnswered, place: Place, said: Said) -> None:
         call = self.call(leaf.call_id)

@@ -43,6 +43,7 @@ from custody.index.query import (
     encode_cursor,
     narrowed,
 )
+from custody.index.questions import Questions
 from custody.index.reading import Inherited, Places, Reader, RunSums
 from custody.index.search import ROW_MAX
 from custody.index.stats import Stats, ToolStats, by_rate, gather, slowest
@@ -71,6 +72,7 @@ class Index:
         self._reader = Reader(journal)
         self._upkeep = Upkeep(path, journal)
         self._answer = self._upkeep.answer
+        self.questions = Questions(self._answer, self._reader)
 
     @property
     def damage(self) -> CorruptJournal | None:

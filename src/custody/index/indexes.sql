@@ -25,6 +25,7 @@ CREATE INDEX IF NOT EXISTS runs_by_agent ON runs (agent, at_us) WHERE agent IS N
 CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent_id, at_us) WHERE parent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS steps_by_run ON steps (run, position);
 CREATE INDEX IF NOT EXISTS steps_by_time ON steps (at_us);
+CREATE INDEX IF NOT EXISTS questions_by_digest ON questions (digest, at_us);
 CREATE INDEX IF NOT EXISTS events_by_name ON events (name, at_us);
 CREATE INDEX IF NOT EXISTS events_by_run ON events (run, at_us) WHERE run IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_call ON events (call_id) WHERE call_id IS NOT NULL;

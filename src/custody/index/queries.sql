@@ -12,7 +12,7 @@ INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- name: made
 SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'
-  AND (sql LIKE 'CREATE VIRTUAL%') = ?;
+  AND name NOT LIKE 'spending~_%' ESCAPE '~' AND (sql LIKE 'CREATE VIRTUAL%') = ?;
 
 -- name: is_indexed
 SELECT count(*) FROM sqlite_schema WHERE name = 'events_by_call';
@@ -107,6 +107,48 @@ INSERT INTO events (id, name, run, call_id, at_us, shard, segment, offset)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 ON CONFLICT (id) DO UPDATE SET name = ?2, run = ?3, call_id = ?4, at_us = ?5, shard = ?6, segment = ?7, offset = ?8
 WHERE (excluded.shard, excluded.segment, excluded.offset) < (events.shard, events.segment, events.offset);
+
+-- name: put_question
+INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (call_id) DO UPDATE SET (digest, at_us, open_until_us, shard, segment, offset)
+  = (excluded.digest, excluded.at_us, excluded.open_until_us, excluded.shard, excluded.segment, excluded.offset)
+WHERE (excluded.at_us, excluded.shard, excluded.segment, excluded.offset)
+  < (questions.at_us, questions.shard, questions.segment, questions.offset);
+
+-- name: question
+SELECT q.call_id, q.shard, q.segment, q.offset, c.answered_shard, c.answered_segment, c.answered_offset,
+  c.finished_shard, c.finished_segment, c.finished_offset, c.started_shard IS NOT NULL,
+  ag.word, ca.word, se.word, r.id
+FROM questions q JOIN calls c ON c.id = q.call_id LEFT JOIN runs r ON r.row = c.run
+  LEFT JOIN words ag ON ag.id = c.agent LEFT JOIN words ca ON ca.id = c.caller
+  LEFT JOIN words se ON se.id = c.session
+WHERE q.call_id = ?;
+
+-- name: questions_from
+SELECT call_id FROM questions WHERE call_id >= ?1 AND call_id < ?2 ORDER BY call_id LIMIT ?3;
+
+-- name: open_questions
+SELECT q.call_id FROM questions q JOIN calls c ON c.id = q.call_id
+WHERE q.open_until_us > ?1 AND c.answered_shard IS NULL AND c.started_shard IS NULL
+ORDER BY q.at_us, q.call_id LIMIT ?2;
+
+-- name: answered_questions
+SELECT q.call_id FROM questions q JOIN calls c ON c.id = q.call_id
+WHERE q.digest = ?1 AND c.session IS ?2 AND q.open_until_us > ?3 AND c.answered_shard IS NOT NULL
+ORDER BY q.at_us DESC, q.call_id LIMIT ?4;
+
+-- name: granted_questions
+SELECT DISTINCT q.call_id FROM questions q JOIN calls c ON c.id = q.call_id
+  JOIN events e ON e.call_id = q.call_id AND e.name = ?3
+WHERE q.digest = ?1 AND c.session IS ?2 ORDER BY q.at_us DESC LIMIT ?4;
+
+-- name: grants
+SELECT DISTINCT q.call_id FROM events e JOIN questions q ON q.call_id = e.call_id
+WHERE e.name = ?1 ORDER BY e.at_us DESC LIMIT ?2;
+
+-- name: named_events_of_call
+SELECT e.shard, e.segment, e.offset FROM events e WHERE e.call_id = ?1 AND e.name IN (?2, ?3, ?4, ?5)
+ORDER BY e.at_us, e.id LIMIT ?6;
 
 -- name: insert_call_text
 INSERT INTO call_text (rowid, text) VALUES (?, ?);

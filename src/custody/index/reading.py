@@ -21,6 +21,7 @@ from custody.records import (
     CallFinished,
     CallStarted,
     Change,
+    Decision,
     Event,
     Kind,
     Leaf,
@@ -146,7 +147,7 @@ class Reader:
             workspace=inherited.workspace,
             arguments=payload.get("arguments"),
             prompt=_prompt(payload),
-            decision=request.decision if answered is None else answered.decision,
+            decision=_decision(request, answered, finished),
             result=ending.get("result"),
             error=ending.get("error"),
             changes=_changes(ending.get("changes")),
@@ -384,6 +385,15 @@ def _shown_all(values: Iterable[Any]) -> list[Any]:
 def _text(value: Any) -> str | None:
     """What is shown as text, also where something else was said: as JSON then."""
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _decision(request: Request, answered: CallAnswered | None, finished: CallFinished | None) -> Decision:
+    """What the call came to; an answer that came after its end decided about another call."""
+    if finished is not None and finished.decision is not None:
+        return finished.decision
+    if answered is None or (finished is not None and answered.at_us > finished.at_us):
+        return request.decision
+    return answered.decision
 
 
 def _prompt(payload: dict[str, Any]) -> str | None:

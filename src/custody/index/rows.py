@@ -172,6 +172,10 @@ class Rows:
         self._write_calls([call for call in self.fold.calls.values() if call.changed])
         many, number = self._database.put_all, self._database.words
         many("put_step", [self._step_values(step) for step in self.fold.steps])
+        many(
+            "put_question",
+            [(q.call_id, q.digest, q.at_us, q.open_until_us, *q.place) for q in self.fold.questions],
+        )
         events = self.fold.events
         many(
             "put_event",

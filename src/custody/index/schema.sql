@@ -126,6 +126,17 @@ CREATE TABLE events (
   offset INTEGER NOT NULL
 );
 
+-- What a person is asked: which calls may use a yes to it. The answer and its use are records of the call.
+CREATE TABLE questions (
+  call_id BLOB PRIMARY KEY,
+  digest BLOB NOT NULL,
+  at_us INTEGER NOT NULL,
+  open_until_us INTEGER NOT NULL,
+  shard INTEGER NOT NULL,
+  segment INTEGER NOT NULL,
+  offset INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Full text by the row of the call or run; the text itself stays in the journal.
 CREATE VIRTUAL TABLE call_text USING fts5(text, content='', contentless_delete=1);
 CREATE VIRTUAL TABLE run_text USING fts5(text, content='', contentless_delete=1);

@@ -334,6 +334,19 @@ class Journal:
         """The right to close what dead writers left open; None while another process has it."""
         return self._disk.lock("journal/recovery.lock")
 
+    def answer_lock(self) -> Lock | None:
+        """The right to record an answer, or the use of one; None while somebody else has it."""
+        return self._disk.lock("journal/answers.lock")
+
+    def approver_lock(self) -> Lock | None:
+        """Held by whoever listens for questions; None while somebody else does."""
+        self._disk.make_folder("journal")
+        return self._disk.lock("journal/approver.lock")
+
+    def approver_listens(self) -> bool:
+        """Whether somebody, in whichever process, waits for questions to answer them."""
+        return self._disk.locked("journal/approver.lock")
+
     def export_lock(self, destination: str) -> Lock | None:
         """The right to export to a destination; None while somebody else has it."""
         self._disk.make_folder("journal")

@@ -72,6 +72,20 @@ EVENT_NAMES = frozenset(
         "plan.resumed",  # a plan goes on where another run of it was cut: which run, what stands
         "plan.decided",  # a person said what became of an action nobody knows the outcome of
         "plan.finished",  # what became of each action of a plan, those that were skipped included
+        "policy.in_force",  # which files of rules count from here on, with their digests
+        "policy.unusable",  # a changed file of rules cannot be used; the old one stays
+        "policy.trusted",  # a project's policy may widen what its user's says, at this digest
+        "policy.distrusted",
+        "policy.paused",  # asks and refusals of rules do not count, until when and why
+        "policy.unpaused",
+        "shadow.denied",  # what a rule would have refused or asked, were it enforced
+        "budget.soft",  # the soft bound of a budget was passed
+        "answer.used",  # a yes that came too late for its call let another pass
+        "grant.created",  # what a person allows more than once: for how long, how often
+        "grant.revoked",
+        "grant.used",
+        "approval.refused",  # somebody tried to answer who may not, or what cannot be answered
+        "approvals.undelivered",  # nobody could be told of a question; where, why
     }
 )
 """Closed list of Custody's own event names."""
@@ -113,6 +127,10 @@ class Decision(Struct, frozen=True, array_like=True):
     """Name of the rule that decided, if one did."""
     param: str | None = None
     """Name of the parameter that rule was about."""
+    matched: tuple[str, ...] = ()
+    """Names of all rules that matched, the one that decided included."""
+    policy: str | None = None
+    """The digest of the policy that was asked, cut to 16 hex digits; None where there is none."""
 
 
 class Redaction(Struct, frozen=True, array_like=True):
@@ -272,6 +290,12 @@ class CallAsked(Struct, frozen=True, array_like=True, tag=Kind.CALL_ASKED.value)
     request: Request
     payload_digest: bytes
     redactions: tuple[Redaction, ...] = ()
+    digest: bytes | None = None
+    """Keyed digest of exactly what is asked: a yes is bound to it."""
+    open_until_us: int | None = None
+    """When the question can be answered no more, and a yes to it be used no more."""
+    standing: bool = False
+    """Whether a person may allow it for more than one call."""
 
 
 class CallAnswered(Struct, frozen=True, array_like=True, tag=Kind.CALL_ANSWERED.value):
@@ -323,6 +347,8 @@ class CallFinished(Struct, frozen=True, array_like=True, tag=Kind.CALL_FINISHED.
     changes: int | None = None
     host_after: bytes | None = None
     redactions: tuple[Redaction, ...] = ()
+    decision: Decision | None = None
+    """What refused it after it had been asked: nobody answered, or a check behind the answer."""
 
 
 class Step(Struct, frozen=True, array_like=True, tag=Kind.STEP.value):

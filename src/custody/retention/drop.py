@@ -31,7 +31,12 @@ from custody.retention.statement import (
 from custody.retention.survey import PROGRESS_RECORDS, Progress, Survey
 from custody.retention.sweep import sweep_all
 
-SAID_AGAIN = frozenset({"key.created", PURGED, DROPPED, "redaction.allowed", "redaction.disallowed"})
+SAID_AGAIN = frozenset(
+    {
+        "key.created", PURGED, DROPPED, "redaction.allowed", "redaction.disallowed", "policy.unpaused",
+        "grant.revoked", "grant.used", "answer.used",
+    }
+)  # fmt: skip
 """Events that others are judged by for as long as those are there."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from custody.errors import (
     Ambiguous,
+    AnswerRefused,
     CustodyError,
     Denied,
     NotFound,
@@ -96,6 +97,6 @@ def _code(error: CustodyError) -> int:
         return jsonrpc.INTERNAL
     if isinstance(error, UsageError):
         return jsonrpc.INVALID_PARAMS
-    if isinstance(error, (Denied, PathRefused)):
+    if isinstance(error, (Denied, PathRefused, AnswerRefused)):
         return jsonrpc.DENIED
     return jsonrpc.INTERNAL

@@ -8,6 +8,7 @@ from custody.rpc.description import Push, Table
 from custody.rpc.following import TraceEvent
 from custody.rpc.methods import (
     agents,
+    approvals,
     audit,
     calls,
     events,
@@ -24,6 +25,7 @@ from custody.rpc.methods import (
 
 _MODULES = (
     agents,
+    approvals,
     audit,
     calls,
     events,

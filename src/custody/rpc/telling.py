@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.calls import stated
-from custody.calls.execute import inside
+from custody.calls.asked import inside
 from custody.calls.told import ToldCall, ToldEnd, tell_step
 from custody.errors import CustodyError, Denied, InvalidInput
 from custody.records import OWN_EVENTS, Decision, Outcome, document, now_us

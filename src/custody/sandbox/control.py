@@ -18,6 +18,8 @@ class Control:
     def __init__(self) -> None:
         self.on_drained: Callable[[], None] | None = None
         """Called when all input that was written has been taken."""
+        self.on_early_signal: Callable[[], None] | None = None
+        """Called when a signal comes before there is a command to have it."""
         self._cancelled = False
         self._cancel: Callable[[], None] | None = None
         self._running: Running | None = None
@@ -39,6 +41,8 @@ class Control:
         """To the command's process group."""
         self._signals.append(signum)
         self._act()
+        if self._running is None and self.on_early_signal is not None:
+            self.on_early_signal()
 
     def write(self, data: bytes) -> None:
         """What is typed, for a command under a terminal."""

@@ -14,6 +14,7 @@ import signal
 import termios
 import threading
 import tty
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
@@ -80,6 +81,22 @@ class Terminal:
                 view = view[os.write(self._output, view) :]
             except BlockingIOError:
                 select.select([], [self._output], [])
+
+    @contextlib.contextmanager
+    def aside(self) -> Generator[None]:
+        """The terminal as it was, for whoever asks its user something: no key of the answer is typed on."""
+        self._pause()
+        self._control.on_drained = None
+        if self._mode is not None:
+            termios.tcsetattr(self._input, termios.TCSANOW, self._mode)
+        try:
+            yield
+        finally:
+            if self._mode is not None:
+                with contextlib.suppress(termios.error):  # the terminal is gone
+                    tty.setraw(self._input, termios.TCSANOW)
+                self._control.on_drained = self._resume
+                self._resume()
 
     # -- keys ---------------------------------------------------------------------------------------------
 

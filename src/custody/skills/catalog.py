@@ -18,10 +18,10 @@ import os
 from msgspec import Struct
 
 from custody.errors import InvalidInput, NotFound, TrustUnusable
+from custody.files.small import read_small_file
 from custody.records import now_us as wall_clock_us
 from custody.skills.front_matter import BODY_BYTES_MAX, FRONT_MATTER_BYTES_MAX
 from custody.skills.names import skeleton
-from custody.skills.reading import read_small_file
 from custody.skills.root import Candidate, Demands, read_root
 from custody.skills.search import Hit, search
 from custody.skills.skill import Problem, ProblemKind, Shelf, Skill

@@ -26,8 +26,8 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import InvalidInput, LockUnusable
+from custody.files.small import read_small_file
 from custody.skills.names import check_name
-from custody.skills.reading import read_small_file
 from custody.skills.skill import SkillKind, Source
 from custody.skills.tree import FileState, TreeBounds, path_fault, tree_of
 

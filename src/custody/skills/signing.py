@@ -22,8 +22,8 @@ from typing import Literal
 from msgspec import Struct
 
 from custody.errors import InvalidInput, MalformedNote
+from custody.files.small import read_small_file
 from custody.journal.checkpoint import SEED_BYTES, Signature, Signer, Verifier, split_note
-from custody.skills.reading import read_small_file
 from custody.skills.skill import SkillKind
 from custody.skills.tree import SIGNATURE_FILE
 from custody.skills.trust import Standing, Trust, check_key_name, line_fits

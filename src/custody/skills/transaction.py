@@ -28,11 +28,11 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import InvalidInput, InvalidSkill, PathRefused, ToolError
+from custody.files.small import read_small_file
 from custody.journal import RealDisk
 from custody.journal.disk import Lock as WriterLock
 from custody.skills.file_operations import FileOperations, remove_all, stands
 from custody.skills.lock import LOCK_FILE
-from custody.skills.reading import read_small_file
 from custody.skills.signing import FILE_SIGNATURE_SUFFIX
 from custody.skills.tree import TreeBounds, read_tree
 

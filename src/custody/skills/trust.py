@@ -14,9 +14,7 @@ counts as expired from the very instant on that `expires_at` names, and as revok
 not. Whoever can write this file decides whose skills are run: one that others may write is not used.
 """
 
-import os
 import re
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -25,29 +23,22 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from custody.errors import InvalidInput, MalformedKey, NotFound, StoreError, TrustUnusable
-from custody.journal import RealDisk
+from custody.errors import InvalidInput, MalformedKey, NotFound, TrustUnusable
 from custody.journal.checkpoint import Verifier
-from custody.journal.disk import Lock
 from custody.records import now_us as wall_clock_us
 from custody.records import rfc3339
-from custody.skills.reading import read_small_file
+from custody.trust import TrustFile
 
 SCHEMA_VERSION = 1
 
 TRUST_BYTES_MAX = 4 * 1024 * 1024
 """Ten thousand keys; people know some dozens of publishers."""
 
-LOCK_WAIT_SECONDS = 5.0
-"""For another change of the same file to end: it takes one small write and two syncs, on a busy disk."""
-_LOCK_LOOK_SECONDS = 0.02
-
 NAME_CHARACTERS_MAX = 255
 """Of a key, and of a skill as its publisher calls it: both stand in a line that people read."""
 
 _KEY_NAME = re.compile(r"[^\s+]+")
 _LOOK = "No signature counts until it is put right: restore it, or move it away and trust the keys again."
-_OTHERS_MAY_WRITE = 0o022
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -106,10 +97,7 @@ class Trust(Struct, frozen=True, kw_only=True):
     @classmethod
     def load(cls, path: str) -> "Trust":
         """No file is no key. Raises TrustUnusable."""
-        try:
-            data = read_small_file(path, TRUST_BYTES_MAX, forbidden_mode=_OTHERS_MAY_WRITE, own=True)
-        except InvalidInput as error:
-            raise _unusable(error.message, hint=error.hint) from error
+        data = _file(path).read()
         return cls(path=path, keys=() if data is None else _parse(data, path))
 
     def key(self, key_id: str) -> TrustedKey:
@@ -173,22 +161,19 @@ class Trust(Struct, frozen=True, kw_only=True):
         It is on the record before it counts: a death in between leaves a record of what did not come to be,
         and never a key that nobody was told of.
         """
-        name = os.path.basename(self.path)
-        disk = _folder_of(self.path)
-        try:
-            lock = _locked(disk, name)
-            try:
-                before = Trust.load(self.path)
-                after = Trust(path=self.path, keys=change(before.keys))
-                if after != before:
-                    if on_record is not None:
-                        on_record(_said(after.key(key_id)))
-                    disk.replace(name, _file_bytes(after.keys))
-            finally:
-                lock.release()
-        except OSError as error:
-            raise _unusable(f"{self.path} cannot be written: {error.strerror}.") from error
-        return after
+        after: list[Trust] = []
+
+        def make() -> bytes | None:
+            before = Trust.load(self.path)
+            after.append(Trust(path=self.path, keys=change(before.keys)))
+            if after[0] == before:
+                return None
+            if on_record is not None:
+                on_record(_said(after[0].key(key_id)))
+            return _file_bytes(after[0].keys)
+
+        _file(self.path).change(make)
+        return after[0]
 
 
 def _said(key: TrustedKey) -> dict[str, Any]:
@@ -247,23 +232,8 @@ def _new(key: TrustedKey, keys: Keys) -> TrustedKey:
 # -- the file -------------------------------------------------------------------------------------------
 
 
-def _folder_of(path: str) -> RealDisk:
-    folder = os.path.dirname(path)
-    try:
-        return RealDisk(folder)
-    except StoreError as error:
-        raise _unusable(f"{folder} is not a folder that {os.path.basename(path)} can be kept in.") from error
-
-
-def _locked(disk: RealDisk, name: str) -> Lock:
-    until = time.monotonic() + LOCK_WAIT_SECONDS
-    while (lock := disk.lock(f".{name}.lock")) is None:
-        if time.monotonic() > until:
-            raise _unusable(
-                f"{disk.description}/{name} is being changed by another process.", hint="Try again."
-            )
-        time.sleep(_LOCK_LOOK_SECONDS)
-    return lock
+def _file(path: str) -> TrustFile:
+    return TrustFile(path, bytes_max=TRUST_BYTES_MAX, hint=_LOOK)
 
 
 def _file_bytes(keys: Keys) -> bytes:

@@ -191,6 +191,12 @@ class Context:
         if self._cancelled:
             callback()
 
+    def on_early_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called where the call is to end, or its command is signalled, before it runs."""
+        self.on_cancel(callback)
+        if self._io.control is not None:
+            self._io.control.on_early_signal = callback
+
     def remaining_seconds(self) -> float | None:
         """Time left until the deadline; None when there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

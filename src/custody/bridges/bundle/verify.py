@@ -169,7 +169,7 @@ LEAVES = {
     4: "call_id at_us decision payload_digest person",
     5: "call_id at_us monotonic_ns payload_digest request queue_us host_before redactions",
     6: """call_id at_us outcome payload_digest request reason passed source monotonic_ns latency_us record_us
- exit_code signal limit_hit usage child_pid child_start_ticks changes host_after redactions""",
+ exit_code signal limit_hit usage child_pid child_start_ticks changes host_after redactions decision""",
     7: "step_id run_id at_us payload_digest",
     8: "event_id name at_us payload_digest",
 }
@@ -230,12 +230,13 @@ def without_names(value: Any) -> Any:
 
 
 def known(change: Any) -> Any:
-    """A change to a file as it is recorded: without what is not known, and what holds of most."""
+    """A change to a file, or a decision, as it is recorded: without what is not known, and what holds of
+    most."""
     if isinstance(change, dict):
         if change.get("$type") == "str":
             return change["escaped"].replace("\\\\", "\\")
         return {name: known(value) for name, value in change.items()
-                if value is not None and (name, value) != ("undoable", True)}  # fmt: skip
+                if value not in (None, []) and (name, value) != ("undoable", True)}  # fmt: skip
     return [known(one) for one in change] if isinstance(change, list) else change
 
 
@@ -279,7 +280,7 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
     said = finished.payload if finished else {}
     prompt = first.payload.get("prompt")
     ran = started or (first is finished and ended["outcome"] != "rejected")  # or was told of afterwards
-    decided = answered.leaf["decision"] if answered else request["decision"]
+    decided = ended.get("decision") or (answered.leaf["decision"] if answered else request["decision"])
     hits = [hit for kind in (ASKED, STARTED, FINISHED) if kind in records
             for hit in records[kind].leaf["redactions"] or []]  # fmt: skip
     plain = """position external_id tool effect level dry_run decide_us door pid thread_id proposal_id
@@ -297,7 +298,7 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
         **{name: ended.get(name) for name in over},
         "prompt": prompt if isinstance(prompt, str) else None,
         "source": ended.get("source", "executed"),
-        "decision": named("verdict by reason rule param", decided),
+        "decision": named("verdict by reason rule param matched policy", decided),
         "asked_at": shown_time(request["asked_at_us"]),
         "started_at": shown_time(begun["at_us"] if started else request["asked_at_us"]) if ran else None,
         "finished_at": shown_time(ended["at_us"]) if finished else None,

@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Struct
 
 from custody.bridges.objects import speakable
+from custody.calls.asked import inside
 from custody.calls.beginning import RunOptions
-from custody.calls.execute import inside
 from custody.calls.guards import Proposal, decide
 from custody.calls.handle import RunHandle
 from custody.calls.run import current_run

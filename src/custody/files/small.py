@@ -1,8 +1,8 @@
 """Small files that decide something: locks, signatures, trusted keys.
 
 Owns how such a file is opened: as itself and not through a link, only where it is a regular file, and never
-more of it than a bound. Knows nothing of what it says. Used by `lock`, `signing`, `trust` and whoever reads
-another small file of a root.
+more of it than a bound. Knows nothing of what it says. Used by `trust`, and by
+`skills` for the small files of a root.
 """
 
 import os

@@ -1,0 +1,102 @@
+"""A person is asked: the call waits, without a place among those that run, for an answer or for nobody.
+
+Owns what is put on the record of it: that it was asked, and what was answered. Who is asked and how an answer
+reaches us is `answers`', what one is worth `questions`'. Used by `execute`.
+"""
+
+import msgspec
+
+from custody.calls.answers import Answering
+from custody.calls.lifecycle import advance
+from custody.calls.machinery import Machinery, append_first
+from custody.calls.progress import Progress, working_directory
+from custody.calls.questions import Answer, Question
+from custody.recorder import Draft
+from custody.records import CallAsked, Decision, Kind
+from custody.tools import Context
+
+SUMMARY_CHARACTERS_MAX = 200
+"""One line of a list; all of it is shown with the question."""
+
+
+async def ask(progress: Progress, context: Context, machinery: Machinery) -> Decision:
+    """What a person says, or said before, or that nobody said anything. Raises NotRecorded."""
+    asked, answering = progress.decision, machinery.deciding.answering
+    question = _question(progress, answering)
+    before = await answering.passed_before(question.digest, question.session_id)
+    if before is None:
+        nobody = answering.refused_at_once(progress.asked.prompt)
+        if nobody is not None:
+            return _worded(asked, nobody)
+        question = await _record_question(progress, question, machinery)
+        before = await answering.ask(question, progress.asked.prompt, context.on_early_end)
+        if before.by == "person":
+            progress.state = advance(progress.state, Kind.CALL_ANSWERED)
+    progress.answer = before
+    return _worded(asked, before)
+
+
+async def use(progress: Progress, machinery: Machinery) -> Decision | None:
+    """Use the yes up, right before the call starts. A no where it was used by another call meanwhile."""
+    assert progress.answer is not None, "a person has said yes"
+    if await machinery.deciding.answering.consume(progress.answer, progress.asked.call_id):
+        return None
+    return Decision(
+        "deny", "nobody", "The yes to it has been used meanwhile; repeat the same call to ask anew."
+    )
+
+
+def _worded(asked: Decision, answer: Answer) -> Decision:
+    """The answer as a decision, which goes on naming the rule that asked."""
+    return Decision(
+        answer.verdict, answer.by, answer.reason, asked.rule, asked.param, asked.matched, asked.policy
+    )
+
+
+def _question(progress: Progress, answering: Answering) -> Question:
+    asked, decision = progress.asked, progress.decision
+    where = working_directory(asked)
+    return answering.question(
+        call_id=asked.call_id,
+        tool=asked.name,
+        effect="unknown" if asked.tool is None else asked.tool.effect,
+        summary=asked.name,
+        reason=decision.reason,
+        rule=decision.rule,
+        digest=answering.digest(
+            tool=asked.name,
+            arguments=asked.arguments,
+            cwd=where,
+            agent=asked.who.agent,
+            policy_digest=decision.policy,
+        ),
+        session_id=asked.who.session_id,
+        agent=asked.who.agent,
+        run_id=None if asked.numbering is None else asked.numbering.run_id,
+        asked_at_us=progress.at_us,
+        cwd=where,
+        standing_allowed=decision.by == "rule",
+    )
+
+
+async def _record_question(progress: Progress, question: Question, machinery: Machinery) -> Question:
+    """It stands before anybody is asked; gives it with what a person may be shown."""
+    asked, recorder = progress.asked, machinery.ledger.recorder
+    payload = {"arguments": asked.arguments, "cwd": working_directory(asked)}
+    said = recorder.redact(payload, asked.keep)
+    progress.state = advance(progress.state, Kind.CALL_ASKED)
+
+    def draft_at(position: int | None) -> Draft:
+        return recorder.draft_of(
+            said,
+            CallAsked,
+            call_id=asked.call_id,
+            request=progress.request_at(position),
+            **question.recorded(),
+        )
+
+    first = await append_first(progress, draft_at, machinery, opens=True)
+    shown = first.said().get("arguments")
+    text = shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()
+    summary = f"{asked.name} {text}"[:SUMMARY_CHARACTERS_MAX]
+    return msgspec.structs.replace(question, shown=shown, summary=summary)

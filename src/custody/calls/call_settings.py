@@ -1,0 +1,33 @@
+"""How a runtime treats calls; what the settings of a store and the door of a program come down to.
+
+Used by `runtime` and whatever it is made of; made by `compose`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from custody.records import Effect
+from custody.tools import Scope
+
+
+class CallSettings(Struct, frozen=True, kw_only=True):
+    """How a runtime treats calls."""
+
+    scope: Scope
+    timeout_seconds: float | None = 30.0
+    parallel_calls: int = 64
+    durable_before: frozenset[Effect] = frozenset({"write", "irreversible", "unknown"})
+    environment: Literal["all_but_secret", "allow_list"] = "allow_list"
+    environment_added: Mapping[str, str] = {}
+    no_new_privs: bool = True
+    limits: Mapping[str, int] = {}
+    """Resource limits of every process, by the name of setrlimit(2) in lower case."""
+    watch: bool = True
+    """Whether what a command changes in its workspace is told."""
+    door: str = "python"
+    agent: str | None = None
+    caller: str | None = None
+    workspace: str | None = None
+    session_id: str | None = None

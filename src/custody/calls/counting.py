@@ -1,0 +1,134 @@
+"""What was counted before a call: the rates, sequences and counters that rules ask for.
+
+Owns against which account each is held. Knows nothing of budgets. Used by `budgets` and `weighing`.
+"""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from custody.calls.admission import Admission
+from custody.index.spending import SpendingTables, Writing
+from custody.index.spending_rows import AGENT, HOUR_US, RUN, SESSION, THE_STORE, Scope, Spent
+from custody.policy.model import GLOB_PREFIX, Per, Rule
+
+A = TypeVar("A")
+
+DAY_US = 24 * HOUR_US
+
+
+class Counted:
+    """What was counted before one call, as rules ask for it. Each question is answered from the tables."""
+
+    def __init__(self, tables: SpendingTables, call: Admission) -> None:
+        self._tables = tables
+        self._call = call
+        self._fresh = False
+        self.rates: dict[Rule, bool] = {}
+        """What each rule was told that asked whether its rate is used up. `Spending.admit` wants it."""
+
+    def rate_used(self, rule: Rule) -> bool:
+        used = self._tables.read(lambda rows: rate_used(rows, rule, self._call))
+        self.rates[rule] = used
+        return used
+
+    def happened(self, rule: Rule) -> bool:
+        sequence = rule.sequence
+        assert sequence is not None, "only rules with a sequence ask"
+        scope = account_of(sequence.per, self._call)
+        since_us = 0 if sequence.seconds is None else self._call.at_us - int(sequence.seconds * 1_000_000)
+
+        def ask(rows: Writing) -> bool:
+            exact = all(not pattern.startswith(GLOB_PREFIX) for pattern in sequence.after)
+            if sequence.after and exact:
+                found = [row for tool in sequence.after for row in rows.rows("tool", *scope, tool)]
+            else:
+                found = [row for row in rows.rows("tools", *scope) if _named(row[0], sequence.after)]
+            return any(
+                last_us >= since_us and (not sequence.effects or effect in sequence.effects)
+                for _, effect, last_us in found
+            )
+
+        return self._read_fresh(ask)
+
+    def counters(self) -> Mapping[str, Any]:
+        call = self._call
+
+        def ask(rows: Writing) -> dict[str, int]:
+            own = call.run_chain[:1]
+            run = rows.spent((RUN, own[0]), None) if own else Spent()
+            session = Spent() if call.session_id is None else rows.spent((SESSION, call.session_id), None)
+            known = rows.run(own[0]) if own else None
+            return {
+                "calls": run.calls,
+                "failures": run.failures,
+                "writes": run.writes,
+                "calls_session": session.calls,
+                "calls_agent": rows.spent((AGENT, call.agent or ""), call.at_us - DAY_US).calls,
+                "calls_store_hour": rows.spent(THE_STORE, call.at_us - HOUR_US).calls,
+                "same_call": same_calls(rows, call),
+                "consecutive_failures": 0 if known is None else known.streak,
+            }
+
+        return self._read_fresh(ask)
+
+    def _read_fresh(self, ask: Callable[[Writing], A]) -> A:
+        """The first question folds every record there is; the others are about the same moment."""
+        if self._fresh:
+            return self._tables.read(ask)
+        self._fresh = True
+        return self._tables.write(ask, "all")
+
+
+def rate_used(rows: Writing, rule: Rule, call: Admission) -> bool:
+    """Whether as many calls as the rule lets through were admitted in the time before this one."""
+    rate = rule.rate
+    assert rate is not None, "only rules with a rate ask"
+    if rate.calls <= 0:
+        return True
+    window_us = int(rate.seconds * 1_000_000)
+    # A clock that was set back leaves slots in the future: they count for no longer than the window.
+    found = rows.row(
+        "nth_slot", rule.name, *account_of(rate.per, call), call.at_us - window_us, call.at_us + window_us,
+        rate.calls - 1,
+    )  # fmt: skip
+    return found is not None
+
+
+def take_slot(rows: Writing, rule: Rule, call: Admission) -> None:
+    rate = rule.rate
+    assert rate is not None, "only rules with a rate are asked for it"
+    scope = account_of(rate.per, call)
+    window_us = int(rate.seconds * 1_000_000)
+    rows.do("old_slots", rule.name, *scope, call.at_us - window_us, call.at_us + window_us)
+    rows.do("take_slot", rule.name, *scope, call.at_us, call.call_id, call.at_us + window_us)
+
+
+def account_of(per: Per, call: Admission) -> Scope:
+    """Where rates and sequences are counted. A run's are those of the topmost run, so that starting another
+    leads to nothing; a call in no run, or no session, is held against the next wider one."""
+    if per == "run" and call.run_chain:
+        return RUN, call.run_chain[-1]
+    if per in ("run", "session") and call.session_id is not None:
+        return SESSION, call.session_id
+    return THE_STORE if per == "store" else (AGENT, call.agent or "")
+
+
+def _named(tool: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(
+        fnmatchcase(tool, pattern.removeprefix(GLOB_PREFIX))
+        if pattern.startswith(GLOB_PREFIX)
+        else tool == pattern
+        for pattern in patterns
+    )
+
+
+def loop_key(call: Admission) -> Any:
+    return call.run_chain[0] if call.run_chain else call.session_id
+
+
+def same_calls(rows: Writing, call: Admission) -> int:
+    """Calls like this one that its run made before."""
+    key = loop_key(call)
+    found = None if call.digest is None or key is None else rows.row("same", key, call.digest)
+    return 0 if found is None else max(0, found[0])

@@ -1,0 +1,87 @@
+"""What a runtime brings to each call, and the first record of one.
+
+Owns that a call's first record, whichever it is, takes the next position of its run and tells what redaction
+made of the request. Decides nothing. Used by `execute` and `asking`; made by `runtime`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from msgspec import Struct
+
+from custody.calls.deciding import Deciding
+from custody.calls.guards import Guard
+from custody.calls.ledger import Ledger
+from custody.calls.notices import Notices
+from custody.calls.progress import Progress
+from custody.calls.samples import Samples
+from custody.policy import Policy
+from custody.recorder import Draft
+from custody.records import Effect
+
+
+class Machinery(Struct, frozen=True, kw_only=True):
+    """What a runtime brings to each call."""
+
+    ledger: Ledger
+    samples: Samples
+    guards: tuple[Guard, ...]
+    slots: AbstractAsyncContextManager[Any]
+    """Bounds how many calls run at once."""
+    durable_before: frozenset[Effect]
+    """Effects whose *started* must be durable before anything runs."""
+    unrecorded: set[bytes]
+    """Calls that ran and whose end could not be recorded; the runtime tries again when it closes."""
+    unfinished: list[Draft]
+    """Ends that are known and could not be recorded; tried again at the close, and at the next open."""
+    notices: Notices | None
+    """Who is told of each call beside the record."""
+    policy: Callable[[], Policy]
+    """The one in force."""
+    deciding: Deciding
+
+
+async def append_first(
+    progress: Progress,
+    draft_at: Callable[[int | None], Draft],
+    machinery: Machinery,
+    *,
+    opens: bool,
+) -> Draft:
+    """Append the first record of a call, and give it. Raises NotRecorded."""
+    drafts: list[Draft] = []
+
+    def numbered(position: int | None) -> Draft:
+        drafts.append(draft_at(position))
+        return drafts[-1]
+
+    asked = progress.asked
+    progress.position, progress.receipt = await machinery.ledger.append_first(
+        asked.numbering, numbered, opens=opens
+    )
+    progress.redactions = drafts[-1].redactions
+    if asked.as_recorded:
+        progress.asked_for = drafts[-1].said().get("arguments")
+    return drafts[-1]
+
+
+async def tell_noted(progress: Progress, machinery: Machinery) -> None:
+    """Put on the record what rules would have done, were they enforced. Raises NotRecorded."""
+    numbering = progress.asked.numbering
+    for noted in progress.noted:
+        draft = machinery.ledger.recorder.draft_event(
+            "shadow.denied",
+            {
+                "rule": noted.rule,
+                "verdict": noted.decision,
+                "layer": noted.layer,
+                "reason": noted.reason,
+                "tool": progress.asked.name,
+            },
+            leaf_data=True,
+            call_id=progress.asked.call_id,
+            run_id=None if numbering is None else numbering.run_id,
+        )
+        await machinery.ledger.append(draft)
+    progress.noted = []

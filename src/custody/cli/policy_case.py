@@ -1,0 +1,65 @@
+"""A call nobody made, as rules see one: for trying a policy out.
+
+Owns what is assumed of what nobody said: the effect of a tool that is known, facts of the arguments as this
+machine sees them, and no call before. Used by `policy_test` and `policy_explain`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from custody.policy import Case, Rule
+from custody.policy.facts import facts_of
+from custody.records import Effect
+
+if TYPE_CHECKING:
+    from custody.settings import Settings
+    from custody.tools import Registry
+
+
+def case_of(
+    settings: "Settings",
+    tool: str,
+    params: Mapping[str, Any],
+    *,
+    effect: Effect,
+    cwd: str | None = None,
+    state: Mapping[str, Any] | None = None,
+    counters: Mapping[str, Any] | None = None,
+    rate_used: Callable[[Rule], bool] | None = None,
+    happened: Callable[[Rule], bool] | None = None,
+    **who: Any,
+) -> Case:
+    """`who` are the other fields of a Case."""
+    folder = settings.cwd if cwd is None else os.path.join(settings.cwd, cwd)
+
+    def facts() -> Mapping[str, Any]:
+        home = os.path.expanduser("~")
+        return facts_of(
+            tool, effect, params, cwd=folder, roots=settings.roots, resolve=os.path.realpath, home=home
+        )
+
+    return Case(
+        tool=tool,
+        effect=effect,
+        params=params,
+        facts=facts,
+        state=lambda: state or {},
+        counters=lambda: counters or {},
+        rate_used=rate_used,
+        happened=happened,
+        **who,
+    )
+
+
+def registry_of(settings: "Settings") -> "Registry":
+    """The tools there are, built in and installed."""
+    from custody.tools import Registry, installed_tools
+
+    return Registry(installed=lambda: installed_tools(settings.file.tools.modules))
+
+
+def effect_of(registry: "Registry", tool: str) -> Effect:
+    """What the tool says of itself; `unknown` of one that is not known here."""
+    found = registry.get(tool)
+    return "unknown" if found is None else found.effect

@@ -1,0 +1,249 @@
+"""`custody policy explain`: what the policy says of one call, rule by rule.
+
+Owns where the call comes from, the record or the command line, and how the answer is shown. Who decides, and
+why each rule matches or not, is said by `policy`. Used by the group `policy`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+from msgspec import Struct
+
+from custody.cli.call import read_arguments
+from custody.cli.options import complete_id, complete_tool, json_option, load, store_option
+from custody.errors import InvalidInput, UsageError
+from custody.records import EFFECTS, By, Verdict
+
+if TYPE_CHECKING:
+    from custody.policy import Case, Layer, Policy, RuleExplained, Ruling
+    from custody.policy.layers import Allowing
+    from custody.records import Call
+    from custody.settings import Settings
+    from custody.stores import View
+
+Answer = Literal["yes", "no", "undecidable"]
+ANSWERS: Mapping[bool | None, Answer] = {True: "yes", False: "no", None: "undecidable"}
+
+
+class Explained(Struct, frozen=True, kw_only=True):
+    """What is said of one call."""
+
+    call_id: str | None
+    tool: str
+    verdict: Verdict
+    by: By
+    rule: str | None
+    reason: str
+    schema: str | None
+    """Why the arguments do not fit the tool, which is looked at first; None where they do, or for a tool that
+    is not known here."""
+    rules: "tuple[RuleExplained, ...]"
+    would_allow: "Allowing | None"
+    notes: tuple[str, ...]
+    """What the answer does not take into account."""
+
+
+@click.command(
+    "explain", epilog="""Example:  custody policy explain --tool git --args '{"argv": ["push"]}'"""
+)
+@click.argument("call_text", metavar="[CALL]", required=False, shell_complete=complete_id)
+@click.option("--tool", metavar="NAME", shell_complete=complete_tool, help="A call of this tool instead.")
+@click.option("--args", "text", metavar="JSON|@FILE|-", help="Its arguments, a JSON object [default: {}].")
+@click.option("--effect", type=click.Choice(EFFECTS), help="[default: as the tool says of itself]")
+@click.option("--agent", metavar="NAME", help="Which agent asks.")
+@click.option("--session", metavar="NAME", help="In which session.")
+@click.option("--door", default="python", show_default=True, metavar="NAME", help="At which door.")
+@click.option("--state", metavar="JSON|@FILE|-", help="The state rules may read, a JSON object.")
+@click.option(
+    "--file", metavar="FILE", type=click.Path(), help="Under this file alone [default: all that hold here]."
+)
+@store_option
+@json_option
+def explain_command(
+    call_text: str | None,
+    tool: str | None,
+    text: str | None,
+    state: str | None,
+    file: str | None,
+    store: str | None,
+    as_json: bool,
+    **who: Any,
+) -> int:
+    """Say for each rule why it matches a call or does not. CALL is one on the record. Nothing is run."""
+    if (call_text is None) is (tool is None):
+        raise UsageError(
+            "Name a call on the record, or a tool.",
+            hint="""Example: custody policy explain --tool git --args '{"argv": ["push"]}'""",
+        )
+    if call_text is not None and text is not None:
+        raise UsageError("--args goes with --tool: a call on the record has arguments.")
+    from custody.policy import Policy
+
+    settings = load(store)
+    policy = Policy(_layers(settings, file))
+    known = read_arguments(state)
+    if tool is not None:
+        explained = _explained(settings, policy, _made_up(settings, tool, read_arguments(text), known, who))
+    else:
+        assert call_text is not None, "one of them is given"
+        explained = _of_record(settings, policy, call_text, known)
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(explained)
+    else:
+        _print(explained)
+    return 0
+
+
+def _layers(settings: "Settings", file: str | None) -> "tuple[Layer, ...]":
+    from custody.cli.policy_places import named_policy, policies_here
+
+    return policies_here(settings).layers if file is None else (named_policy(file),)
+
+
+def _made_up(
+    settings: "Settings", tool: str, params: dict[str, Any], state: dict[str, Any], who: dict[str, Any]
+) -> "Case":
+    from custody.cli.policy_case import case_of, effect_of, registry_of
+
+    effect = who["effect"] or effect_of(registry_of(settings), tool)
+    return case_of(
+        settings,
+        tool,
+        params,
+        effect=effect,
+        state=state,
+        agent=who["agent"],
+        session_id=who["session"],
+        door=who["door"],
+    )
+
+
+def _of_record(settings: "Settings", policy: "Policy", call_text: str, state: dict[str, Any]) -> Explained:
+    """Raises NotFound, Ambiguous, InvalidInput."""
+    from custody.cli.policy_case import case_of
+    from custody.cli.view import opened
+
+    with opened(settings) as view:
+        call = view.index.call(call_text)
+        arguments: Any = call.arguments
+        if not isinstance(arguments, dict):
+            raise InvalidInput(
+                f"What call {call.id[:8]} was asked to do is not on the record any more.",
+                hint="Say it with --tool and --args.",
+            )
+        case = case_of(
+            settings,
+            call.tool,
+            cast("dict[str, Any]", arguments),
+            effect=call.effect,
+            cwd=call.cwd,
+            state=state,
+            agent=call.agent or _agent_of_run(view, call),
+            caller=call.caller,
+            session_id=call.session_id,
+            door=call.door,
+            run={} if call.run_id is None else {"id": call.run_id},
+        )
+        hidden = any(hit.path.startswith("arguments") for hit in call.redactions)
+        notes = ("Its arguments are redacted: rules saw what stood there then.",) if hidden else ()
+        return _explained(settings, policy, case, call_id=call.id, notes=notes)
+
+
+def _agent_of_run(view: "View", call: "Call") -> str | None:
+    return None if call.run_id is None else view.index.run(call.run_id).agent
+
+
+def _explained(
+    settings: "Settings",
+    policy: "Policy",
+    case: "Case",
+    *,
+    call_id: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Explained:
+    ruling = policy.decide(case)
+    return Explained(
+        call_id=call_id,
+        tool=case.tool,
+        verdict="allow" if ruling is None else ruling.verdict,
+        by="rule" if ruling is None else ruling.by,
+        rule=None if ruling is None else ruling.rule,
+        reason="No rule is against it." if ruling is None else ruling.reason,
+        schema=_schema(settings, case),
+        rules=policy.explain(case),
+        would_allow=None if ruling is None else _would_allow(case, ruling, policy),
+        notes=(*notes, *_notes(policy, ruling)),
+    )
+
+
+def _would_allow(case: "Case", ruling: "Ruling", policy: "Policy") -> "Allowing | None":
+    from custody.policy.layers import what_would_allow
+
+    if ruling.verdict == "allow":
+        return None
+    return what_would_allow(case.tool, ruling.matched, policy.layers)
+
+
+def _notes(policy: "Policy", ruling: "Ruling | None") -> list[str]:
+    if not policy.layers:
+        from custody.cli.policy_show import NO_FILE
+
+        return [NO_FILE]
+    if ruling is None:
+        return []
+    said: list[str] = []
+    if ruling.undecidable:
+        names = ", ".join(ruling.undecidable)
+        said.append(f"Undecidable here, as what was called before is not counted: {names}.")
+    for match in ruling.shadow:
+        name = "a default" if match.rule is None else f"the rule {match.rule}"
+        said.append(f"In shadow {name} would say {match.decision}.")
+    return said
+
+
+def _schema(settings: "Settings", case: "Case") -> str | None:
+    """What the first guard would say, of a tool that is known here."""
+    from custody.cli.policy_case import registry_of
+
+    registry = registry_of(settings)
+    if registry.get(case.tool) is None:
+        return None
+    return registry.schema(case.tool).violation(case.params)
+
+
+def _print(explained: Explained) -> None:
+    from custody.cli.invocation import printable
+    from custody.cli.lines import one_line
+    from custody.cli.policy_show import VERDICT_STYLES
+    from custody.cli.render import Cell, flexible, paint, remark, table
+
+    by = f" by the rule {explained.rule}" if explained.rule else ""
+    verdict = paint(explained.verdict, VERDICT_STYLES[explained.verdict])
+    print(f"{one_line(explained.tool)}: {verdict}{by}: {one_line(explained.reason)}")
+    if explained.schema is not None:
+        print(f"Its arguments do not fit, so it is refused before that: {one_line(explained.schema)}")
+    if explained.rules:
+        print()
+        styles = {"yes": "bold", "no": "dim", "undecidable": "magenta"}
+        table(
+            ["matches", "decision", "rule", flexible("where"), flexible("why")],
+            [
+                [
+                    Cell(ANSWERS[rule.matched], styles[ANSWERS[rule.matched]]),
+                    Cell(rule.decision, VERDICT_STYLES[rule.decision]),
+                    rule.rule,
+                    rule.source if rule.line is None else f"{rule.source}:{rule.line}",
+                    rule.why,
+                ]
+                for rule in explained.rules
+            ],
+        )
+    if explained.would_allow is not None:
+        print(f"\n{printable(explained.would_allow.words)}")
+        if explained.would_allow.text is not None:
+            print(f"\n{printable(explained.would_allow.text)}", end="")
+    for note in explained.notes:
+        remark(note)

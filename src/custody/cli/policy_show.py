@@ -1,0 +1,168 @@
+"""`custody policy show`: which rules hold for calls made here, and where each comes from.
+
+Owns how they are shown. What holds is said by `policy.layers`. Used by the group `policy`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from custody.cli.options import json_option, load, store_option
+
+if TYPE_CHECKING:
+    from custody.calls.pause import Pause
+    from custody.cli.policy_places import Policies
+    from custody.cli.render import Cell
+    from custody.policy.layers import Effective, EffectiveRule
+    from custody.policy.model import Budget
+
+VERDICT_STYLES = {"allow": "green", "ask": "yellow", "deny": "red"}
+
+NO_FILE = (
+    "There is no policy file, so the built-in default holds: what a person types at a terminal runs; of "
+    "agents, what writes outside the roots or to protected files, and what is declared irreversible, asks."
+)
+
+
+@click.command("show", epilog="Example:  custody policy show --json")
+@store_option
+@json_option
+def show_command(store: str | None, as_json: bool) -> int:
+    """Show the rules that hold for calls made in this folder, and where each comes from.
+
+    The organisation's file stands above the user's, and that above the project's: each narrows what is above
+    it. The strictest of them decides.
+    """
+    from custody.cli.pause import pause_here
+    from custody.cli.policy_places import policies_here
+    from custody.policy.layers import effective
+
+    settings = load(store)
+    policies = policies_here(settings)
+    shown = effective(policies.layers)
+    pause = pause_here(settings)
+    if as_json:
+        from custody.cli.document import print_document
+        from custody.records import document
+
+        print_document({**document(shown), "files": _files(policies), "pause": pause and pause.shown()})
+        return 0
+    _print_files(policies, shown)
+    if shown.rules:
+        _print_rules(shown.rules)
+    _print_rest(shown, pause)
+    return 0
+
+
+def _files(policies: "Policies") -> list[dict[str, Any]]:
+    """Every place that is looked at, and whether there is a policy."""
+    there = {layer.source for layer in policies.layers}
+    return [
+        {"kind": file.kind, "path": file.path, "section": file.section, "found": file.path in there}
+        for file in policies.files
+    ]
+
+
+def _print_files(policies: "Policies", shown: "Effective") -> None:
+    from custody.cli.invocation import message
+    from custody.cli.render import Cell, flexible, number, table
+
+    if not shown.layers:
+        message(NO_FILE)
+        return
+    table(
+        ["standing", flexible("file"), "mode", "when no rule matches", number("rules"), "trust"],
+        [
+            [
+                layer.kind,
+                layer.source,
+                Cell(layer.mode, "yellow" if layer.mode == "shadow" else ""),
+                _verdict(layer.default),
+                str(layer.rules),
+                Cell("not trusted", "yellow") if not layer.trusted else None,
+            ]
+            for layer in shown.layers
+        ],
+    )
+    if any(not layer.trusted for layer in shown.layers):
+        message("what is not trusted narrows all the same; custody policy trust lets it widen.")
+
+
+def _verdict(verdict: str | None) -> "Cell | None":
+    from custody.cli.render import Cell
+
+    return None if verdict is None else Cell(verdict, VERDICT_STYLES[verdict])
+
+
+def _print_rules(rules: "tuple[EffectiveRule, ...]") -> None:
+    from custody.cli.render import Cell, flexible, heading, table
+
+    heading("Rules")
+    table(
+        ["decision", "rule", flexible("of"), flexible("where"), flexible("note")],
+        [
+            [
+                Cell(rule.decision, VERDICT_STYLES[rule.decision]),
+                rule.name,
+                _what(rule),
+                rule.source if rule.line is None else f"{rule.source}:{rule.line}",
+                rule.note,
+            ]
+            for rule in rules
+        ],
+    )
+
+
+def _what(rule: "EffectiveRule") -> str:
+    when = None if rule.when is None else f"when {rule.when}"
+    return ", ".join(part for part in (rule.match, when, rule.rate, rule.sequence) if part)
+
+
+def _print_rest(shown: "Effective", pause: "Pause | None") -> None:
+    from custody.cli.render import fields, heading
+
+    said = [*_budget_fields(shown), *_loop_fields(shown), *_approval_fields(shown)]
+    if said:
+        heading("Bounds")
+        fields(said)
+    if not shown.may_pause:
+        print("\nIt may not be paused.")
+    if pause is not None:
+        from custody.cli.pause import pause_words
+
+        print(f"\nPaused {pause_words(pause)}.")
+
+
+def _budget_fields(shown: "Effective") -> "list[tuple[str, str]]":
+    return [(f"budget of a {budget.per}", _amounts(budget)) for budget in shown.budgets]
+
+
+def _amounts(budget: "Budget") -> str:
+    hard = [f"{name} {amount:,.12g}" for name, amount in budget.amounts.items()]
+    soft = [f"{name} {amount:,.12g} is told" for name, amount in budget.soft.items()]
+    hours = [] if budget.hours is None else [f"over {budget.hours:g} h"]
+    return ", ".join([*hard, *soft, *hours])
+
+
+def _loop_fields(shown: "Effective") -> "list[tuple[str, str]]":
+    loops = shown.loops
+    if loops is None:
+        return []
+    counts = (("asks", loops.ask), ("is denied", loops.deny))
+    said = [f"{word} at number {count}" for word, count in counts if count is not None]
+    return [("the same call again", ", ".join(said))]
+
+
+def _approval_fields(shown: "Effective") -> "list[tuple[str, str]]":
+    approvals = shown.approvals
+    if approvals is None:
+        return []
+    import shlex
+
+    said: list[tuple[str, str]] = []
+    if approvals.wait_seconds is not None:
+        said.append(("a question waits", f"{approvals.wait_seconds:g} s"))
+    if approvals.open_hours is not None:
+        said.append(("and stays open", f"{approvals.open_hours:g} h"))
+    told = [notice if isinstance(notice, str) else shlex.join(notice) for notice in approvals.notify]
+    return [*said, *(("is told", notice) for notice in told)]

@@ -1,0 +1,281 @@
+"""A policy on the way of a call: what rules refuse, ask and count, and what the record says of it."""
+
+import asyncio
+import threading
+
+import pytest
+
+import custody
+from custody.calls.answers import no, yes
+from custody.calls.questions import Means, answer_question
+from custody.compose import open_runtime
+from custody.errors import Denied, InvalidPolicy
+from custody.index import CallFilter, EventFilter
+from custody.records import Kind
+from custody.settings import load_settings
+
+
+@pytest.fixture
+def policy(work):
+    """Writes the project's policy: it stands for everything called in the working directory."""
+
+    def write(text: str) -> None:
+        path = work / ".custody" / "policy" / "rules.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    return write
+
+
+@custody.tool(effect="write")
+def note(text: str) -> str:
+    return text
+
+
+ASKS = '[[rules]]\nname = "look"\ndecision = "ask"\ntool = "note"\nreason = "Notes are looked at."\n'
+
+
+def kinds_of(runtime, call_id):
+    """Of the records of a call, in their order."""
+    return [
+        Kind(stored.kind).name.lower()
+        for stored in runtime.journal.follow()
+        if bytes.fromhex(call_id) in stored.leaf
+        and stored.kind in (Kind.CALL_ASKED, Kind.CALL_ANSWERED, Kind.CALL_STARTED, Kind.CALL_FINISHED)
+    ]
+
+
+async def with_prompt(said, *calls, tools=(note,)):
+    """The calls, made one after the other where somebody sits at the door; and the runtime they left."""
+    async with await open_runtime(load_settings(store=":memory:"), tools=tools) as runtime:
+        runtime.prompt = said
+        made = [await runtime.call("note", {"text": text}) for text in calls]
+        return made, [kinds_of(runtime, call.id) for call in made]
+
+
+def test_all_rules_that_match_are_on_the_record_with_the_digest_of_the_policy(policy):
+    policy(
+        '[[rules]]\nname = "no b"\ndecision = "deny"\nwhen = \'params.text == "b"\'\n'
+        '[[rules]]\nname = "notes"\ndecision = "allow"\ntool = "note"\n'
+    )
+    with custody.open(":memory:", tools=[note]) as runtime:
+        a, b = (runtime.call("note", {"text": text}) for text in "ab")
+        stored = runtime.index.call(b.id).decision
+    assert (a.outcome, a.decision.matched) == ("succeeded", ("notes",))
+    assert (b.outcome, b.decision.rule, b.decision.matched) == ("rejected", "no b", ("no b", "notes"))
+    assert len(b.decision.policy) == 16 and a.decision.policy == b.decision.policy
+    assert stored == b.decision
+
+
+def test_a_condition_that_fails_refuses_and_keeps_the_value_to_itself(policy):
+    policy('[[rules]]\nname = "odd"\ndecision = "allow"\nwhen = "params.text.missing == 1"\n')
+    with custody.open(":memory:", tools=[note]) as runtime:
+        call = runtime.call("note", {"text": "a-value-of-mine"})
+    assert (call.outcome, call.decision.by, call.decision.rule) == ("rejected", "error", "odd")
+    assert "a-value-of-mine" not in call.decision.reason
+
+
+def test_where_nobody_is_there_an_ask_is_a_no_at_once_and_one_record(policy):
+    policy(ASKS)
+    (call,), kinds = asyncio.run(with_prompt(None, "x"))
+    assert (call.outcome, call.decision.verdict, call.decision.by) == ("rejected", "deny", "nobody")
+    assert call.decision.rule == "look"
+    assert kinds == [["call_finished"]]
+
+
+def test_a_yes_at_the_door_lets_this_one_call_run(policy):
+    policy(ASKS)
+    shown = []
+
+    async def prompt(question):
+        shown.append((question.tool, question.shown, question.reason, question.rule))
+        return yes(question, "kim")
+
+    (first, second), kinds = asyncio.run(with_prompt(prompt, "x", "x"))
+    assert (first.outcome, first.result) == ("succeeded", "x")
+    assert (first.decision.verdict, first.decision.by, first.decision.rule) == ("allow", "person", "look")
+    assert kinds == [["call_asked", "call_answered", "call_started", "call_finished"]] * 2
+    assert shown == [("note", {"text": "x"}, "Notes are looked at.", "look")] * 2
+    assert second.outcome == "succeeded"
+
+
+def test_a_no_at_the_door_ends_the_call(policy):
+    policy(ASKS)
+
+    async def prompt(question):
+        return no(question, "kim", "not today")
+
+    (call,), kinds = asyncio.run(with_prompt(prompt, "x"))
+    assert (call.outcome, call.decision.by, call.decision.reason) == ("rejected", "person", "not today")
+    assert kinds == [["call_asked", "call_answered", "call_finished"]]
+
+
+def test_a_yes_that_comes_late_lets_the_same_call_pass_once_and_no_other(policy):
+    policy(ASKS + "[approvals]\nwait_seconds = 0.05\n")
+
+    async def silent(question):
+        await asyncio.Event().wait()
+
+    async def main():
+        async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
+            runtime.prompt = silent
+            late = await runtime.call("note", {"text": "x"})
+            means = Means(journal=runtime.journal, recorder=runtime.ledger.recorder, index=runtime.index)
+            await asyncio.to_thread(answer_question, means, late.id, "allow", person="kim")
+            other = await runtime.call("note", {"text": "y"})
+            again = await runtime.call("note", {"text": "x"})
+            third = await runtime.call("note", {"text": "x"})
+            return [late, other, again, third], runtime.index.call(late.id)
+
+    (late, other, again, third), stored = asyncio.run(main())
+    assert [call.outcome for call in (late, other, again, third)] == [
+        "rejected", "rejected", "succeeded", "rejected",
+    ]  # fmt: skip
+    assert (late.decision.by, again.decision.by) == ("nobody", "person")
+    assert late.id[:8] in late.decision.reason and "repeat the same call" in late.decision.reason
+    assert stored.outcome == "rejected"
+
+
+def test_a_call_that_waits_holds_no_place_among_those_that_run(policy, tmp_path):
+    settings = tmp_path / "config" / "custody" / "custody.toml"
+    settings.write_text(settings.read_text() + "[calls]\nparallel = 1\n")
+    policy(ASKS)
+
+    async def main():
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def prompt(question):
+            asked.set()
+            await go_on.wait()
+            return yes(question, "kim")
+
+        async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
+            runtime.prompt = prompt
+            waiting = asyncio.ensure_future(runtime.call("note", {"text": "x"}))
+            await asked.wait()
+            beside = await asyncio.wait_for(runtime.call("file_list", {"path": "."}), 30)
+            go_on.set()
+            return beside, await waiting
+
+    beside, waited = asyncio.run(main())
+    assert (beside.outcome, waited.outcome) == ("succeeded", "succeeded")
+
+
+def test_a_policy_in_shadow_blocks_nothing_and_says_what_it_would_have_done(policy):
+    policy('mode = "shadow"\n[[rules]]\nname = "no notes"\ndecision = "deny"\ntool = "note"\n')
+    with custody.open(":memory:", tools=[note]) as runtime:
+        call = runtime.call("note", {"text": "x"})
+        with runtime.run("observed") as run, run.observe("note", {"text": "y"}, guard=True):
+            pass
+        said = runtime.index.events(EventFilter(name="shadow.denied")).items
+    assert call.outcome == "succeeded"
+    assert [event.data["rule"] for event in said] == ["no notes", "no notes"]
+
+
+def test_an_observed_call_that_a_rule_asks_about_is_refused_for_nobody_is_asked(policy):
+    policy(ASKS)
+    with custody.open(":memory:") as runtime, runtime.run("observed") as run:
+        with pytest.raises(Denied) as refused, run.observe("note", {"text": "y"}, guard=True):
+            raise AssertionError("it must not run")
+        assert refused.value.details["decision"].by == "nobody"
+
+
+def test_a_budget_refuses_the_call_that_would_exceed_it(policy):
+    policy("[budgets.run]\ncalls = 2\nsoft = { calls = 1 }\n")
+    with custody.open(":memory:", tools=[note]) as runtime:
+        with runtime.run("spend") as run:
+            outcomes = [run.call("note", {"text": text}) for text in "abc"]
+        other = runtime.call("note", {"text": "d"})
+        soft = runtime.index.events(EventFilter(name="budget.soft")).items
+    assert [call.outcome for call in outcomes] == ["succeeded", "succeeded", "rejected"]
+    assert (outcomes[2].decision.by, outcomes[2].decision.param) == ("budget", "calls")
+    assert other.outcome == "succeeded"
+    assert len(soft) == 1
+
+
+def test_the_same_call_again_and_again_is_asked_about_and_then_refused(policy):
+    policy("[loops]\nsame_call = { ask = 2, deny = 3 }\n")
+
+    async def prompt(question):
+        return yes(question, "kim")
+
+    async def main():
+        async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
+            runtime.prompt = prompt
+            async with runtime.run("again") as run:
+                return [await run.call("note", {"text": "x"}) for _ in range(3)]
+
+    calls = asyncio.run(main())
+    assert [(call.outcome, call.decision.by) for call in calls] == [
+        ("succeeded", "rule"), ("succeeded", "person"), ("rejected", "budget"),
+    ]  # fmt: skip
+
+
+def test_a_rate_and_a_sequence_hold_over_several_calls(policy):
+    policy(
+        '[[rules]]\nname = "slowly"\ndecision = "deny"\ntool = "note"\nrate = { calls = 2, seconds = 3600 }\n'
+        '[[rules]]\nname = "not after a list"\ndecision = "deny"\ntool = "file_read"\n'
+        'sequence = { after = "file_list" }\n'
+    )
+    with custody.open(":memory:", tools=[note]) as runtime, runtime.run("order") as run:
+        rated = [run.call("note", {"text": text}).outcome for text in "abc"]
+        before = run.call("file_read", {"path": "missing"})
+        run.call("file_list", {"path": "."})
+        after = run.call("file_read", {"path": "missing"})
+    assert rated == ["succeeded", "succeeded", "rejected"]
+    assert before.decision.rule is None
+    assert (after.outcome, after.decision.rule) == ("rejected", "not after a list")
+
+
+def test_a_policy_that_changes_takes_effect_and_one_that_cannot_be_used_changes_nothing(policy, caplog):
+    settings = load_settings(store=":memory:")
+
+    async def main():
+        async with await open_runtime(settings, tools=[note]) as runtime:
+            standing = runtime.policy
+            free = await runtime.call("note", {"text": "a"})
+            policy('[[rules]]\nname = "no"\ndecision = "deny"\ntool = "note"\n')
+            await asyncio.to_thread(standing.look)
+            refused = await runtime.call("note", {"text": "b"})
+            policy("[[rules]\n")
+            await asyncio.to_thread(standing.look)
+            still = await runtime.call("note", {"text": "c"})
+            events = runtime.index.events(EventFilter()).items
+            return [free, refused, still], [event.name for event in events]
+
+    calls, names = asyncio.run(main())
+    assert [call.outcome for call in calls] == ["succeeded", "rejected", "rejected"]
+    assert "policy.in_force" in names and "policy.unusable" in names
+    assert any("rules.toml:1" in line for line in caplog.messages)
+
+
+def test_a_program_does_not_begin_under_a_policy_that_cannot_be_used(policy, work):
+    policy('[[rules]]\nname = "x"\ndesicion = "deny"\n')
+    with pytest.raises(InvalidPolicy, match=r"rules\.toml:3:1.*decision"):
+        custody.open(":memory:").__enter__()
+
+
+def test_what_a_project_allows_has_no_effect_before_it_is_trusted(policy, tmp_path):
+    own = tmp_path / "config" / "custody" / "policy.toml"
+    own.write_text('default = "deny"\n')
+    policy('[[rules]]\nname = "notes"\ndecision = "allow"\ntool = "note"\n')
+    with custody.open(":memory:", tools=[note]) as runtime:
+        assert runtime.call("note", {"text": "a"}).outcome == "rejected"
+
+
+def test_sixty_four_callers_in_threads_spend_a_budget_exactly(policy):
+    policy("[budgets.store]\ncalls = 20\n")
+    outcomes: list[str] = []
+    with custody.open(":memory:", tools=[note]) as runtime:
+
+        def work(number):
+            outcomes.append(runtime.call("note", {"text": str(number)}).outcome)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        kept = runtime.index.calls(CallFilter(outcome="succeeded"), limit=100).items
+    assert (outcomes.count("succeeded"), outcomes.count("rejected")) == (20, 44)
+    assert len(kept) == 20
