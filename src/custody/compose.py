@@ -107,7 +107,20 @@ async def open_runtime(
         notices=None if make_notices is None else make_notices(opened.recorder),
     )
     _attend(runtime, settings, opened, standing, one_shot=at_terminal)
+    if door == "python" and standing().layers:
+        await _prepare(runtime)
     return runtime
+
+
+async def _prepare(runtime: "Runtime") -> None:
+    """Have counted what the policy limits: a guarded call on the event loop could not wait for that."""
+    import asyncio
+
+    try:
+        await asyncio.to_thread(runtime.recording.guards.prepare)
+    except BaseException:
+        await runtime.close()
+        raise
 
 
 def _standing_policy(settings: Settings, opened: OpenStore) -> "StandingPolicy":

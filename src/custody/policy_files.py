@@ -8,6 +8,7 @@ Used by `settings`, `compose` and the commands about policies.
 import functools
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,9 +166,14 @@ def _only_policy(data: bytes, path: str) -> None:
 def read_policy(path: str) -> bytes | None:
     """The file's bytes; None where there is none. Raises InvalidPolicy."""
     try:
-        with open(path, "rb") as file:
+        # Without waiting: whoever put a pipe there may never write to it.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidPolicy(f"{path} is not a file.")
             data = file.read(FILE_BYTES_MAX + 1)
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):  # somebody meant a policy to be here
+            raise InvalidPolicy(f"{path} is a link to nothing.", hint="Mend it, or remove it.") from None
         return None
     except OSError as error:
         raise InvalidPolicy(f"{path} cannot be read: {error.strerror}.") from error
@@ -229,8 +235,8 @@ class StandingPolicy:
             if stamps == self._seen:
                 return
             policy = Policy(layers_in_force(self._folder, self._user_settings))
-        except CustodyError as error:
-            unusable = str(error)
+        except Exception as error:  # whatever it is: who looks goes on looking
+            unusable = str(error) if isinstance(error, CustodyError) else type(error).__name__
             if unusable != self._unusable:
                 self._unusable = unusable
                 log.warning("The policy stays as it was: %s", unusable)

@@ -1097,6 +1097,29 @@ def test_the_guarded_example_of_the_how_to_refuses(monkeypatch, tmp_path, settin
     assert capsys.readouterr().out == "I may not.\n"
 
 
+def test_a_call_beyond_a_budget_or_refused_to_one_agent_is_told_to_the_model(store, settings_file, deny):
+    deny('name = "not Ada"\ndecision = "deny"\nagent = "Ada"\ntool = "delete_file"\neffect = "irreversible"')
+    with settings_file.open("a", encoding="utf-8") as file:
+        file.write("[policy.budgets.run]\ncalls = 1\n")
+    tool, deleted = acting()
+    look = agents.function_tool(lambda: "seen", name_override="look")
+    model = Scripted(
+        asks(("c1", "delete_file", {"path": "a"})),
+        asks(("c2", "look", {})),
+        asks(("c3", "look", {})),
+        says("ok"),
+    )
+    agent = agents.Agent(name="Ada", model=model, tools=[tool, look])
+    guarded = {"guard": True, "effects": {"delete_file": "irreversible"}}
+    recorded = play(store, "run", agent, runner=guarded)
+    assert deleted == []
+    assert [(call.external_id, call.outcome, call.decision.by) for call in recorded.calls] == [
+        ("c1", "rejected", "rule"),
+        ("c2", "succeeded", "rule"),
+        ("c3", "rejected", "budget"),
+    ]
+
+
 def test_hooks_that_serve_run_after_run_do_not_grow_without_end(store, deny, monkeypatch):
     monkeypatch.setattr("custody.adapters.openai_agents_watch.REMEMBERED_MAX", 3)
     deny('deny_tool = "delete_file"')

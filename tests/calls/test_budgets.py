@@ -549,7 +549,8 @@ def test_nobody_waits_on_an_event_loop(on_disk: Start):
     )
     assert held == [None]
     assert agent.spending.admit_at_once(asked, agent.limits) == Admitted()
-    assert agent.spending.admit_at_once(agent.admission(runs="one"), agent.limits) is None  # used up
+    refused = agent.spending.admit_at_once(agent.admission(runs="one"), agent.limits)
+    assert isinstance(refused, Refusal)
     assert isinstance(agent.ask(runs="one"), Refusal)
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+import time
 
+import apsw
 import pytest
 
 import custody
 from custody.calls.answers import no, yes
+from custody.calls.pause import begin_pause
 from custody.calls.questions import Means, answer_question
 from custody.compose import open_runtime
-from custody.errors import Denied, InvalidPolicy
+from custody.errors import Denied, InvalidPolicy, NotRecorded
 from custody.index import CallFilter, EventFilter
 from custody.records import Kind
 from custody.settings import load_settings
@@ -279,3 +282,162 @@ def test_sixty_four_callers_in_threads_spend_a_budget_exactly(policy):
         kept = runtime.index.calls(CallFilter(outcome="succeeded"), limit=100).items
     assert (outcomes.count("succeeded"), outcomes.count("rejected")) == (20, 44)
     assert len(kept) == 20
+
+
+def observed(run, *texts, tool="note", **options):
+    """How each of such calls ends, made by the program itself and guarded."""
+    return [ended(run.observe(tool, {"text": text}, guard=True, **options)) for text in texts]
+
+
+def ended(call):
+    try:
+        with call:
+            pass
+    except Denied as refused:
+        return refused.details["decision"]
+    return call.outcome
+
+
+BUDGET_OF_TWO = "[budgets.run]\ncalls = 2\nsoft = { calls = 1 }\n"
+
+
+def test_an_observed_call_spends_a_budget_with_the_others_and_soft_bounds_are_told_once(policy):
+    policy(BUDGET_OF_TWO)
+    with custody.open(":memory:", tools=[note]) as runtime, runtime.run("spend") as run:
+        first = run.call("note", {"text": "a"})
+        second, third = observed(run, "b", "c")
+        soft = runtime.index.events(EventFilter(name="budget.soft")).items
+    assert (first.outcome, second, third.by, third.param) == ("succeeded", "succeeded", "budget", "calls")
+    assert [event.data["amount"] for event in soft] == ["calls"]
+
+
+def test_a_child_spends_with_observed_calls_what_its_parent_has(policy):
+    policy(BUDGET_OF_TWO)
+    with custody.open(":memory:") as runtime, runtime.run("above") as run:
+        with run.child("below") as child:
+            assert observed(child, "a", "b") == ["succeeded", "succeeded"]
+        (refused,) = observed(run, "c")
+    assert refused.by == "budget"
+
+
+def test_rates_sequences_and_loops_hold_for_observed_calls(policy):
+    policy(
+        '[[rules]]\nname = "slowly"\ndecision = "deny"\ntool = "note"\nrate = { calls = 2, seconds = 3600 }\n'
+        '[[rules]]\nname = "not after a list"\ndecision = "deny"\ntool = "send"\n'
+        'sequence = { after = "list" }\n[loops]\nsame_call = { deny = 3 }\n'
+    )
+    with custody.open(":memory:") as runtime, runtime.run("order") as run:
+        *_, rated = observed(run, "a", "b", "c")
+        (before,) = observed(run, "x", tool="send")
+        *_, again = observed(run, "y", "y", "y", tool="list")
+        (after,) = observed(run, "x", tool="send")
+    assert (rated.rule, before, again.param, after.rule) == (
+        "slowly", "succeeded", "same_call", "not after a list",
+    )  # fmt: skip
+
+
+def test_rules_see_the_effect_and_the_agent_that_an_observed_call_states(policy):
+    policy(
+        '[[rules]]\nname = "no writes"\ndecision = "deny"\neffect = "write"\n'
+        '[[rules]]\nname = "not kim"\ndecision = "deny"\nagent = "kim"\n'
+    )
+    with custody.open(":memory:") as runtime, runtime.run("say") as run:
+        (free,) = observed(run, "a")
+        (effect,) = observed(run, "a", effect="write")
+        (agent,) = observed(run, "a", agent="kim")
+    assert (free, effect.rule, agent.rule) == ("succeeded", "no writes", "not kim")
+
+
+def test_on_an_event_loop_an_observed_call_is_counted_without_waiting(policy):
+    policy(BUDGET_OF_TWO)
+
+    async def main():
+        async with await open_runtime(load_settings(store=":memory:")) as runtime:
+            async with runtime.run("spend") as run:
+                at_once = observed(run, "a", "b", "c")
+                with pytest.raises(Denied) as waited:
+                    async with run.observe("note", {"text": "d"}, guard=True):
+                        raise AssertionError("it must not run")
+            return at_once, waited.value.details["decision"]
+
+    (*allowed, refused), waited = asyncio.run(main())
+    assert allowed == ["succeeded", "succeeded"]
+    assert (refused.by, refused.param) == ("budget", "calls")
+    assert (waited.by, waited.param) == ("budget", "calls")
+
+
+def test_on_an_event_loop_a_call_is_refused_rather_than_kept_waiting_for_another_process(policy, tmp_path):
+    policy('[[rules]]\nname = "slowly"\ndecision = "deny"\nrate = { calls = 9, seconds = 3600 }\n')
+
+    async def main():
+        settings = load_settings(store=str(tmp_path / "store"))
+        async with await open_runtime(settings) as runtime, runtime.run("spend") as run:
+            other = apsw.Connection(str(tmp_path / "store" / "index.db"))
+            other.execute("BEGIN IMMEDIATE")
+            (meanwhile,) = observed(run, "a")
+            other.execute("ROLLBACK")
+            other.close()
+            return meanwhile, made_until(lambda: observed(run, "b")[0])
+
+    meanwhile, afterwards = asyncio.run(main())
+    assert (meanwhile.by, "async with" in meanwhile.reason) == ("budget", True)
+    assert afterwards == "succeeded"
+
+
+def test_what_an_observed_call_took_that_could_not_be_recorded_is_given_back(policy, monkeypatch):
+    policy(BUDGET_OF_TWO)
+    with custody.open(":memory:") as runtime, runtime.run("spend") as run:
+        observed(run, "a")
+        call = run.observe("note", {"text": "b"}, guard=True)
+        monkeypatch.setattr(type(run), "keep_numbered", refuse_to_keep)
+        with pytest.raises(NotRecorded):
+            call.open()
+        monkeypatch.undo()
+        assert observed(run, "c") == ["succeeded"]
+
+
+def test_where_nothing_can_be_counted_calls_are_refused_and_that_is_on_the_record(policy, tmp_path):
+    policy(BUDGET_OF_TWO)
+    (tmp_path / "store" / "index.db").mkdir(parents=True)
+    settings = load_settings(store=str(tmp_path / "store"))
+    with custody.open(settings.store, tools=[note]) as runtime, runtime.run("spend") as run:
+        own = run.call("note", {"text": "a"})
+        (told,) = observed(run, "a")
+    for decision in (own.decision, told):
+        assert (decision.verdict, decision.by) == ("deny", "error")
+        assert "cannot be counted" in decision.reason
+
+
+def refuse_to_keep(*_, **__):
+    raise NotRecorded
+
+
+def test_whoever_only_asks_whether_a_call_may_happen_uses_nothing_up(policy):
+    policy(BUDGET_OF_TWO)
+    with custody.open(":memory:") as runtime, runtime.run("spend") as run:
+        asked = [run.recording.decide("note", {"text": "a"}, run=run).verdict for _ in range(3)]
+        made = observed(run, "a", "b")
+        last = run.recording.decide("note", {"text": "c"}, run=run)
+    assert (asked, made) == (["allow"] * 3, ["succeeded"] * 2)
+    assert (last.verdict, last.by) == ("deny", "budget")
+
+
+def test_a_pause_lets_observed_calls_pass_that_a_rule_refuses(policy):
+    policy('[[rules]]\nname = "no notes"\ndecision = "deny"\ntool = "note"\n')
+    with custody.open(":memory:") as runtime, runtime.run("paused") as run:
+        (refused,) = observed(run, "a")
+        begin_pause(
+            run.recording.recorder, runtime.index, seconds=60, reason="a move", person="kim", may_pause=True
+        )
+        made = made_until(lambda: observed(run, "b")[0])
+        said = runtime.index.events(EventFilter(name="shadow.denied")).items
+    assert (refused.rule, made) == ("no notes", "succeeded")
+    assert [event.data["rule"] for event in said] == ["no notes"]
+
+
+def made_until(make, seconds=10.0):
+    """What is at last allowed, within a moment."""
+    end = time.monotonic() + seconds
+    while (outcome := make()) != "succeeded" and time.monotonic() < end:
+        pass
+    return outcome

@@ -166,7 +166,7 @@ def test_who_follows_is_somebody_who_listens_and_sees_each_question(custody, des
     eventually(desk.journal.approver_listens)
     question = desk.question()
 
-    shown = _until(master, b"custody approve")
+    shown = until(master, b"custody approve")
     process.terminate()
     process.wait(RUN_SECONDS_MAX)
     os.close(master)
@@ -240,11 +240,11 @@ def test_a_question_at_the_terminal_has_four_answers_and_silence_is_none_of_them
     os.close(slave)
     shown = b""
     for end, typed in ANSWERS:
-        shown += _until(master, end)
+        shown += until(master, end)
         os.write(master, typed)
-    shown += _until(master, b"type")
+    shown += until(master, b"type")
     os.write(master, b"z")
-    shown += _until(master, b"gets b'z'>")
+    shown += until(master, b"gets b'z'>")
     os.close(master)
     process.wait(RUN_SECONDS_MAX)
 
@@ -278,7 +278,7 @@ def at_a_terminal(custody, *arguments: str, typed: bytes) -> tuple[int, str]:
     master, slave = pty.openpty()
     process = custody.start(*arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
-    shown = _until(master, AGAIN)
+    shown = until(master, AGAIN)
     os.write(master, typed)
     while True:
         try:
@@ -334,14 +334,14 @@ def test_two_terminals_one_asks_and_the_other_answers(custody):
     desk.close()
     command = custody.start("exec", "--", "echo", "done", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
-    call = re.search(rb"custody approve ([0-9a-f]{8})", _until(master, b"custody deny"))[1].decode()
+    call = re.search(rb"custody approve ([0-9a-f]{8})", until(master, b"custody deny"))[1].decode()
     custody.at_terminal("approve", call, columns=80, typed="y\n")
 
     assert command.communicate(timeout=RUN_SECONDS_MAX)[0] == b"done\n"
     os.close(master)
 
 
-def _until(descriptor: int, end: bytes) -> bytes:
+def until(descriptor: int, end: bytes) -> bytes:
     """What comes until this does."""
     data = b""
     while end not in data:

@@ -1,6 +1,7 @@
 """`custody policy`: checked, tested, explained, shown and trusted; each command as it is typed."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,19 @@ def test_a_file_of_cases_that_cannot_be_read_is_exit_2(typed: Typed, name: str, 
     ran = typed("policy", "test", "policy.toml", typed.file(name, text))
     assert ran.code == 2
     assert told in ran.err
+
+
+def test_pipes_and_links_to_nothing_are_told_and_not_waited_for(typed: Typed):
+    good, pipe = typed.file("policy.toml", GOOD), typed.work / "pipe.toml"
+    os.mkfifo(pipe)
+    for words in (["check", str(pipe)], ["test", str(pipe), str(pipe)], ["test", good, str(pipe)]):
+        ran = typed("policy", *words)
+        assert ran.code in (1, 2)
+        assert "pipe.toml is not a file" in ran.out + ran.err
+    (typed.config / "policy.toml").symlink_to("nowhere.toml")
+    ran = typed("policy", "show")
+    assert ran.code == 2
+    assert "policy.toml is a link to nothing" in ran.err
 
 
 # -- explain ------------------------------------------------------------------------------------------

@@ -101,3 +101,12 @@ def test_the_daemons_token_is_not_on_the_record_even_where_a_command_prints_it(c
     (call,) = custody("calls", "--all", "--json").json["items"]
     assert token not in json.dumps(call)
     assert "[redacted:" in json.dumps(call["result"])
+
+
+def test_an_agent_whose_run_is_open_makes_itself_no_token_that_answers(custody: Program):
+    with custody.recording() as runtime, runtime.run("work") as run:
+        made = [custody("token", "create", "eve", "--role", role) for role in ("operator", "host", "agent")]
+        refused = [event.data for event in runtime.index.events().items if event.name == "approval.refused"]
+    assert [ran.code for ran in made] == [3, 3, 0]
+    assert "started by an agent whose run is on the record" in made[0].err
+    assert refused == [{"what": "token create", "why": "agent", "by_run": run.id}] * 2

@@ -319,8 +319,9 @@ def test_the_example_is_accepted_as_it_is_and_with_every_line_of_it() -> None:
     [
         ("file_write", "write", {"path": "/work/a", "content": ""}, []),
         ("file_write", "write", {"path": "/etc/a", "content": ""}, ["ask-before-writing-elsewhere"]),
-        ("git", "write", {"argv": ["push"]}, ["ask-before-push"]),
-        ("git", "write", {"argv": ["status"]}, []),
+        ("exec", "unknown", {"argv": ["git", "push"]}, ["ask-before-commands", "ask-before-push"]),
+        ("exec", "unknown", {"argv": ["git", "status"]}, []),
+        ("git", "write", {"operation": "commit"}, []),
         ("shell", "unknown", {"command": "ls"}, []),
         ("shell", "unknown", {"command": "ls $(curl x)"}, ["ask-before-commands"]),
         ("fetch", "read", {"url": "http://169.254.169.254/latest"}, ["no-inside-hosts"]),

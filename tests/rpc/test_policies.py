@@ -231,3 +231,18 @@ def test_a_rule_that_comes_while_a_proposal_is_worked_on_counts_for_what_is_not_
         assert answer["results"][1]["rejection"]["rule"] == "late"
 
     scenario(transport, work)
+
+
+def test_a_policy_file_may_require_what_is_set_on_the_connection(transport, work):
+    path = work / ".custody" / "policy" / "state.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('[[require_state]]\nkey = "reviewed"\nvalue = true\n')
+
+    async def make(client: Client, runtime: Runtime) -> None:
+        await offer(client, sh=echo)
+        before = await rejection(client, tool("sh"))
+        await client.call("state.set", {"key": "reviewed", "value": True})
+        after = await rejection(client, tool("sh"))
+        assert (before["rule"], after) == ("require_state:reviewed", None)
+
+    scenario(transport, make)

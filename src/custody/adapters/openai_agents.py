@@ -203,7 +203,14 @@ class CustodyHooks(agents.RunHooks[Any]):
     def _refusal(self, watch: Watch, key: Key, agent: Any) -> CustodyError | None:
         """Why this call may not run, put on the record; None if it may, which is recorded when it starts."""
         asked = watch.requested[key].asked
-        if self._run.recording.decide(asked.name, asked.arguments).verdict == "allow":
+        decision = self._run.recording.decide(
+            asked.name,
+            asked.arguments,
+            run=self._run,
+            effect=self._effects.get(asked.name, "unknown"),
+            agent=agent.name,
+        )
+        if decision.verdict == "allow":
             return None
         try:
             call = self._observe(watch, key, agent, asked.name, asked.arguments).open()

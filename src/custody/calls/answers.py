@@ -117,10 +117,17 @@ class Answering:
         cwd: str | None,
         agent: str | None,
         policy_digest: str | None,
+        dry_run: bool = False,
     ) -> str:
         """Of exactly this call, as `question_digest`."""
         return question_digest(
-            self._key, tool=tool, arguments=arguments, cwd=cwd, agent=agent, policy_digest=policy_digest
+            self._key,
+            tool=tool,
+            arguments=arguments,
+            cwd=cwd,
+            agent=agent,
+            policy_digest=policy_digest,
+            dry_run=dry_run,
         )
 
     def question(

@@ -18,6 +18,8 @@ from custody.tools import Context
 SUMMARY_CHARACTERS_MAX = 200
 """One line of a list; all of it is shown with the question."""
 
+_CHANGED = "What was asked about has changed meanwhile, or the policy; repeat the call to ask anew."
+
 
 async def ask(progress: Progress, context: Context, machinery: Machinery) -> Decision:
     """What a person says, or said before, or that nobody said anything. Raises NotRecorded."""
@@ -36,10 +38,17 @@ async def ask(progress: Progress, context: Context, machinery: Machinery) -> Dec
     return _worded(asked, before)
 
 
-async def use(progress: Progress, machinery: Machinery) -> Decision | None:
-    """Use the yes up, right before the call starts. A no where it was used by another call meanwhile."""
+async def use(progress: Progress, answered: Decision, machinery: Machinery) -> Decision | None:
+    """Use the yes up, right before the call starts. A no where it was used by another call meanwhile, or is
+    to something else than what would happen now. Raises NotRecorded."""
     assert progress.answer is not None, "a person has said yes"
-    if await machinery.deciding.answering.consume(progress.answer, progress.asked.call_id):
+    answering, asks = machinery.deciding.answering, progress.decision.verdict == "ask"
+    policy = (progress.decision if asks else answered).policy
+    now = _digest(progress, policy, answering)
+    # What cannot be spelled has another digest each time: there is nothing to compare.
+    if now != progress.answer.digest and now == _digest(progress, policy, answering):
+        return Decision("deny", "nobody", _CHANGED)
+    if await answering.consume(progress.answer, progress.asked.call_id):
         return None
     return Decision(
         "deny", "nobody", "The yes to it has been used meanwhile; repeat the same call to ask anew."
@@ -63,19 +72,26 @@ def _question(progress: Progress, answering: Answering) -> Question:
         summary=asked.name,
         reason=decision.reason,
         rule=decision.rule,
-        digest=answering.digest(
-            tool=asked.name,
-            arguments=asked.arguments,
-            cwd=where,
-            agent=asked.who.agent,
-            policy_digest=decision.policy,
-        ),
+        digest=_digest(progress, decision.policy, answering),
         session_id=asked.who.session_id,
         agent=asked.who.agent,
         run_id=None if asked.numbering is None else asked.numbering.run_id,
         asked_at_us=progress.at_us,
         cwd=where,
         standing_allowed=decision.by == "rule",
+    )
+
+
+def _digest(progress: Progress, policy_digest: str | None, answering: Answering) -> str:
+    """Of what would happen now."""
+    asked = progress.asked
+    return answering.digest(
+        tool=asked.name,
+        arguments=asked.arguments,
+        cwd=working_directory(asked),
+        agent=asked.who.agent,
+        policy_digest=policy_digest,
+        dry_run=asked.dry_run,
     )
 
 
@@ -98,5 +114,6 @@ async def _record_question(progress: Progress, question: Question, machinery: Ma
     first = await append_first(progress, draft_at, machinery, opens=True)
     shown = first.said().get("arguments")
     text = shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()
-    summary = f"{asked.name} {text}"[:SUMMARY_CHARACTERS_MAX]
+    name = f"dry run: {asked.name}" if asked.dry_run else asked.name
+    summary = f"{name} {text}"[:SUMMARY_CHARACTERS_MAX]
     return msgspec.structs.replace(question, shown=shown, summary=summary)

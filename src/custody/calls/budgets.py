@@ -24,7 +24,7 @@ from custody.calls.admission import (
 )
 from custody.calls.counting import Counted
 from custody.calls.weighing import Weighing
-from custody.index.spending import SpendingTables
+from custody.index.spending import SpendingTables, Writing
 from custody.journal import Journal
 from custody.policy.model import Rule
 from custody.records import now_us
@@ -50,8 +50,8 @@ HOST_DIGEST_BYTES = 16
 class Spending:
     """What was spent in one store, and what may still be. Safe for threads, processes and forks.
 
-    Every method may wait for another process but `admit_at_once`. All raise StoreError where nothing can be
-    counted; whoever asks takes that for a no.
+    Every method may wait for another process but those named `at_once`. All raise StoreError where nothing
+    can be counted; whoever asks takes that for a no.
     """
 
     def __init__(self, tables: SpendingTables, key: bytes) -> None:
@@ -64,12 +64,14 @@ class Spending:
         self._tables.close()
 
     def refresh(self) -> None:
-        """Count what the journal has and nobody counted yet: on a large store that takes seconds, once."""
+        """Count what the journal has and nobody counted yet, and give back what dead processes had reserved:
+        on a large store that takes seconds, once."""
+        self._tables.give_back_of_the_dead()
         self._tables.write(lambda rows: None, "all")
 
-    def counted(self, call: Admission) -> "Counted":
-        """What rules may ask about this call."""
-        return Counted(self._tables, call)
+    def counted(self, call: Admission, *, at_once: bool = False) -> "Counted":
+        """What rules may ask about this call; `at_once` for an event loop."""
+        return Counted(self._tables, call, at_once=at_once)
 
     def admit(
         self, call: Admission, limits: Limits, rates: "Mapping[Rule, bool] | None" = None
@@ -85,15 +87,37 @@ class Spending:
 
     def admit_at_once(
         self, call: Admission, limits: Limits, rates: "Mapping[Rule, bool] | None" = None
-    ) -> Admitted | None:
-        """The same for an event loop, which does not wait: None, and nothing taken, unless all is well."""
+    ) -> Admitted | Refusal | Moved | None:
+        """The same for an event loop, which does not wait: None, and nothing taken, where that would have to.
+
+        A no may be a moment old, and counts what dead processes had reserved until somebody does `refresh`.
+        """
         weighing = Weighing(call, limits, rates or {}, self._digests(call.hosts))
-        found = self._tables.write_at_once(weighing.weigh, "own" if limits.used else "any")
-        return found if isinstance(found, Admitted) else None
+        return self._tables.write_at_once(weighing.weigh, "own" if limits.used else "any")
+
+    def foresee(
+        self, call: Admission, limits: Limits, rates: "Mapping[Rule, bool] | None" = None
+    ) -> Admitted | Refusal | Moved:
+        """What `admit` would say now. Nothing is taken."""
+        weighing = Weighing(call, limits, rates or {}, self._digests(call.hosts))
+
+        def ask(rows: Writing) -> None:
+            raise _Foreseen(weighing.weigh(rows))
+
+        self.refresh()
+        try:
+            self._tables.write(ask, "any")
+        except _Foreseen as foreseen:
+            return foreseen.found
+        raise AssertionError("it is always undone")
 
     def release(self, call_id: bytes) -> None:
         """The call was admitted and will not start: what it took is there again."""
         self._tables.release(call_id)
+
+    def release_at_once(self, call_id: bytes) -> bool:
+        """The same for an event loop: False, and nothing done, where that would have to wait."""
+        return self._tables.write_at_once(lambda rows: (rows.give_back(call_id),), "any") is not None
 
     def _digests(self, hosts: Sequence[str]) -> tuple[bytes, ...]:
         """Names without case, each once."""
@@ -103,6 +127,14 @@ class Spending:
     def _digest(self, name: str) -> bytes:
         data = name.encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, data, "sha256")[:HOST_DIGEST_BYTES]
+
+
+class _Foreseen(Exception):
+    """Undoes what was weighed, and says what it was."""
+
+    def __init__(self, found: Admitted | Refusal | Moved) -> None:
+        super().__init__()
+        self.found = found
 
 
 def open_spending(

@@ -8,27 +8,36 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from custody.calls.admission import Admission
-from custody.index.spending import SpendingTables, Writing
+from custody.index.spending import Freshness, SpendingTables, Writing
 from custody.index.spending_rows import AGENT, HOUR_US, RUN, SESSION, THE_STORE, Scope, Spent
 from custody.policy.model import GLOB_PREFIX, Per, Rule
 
 A = TypeVar("A")
 
+
+class WouldWait(Exception):
+    """Nobody can tell at once."""
+
+
 DAY_US = 24 * HOUR_US
 
 
 class Counted:
-    """What was counted before one call, as rules ask for it. Each question is answered from the tables."""
+    """What was counted before one call, as rules ask for it. Each question is answered from the tables;
+    `at_once`, without waiting for other processes: what would have to raises WouldWait."""
 
-    def __init__(self, tables: SpendingTables, call: Admission) -> None:
+    def __init__(self, tables: SpendingTables, call: Admission, *, at_once: bool = False) -> None:
         self._tables = tables
         self._call = call
+        self._at_once = at_once
+        self.gave_up = False
+        """A question was not answered, as that would have had to wait."""
         self._fresh = False
         self.rates: dict[Rule, bool] = {}
         """What each rule was told that asked whether its rate is used up. `Spending.admit` wants it."""
 
     def rate_used(self, rule: Rule) -> bool:
-        used = self._tables.read(lambda rows: rate_used(rows, rule, self._call))
+        used = self._read(lambda rows: rate_used(rows, rule, self._call))
         self.rates[rule] = used
         return used
 
@@ -75,9 +84,19 @@ class Counted:
     def _read_fresh(self, ask: Callable[[Writing], A]) -> A:
         """The first question folds every record there is; the others are about the same moment."""
         if self._fresh:
-            return self._tables.read(ask)
+            return self._read(ask)
         self._fresh = True
-        return self._tables.write(ask, "all")
+        return self._asked_at_once(ask, "all") if self._at_once else self._tables.write(ask, "all")
+
+    def _read(self, ask: Callable[[Writing], A]) -> A:
+        return self._asked_at_once(ask, "any") if self._at_once else self._tables.read(ask)
+
+    def _asked_at_once(self, ask: Callable[[Writing], A], fresh: Freshness) -> A:
+        found = self._tables.write_at_once(ask, fresh)
+        if found is None:
+            self.gave_up = True
+            raise WouldWait
+        return found
 
 
 def rate_used(rows: Writing, rule: Rule, call: Admission) -> bool:

@@ -6,6 +6,7 @@ may say lives elsewhere: `guards` (may it happen), `lifecycle` (what an end mean
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from custody.calls.asked import Asked, inside
 from custody.calls.guards import Proposal, decide
 from custody.calls.lifecycle import Judgement, advance, judge
-from custody.calls.machinery import Machinery, append_first, tell_noted
+from custody.calls.machinery import Machinery, append_end, append_first, tell_noted
 from custody.calls.notices import Ending, Notices, tell_rejected
 from custody.calls.progress import Progress, as_call, in_recorded_words, latency_us, working_directory
 from custody.errors import NotRecorded, OutcomeUnknown
@@ -49,6 +50,7 @@ async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
         # Without a place: others go on while a person thinks.
         answered = progress.decision = await ask(progress, context, machinery)
         if answered.verdict == "allow":
+            context.begin_deadline()  # how long a person thinks is not the call's time
             async with machinery.slots:
                 return await _go_on(progress, context, machinery)
     return await _reject(progress, machinery)
@@ -57,27 +59,32 @@ async def execute(asked: Asked, context: Context, machinery: Machinery) -> Call:
 async def _go_on(progress: Progress, context: Context, machinery: Machinery) -> Call:
     """A person said yes, and may have thought for long: whatever says no by now says it, and only a call that
     passes uses the answer up."""
+    from custody.calls.asking import use
+
     answered = progress.decision
     await _decide(progress, context, machinery, answered=True)
     if progress.decision.verdict == "deny":
         return await _reject(progress, machinery)
-    progress.decision = answered
-    from custody.calls.asking import use
-
-    refused = await use(progress, machinery)
+    try:
+        refused = await use(progress, answered, machinery)
+    except BaseException:
+        await _withdraw(progress, "that its answer was used could not be recorded", machinery)
+        raise
+    progress.decision = refused or answered
     if refused is not None:
-        progress.decision = refused
         return await _reject(progress, machinery)
     return await _carry_out(progress, context, machinery)
 
 
 async def _carry_out(progress: Progress, context: Context, machinery: Machinery) -> Call:
     """What nobody objects to: recorded, run, recorded."""
-    asked = progress.asked
+    asked, missing = progress.asked, "recorded"
     try:
         await _record_start(progress, context, machinery)
+        missing = "made durable"
+        await _make_durable(progress, machinery)
     except BaseException:
-        await _give_back(progress, machinery)
+        await _withdraw(progress, f"its start could not be {missing}", machinery)
         raise
     if machinery.notices is not None:
         machinery.notices.started(asked.call_id, asked.name, progress.started_at_us or progress.at_us)
@@ -92,7 +99,8 @@ async def _decide(
     began_ns = time.monotonic_ns()
     proposal = _proposal(progress, context, machinery)
     progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
-    if await _paused(progress.decision, machinery):
+    passes = answered and progress.decision.verdict == "ask"
+    if not passes and await _paused(progress.decision, machinery):
         proposal = msgspec.structs.replace(proposal, paused=True)
         progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
     progress.noted = proposal.noted
@@ -131,6 +139,7 @@ def _proposal(progress: Progress, context: Context, machinery: Machinery) -> Pro
         run={} if asker.run_id is None else {"id": asker.run_id},
         asker=asker,
         tools=asked.origin.tools,
+        state=asked.origin.state,
     )
 
 
@@ -140,6 +149,24 @@ async def _give_back(progress: Progress, machinery: Machinery) -> None:
         from custody.calls.admitting import give_back
 
         await give_back(progress, machinery)
+
+
+async def _withdraw(progress: Progress, reason: str, machinery: Machinery) -> None:
+    """It does not start, as the record of that failed: what there is of it on the record is closed, as soon
+    as that can be."""
+    await _give_back(progress, machinery)
+    if progress.receipt is None:
+        return
+    draft = machinery.ledger.recorder.draft(
+        CallFinished,
+        {},
+        call_id=progress.asked.call_id,
+        at_us=now_us(),
+        outcome="rejected",
+        reason=reason,
+    )
+    with suppress(NotRecorded):
+        await append_end(draft, machinery)
 
 
 async def _reject(progress: Progress, machinery: Machinery) -> Call:
@@ -164,7 +191,7 @@ async def _reject(progress: Progress, machinery: Machinery) -> Call:
         )
 
     if questioned:
-        await machinery.ledger.append(draft_at(progress.position), closes=True)
+        await append_end(draft_at(progress.position), machinery)
     else:
         await append_first(progress, draft_at, machinery, opens=False)
     await tell_noted(progress, machinery)
@@ -212,30 +239,15 @@ async def _record_start(progress: Progress, context: Context, machinery: Machine
         from custody.calls.admitting import tell_soft
 
         await tell_soft(progress, machinery)
-    if asked.tool.effect in machinery.durable_before and not asked.dry_run:
-        await _make_durable(progress, machinery)
-    progress.record_us = (time.monotonic_ns() - began_ns) // 1000
 
 
 async def _make_durable(progress: Progress, machinery: Machinery) -> None:
-    """Wait for the disk. Where that fails nothing runs, and the record says so as soon as it can."""
-    assert progress.receipt is not None, "it was appended before"
-    try:
-        await progress.receipt.durable()
-    except NotRecorded:
-        draft = machinery.ledger.recorder.draft(
-            CallFinished,
-            {},
-            call_id=progress.asked.call_id,
-            at_us=now_us(),
-            outcome="rejected",
-            reason="its start could not be made durable",
-        )
-        try:
-            await machinery.ledger.append(draft, closes=True)
-        except NotRecorded:
-            machinery.unfinished.append(draft)
-        raise
+    """Wait for the disk, where the call's effect asks for that. Raises NotRecorded."""
+    asked, receipt, began_ns = progress.asked, progress.receipt, progress.started_ns
+    assert asked.tool is not None and receipt is not None and began_ns is not None, "it was appended before"
+    if asked.tool.effect in machinery.durable_before and not asked.dry_run:
+        await receipt.durable()
+    progress.record_us = (time.monotonic_ns() - began_ns) // 1000
 
 
 async def _run(asked: Asked, context: Context) -> Ended:

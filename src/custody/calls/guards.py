@@ -44,6 +44,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     asker: Asker = Asker()
     tools: Offered | None = None
     """Where the tool was looked up; None: in the runtime's own registry."""
+    state: Callable[[], Mapping[str, Any]] = dict
+    """What has been set on the connection it comes by, for rules that ask."""
     counting: Counting | None = None
     paused: bool = False
     """A person has paused the policy: what rules say is noted, and counts for nothing."""
@@ -145,7 +147,7 @@ def _case(proposal: Proposal) -> Case:
         session_id=asker.session_id,
         run=proposal.run,
         facts=lambda: _facts(proposal),
-        state=dict,
+        state=proposal.state,
         counters=dict if counting is None else counting.counters,
         rate_used=None if counting is None else counting.rate_used,
         happened=None if counting is None else counting.happened,

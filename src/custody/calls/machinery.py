@@ -16,6 +16,7 @@ from custody.calls.ledger import Ledger
 from custody.calls.notices import Notices
 from custody.calls.progress import Progress
 from custody.calls.samples import Samples
+from custody.errors import NotRecorded
 from custody.policy import Policy
 from custody.recorder import Draft
 from custody.records import Effect
@@ -64,6 +65,16 @@ async def append_first(
     if asked.as_recorded:
         progress.asked_for = drafts[-1].said().get("arguments")
     return drafts[-1]
+
+
+async def append_end(draft: Draft, machinery: Machinery) -> None:
+    """Append the end of a call that is on the record and did not start; what fails is tried again later.
+    Raises NotRecorded."""
+    try:
+        await machinery.ledger.append(draft, closes=True)
+    except NotRecorded:
+        machinery.unfinished.append(draft)
+        raise
 
 
 async def tell_noted(progress: Progress, machinery: Machinery) -> None:

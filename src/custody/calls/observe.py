@@ -58,6 +58,10 @@ class ObservedCall:
     outcome: Outcome | None = None
     """How it ended; None while it runs."""
     _decision = UNGUARDED
+    _door: str | None = None
+    """Through which it comes; None: the runtime's."""
+    _may_start = False
+    """The guards let it pass, and counted it."""
     _failure: dict[str, Any] | None = None
     _rejection: str | None = None
     _closed = False
@@ -241,6 +245,9 @@ class ObservedCall:
             if self._strict:
                 raise
             run.failed(Kind.CALL_STARTED, error)
+        finally:
+            if self._may_start and self._started is None:
+                run.recording.guards.release(self.call_id)
 
     def _name_it(self) -> None:
         run, recording = self._run, self._run.recording
@@ -260,6 +267,7 @@ class ObservedCall:
         self._name_it()
         if self._guard:
             self._decide()
+            self._may_start = True
         said = recorder.redact({"arguments": self._arguments}, self._keep)
         if recording.set_aside():
             self._reserved = True
@@ -294,7 +302,14 @@ class ObservedCall:
 
     def _decide(self) -> None:
         self._decision = self._run.recording.decide(
-            self._tool, self._arguments, run=self._run, call_id=self.call_id
+            self._tool,
+            self._arguments,
+            run=self._run,
+            call_id=self.call_id,
+            effect=self._effect,
+            agent=self._agent,
+            door=self._door,
+            dry_run=self._dry_run,
         )
         if self._decision.verdict != "allow":
             self._record_rejection()

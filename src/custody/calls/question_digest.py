@@ -28,10 +28,11 @@ def question_digest(
     cwd: str | None,
     agent: str | None,
     policy_digest: str | None,
+    dry_run: bool = False,
 ) -> str:
     """HMAC-SHA-256 in hex. A value that cannot be spelled (an object of the caller's own) makes a digest like
     no other: such a call is asked about each time."""
-    asked = (tool, arguments, cwd, agent, policy_digest)
+    asked = (tool, arguments, cwd, agent, policy_digest, *(("dry run",) if dry_run else ()))
     try:
         text = msgspec.json.encode(_spelled(asked))
     except (TypeError, ValueError, RecursionError, RuntimeError, UnicodeError):

@@ -1,6 +1,6 @@
 """What a runtime brings to what is recorded without being run by it: observed calls, steps, events.
 
-Owns the settings of observing, and the guards of a call that somebody else runs. Used by `run`, `observe`
+Owns the settings of observing, and what is recorded at the close. Used by `run`, `observe`
 and `steps`.
 """
 
@@ -11,22 +11,20 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from custody.calls.asked import Who
 from custody.calls.backlog import DELAY_SECONDS, Backlog, Dropped, Offer
-from custody.calls.guards import Guard, Proposal, decide, said_of
 from custody.calls.notices import Notices
+from custody.calls.observed_guards import ObservedGuards, Wanted
 from custody.calls.tally import Tally
 from custody.errors import CustodyError, UsageError
-from custody.host import HostSample
 from custody.journal import Receipt
 from custody.prices import Prices
 from custody.recorder import Draft, Keep, Recorder
 from custody.records import Decision, Effect, Kind, Leaf
 from custody.redaction import SecretTools
-from custody.tools import Asker, Scope
 
 log = logging.getLogger("custody")
 
@@ -73,6 +71,7 @@ class OpenRun(Protocol):
     who: Who
     on_error: OnError
     tally: Tally
+    chain: tuple[bytes, ...]
 
     def takes(self, offered: str, name: object, *, strict: bool) -> bool: ...
 
@@ -111,9 +110,7 @@ class Recording:
         recorder: Recorder,
         settings: ObserveSettings,
         *,
-        guards: tuple[Guard, ...],
-        scope: Scope,
-        sample: Callable[[], HostSample | None],
+        guards: ObservedGuards,
         durable_before: frozenset[Effect],
         door: str,
         load_prices: Callable[[], Prices],
@@ -138,9 +135,8 @@ class Recording:
         self._rooms = deque(range(OPEN_RESERVED_MAX))
         self._refused_again: dict[bytes, int] = {}
         self._load_prices = load_prices
-        self._guards = guards
-        self._scope = scope
-        self._sample = sample
+        self.guards = guards
+        """Say whether what somebody else runs may happen."""
 
     @cached_property
     def prices(self) -> Prices | None:
@@ -175,41 +171,36 @@ class Recording:
     def decide(
         self,
         tool: str,
-        arguments: Mapping[str, Any],
+        arguments: Any,
         *,
         run: OpenRun | None = None,
         call_id: bytes | None = None,
+        effect: Effect = "unknown",
+        agent: str | None = None,
+        door: str | None = None,
+        dry_run: bool = False,
     ) -> Decision:
-        """Whether a call that somebody else runs may happen: policy and the machine's resources. Where a rule
-        asks, nobody can be asked here. Without a `call_id` nothing is recorded: somebody only wants to know.
+        """Whether a call that somebody else runs may happen. Without a `call_id` nothing is recorded, and
+        nothing used up: somebody only wants to know. With one, its start follows, or `guards.release`.
         """
         who = Who() if run is None else run.who
-        run_id = None if run is None else run.run_id
-        proposal = Proposal(
-            name=tool,
-            tool=None,
+        wanted = Wanted(
+            tool=tool,
             arguments=arguments,
-            scope=self._scope,
-            host=self._sample(),
-            agent=who.agent,
-            run={} if run_id is None else {"id": run_id.hex()},
-            asker=Asker(
-                door=self.door,
-                caller=who.caller,
-                session_id=who.session_id,
-                run_id=None if run_id is None else run_id.hex(),
-            ),
+            effect=effect,
+            who=who if agent is None else replace(who, agent=agent),
+            door=door or self.door,
+            run_chain=() if run is None else run.chain,
+            call_id=call_id,
+            dry_run=dry_run,
         )
-        decision = decide(proposal, self._guards)
-        for noted in proposal.noted if call_id is not None else ():
-            draft = self.recorder.draft_event(
-                "shadow.denied", said_of(noted), leaf_data=True, call_id=call_id, run_id=run_id
-            )
+
+        def tell(name: str, said: Mapping[str, Any]) -> None:
+            run_id = None if run is None else run.run_id
+            draft = self.recorder.draft_event(name, said, leaf_data=True, call_id=call_id, run_id=run_id)
             self.backlog.submit(draft, run_id=run_id, dropped=lambda: False)
-        if decision.verdict != "ask":
-            return decision
-        reason = f"{decision.reason} Nobody can be asked about a tool that its caller runs."
-        return msgspec.structs.replace(decision, verdict="deny", by="nobody", reason=reason)
+
+        return self.guards.decide(wanted, tell)
 
     # -- what is settled at the end -------------------------------------------------------------------
 
@@ -229,6 +220,7 @@ class Recording:
         for run_id, count in list(self._refused_again.items()):
             self._say_refused(run_id, count)
         self._refused_again.clear()
+        self.guards.close()
         gap = self.backlog.close()
         if gap is not None:
             self.unfinished.append(gap)

@@ -25,6 +25,7 @@ from custody.calls.ledger import Ledger
 from custody.calls.machinery import Machinery
 from custody.calls.new_runs import NewRuns
 from custody.calls.notices import Notices
+from custody.calls.observed_guards import ObservedGuards
 from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
@@ -112,9 +113,9 @@ class Runtime:
         self.recording = Recording(
             recorder,
             observing,
-            guards=guards_of_observed(policy, breaker),
-            scope=settings.scope,
-            sample=sampler.sample,
+            guards=ObservedGuards(
+                guards_of_observed(policy, breaker), policy, deciding, settings.scope, sampler.sample
+            ),
             durable_before=settings.durable_before,
             door=settings.door,
             load_prices=load_prices,

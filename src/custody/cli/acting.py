@@ -208,19 +208,22 @@ def exit_code(call: Call) -> int:
     return OUTCOME_EXIT_CODES[call.outcome or "unknown"]
 
 
-def _refusal(decision: Decision) -> str:
+def _refusal(decision: Decision, call_id: str) -> str:
     named = "" if decision.rule is None else f" {decision.rule!r}"
     if decision.by == "nobody":  # a rule asked, and a person would have had to answer
         return f"asked by the rule{named}: {decision.reason}"
     if decision.by == "person":
         return f"refused by a person: {decision.reason}"
-    return f"refused by {decision.by}{named}: {decision.reason}"
+    said = f"refused by {decision.by}{named}: {decision.reason}"
+    if decision.by != "rule" or decision.rule is None:
+        return said
+    return f"{said} custody policy explain {call_id[:ID_DIGITS_MIN]} says what would allow it."
 
 
 def explanation(call: Call) -> str | None:
     """Why the call did not succeed, and what to do; None when it did."""
     if call.outcome == "rejected":
-        return _refusal(call.decision)
+        return _refusal(call.decision, call.id)
     if call.outcome == "timed_out":
         return f"{call.reason}; what it had started was ended. --timeout sets another limit, 0 none."
     if call.outcome == "unknown":

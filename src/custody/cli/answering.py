@@ -31,7 +31,7 @@ TOKEN_VARIABLE = "CUSTODY_TOKEN"
 ANSWERING_ROLES = ("operator",)
 """A host's token lies in the store, where whatever runs as its user can read it."""
 
-TOKEN_HINT = "Type it at a terminal, or show an operator's: custody token create NAME --role operator."
+TOKEN_HINT = "Type it at a terminal, or show an operator's token: custody token create NAME --role operator."
 REFUSED = "approval.refused"
 
 

@@ -278,7 +278,7 @@ def _print_answered(answered: "Answered", *, as_json: bool) -> None:
 # -- grants -----------------------------------------------------------------------------------------------
 
 
-@approvals_command.command("grants")
+@approvals_command.command("grants", epilog="Example:  custody approvals grants --all")
 @click.option("--all", "every", is_flag=True, help="Also those that are used up, over or revoked.")
 @store_option
 @json_option
@@ -324,7 +324,7 @@ def _good_for(grant: "Grant") -> str:
     return _left(grant.until) if grant.good else "over"
 
 
-@approvals_command.command("revoke")
+@approvals_command.command("revoke", epilog="Example:  custody approvals revoke 3fa9c1d2")
 @click.argument("call_id", metavar="CALL")
 @token_option
 @store_option

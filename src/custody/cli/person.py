@@ -13,7 +13,9 @@ from custody.errors import AnswerRefused
 from custody.index import Index
 from custody.recorder import Recorder
 
-TERMINAL_HINT = "Type it at one, or show an operator's token: custody token create NAME --role operator."
+TERMINAL_HINT = (
+    "Type it at a terminal, or show an operator's token: custody token create NAME --role operator."
+)
 
 REFUSED: Mapping[str, tuple[str, str]] = {
     "terminal": ("What rules hold is decided at a terminal.", TERMINAL_HINT),

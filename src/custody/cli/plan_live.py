@@ -7,7 +7,8 @@ Used by `plan_run`.
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
@@ -71,6 +72,11 @@ class Silent:
     def changed(self, result: StepResult) -> None:
         """An action began or ended."""
 
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Leave the terminal to whoever asks there."""
+        yield
+
 
 class Lines(Silent):
     """A line for each action that begins or ends. The work goes on where nobody takes them any more."""
@@ -125,6 +131,15 @@ class LiveTable(Silent):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """The table goes, and comes back when the question is answered."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start(refresh=True)
 
     def changed(self, result: StepResult) -> None:
         """Only noted: the table is drawn by a thread of its own, so many times a second."""

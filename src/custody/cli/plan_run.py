@@ -139,14 +139,20 @@ async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent") -> "StepsRe
     from custody.compose import open_runtime
     from custody.plans.steps.running import run_steps
 
+    settings = load(asked.store, roots=asked.roots)
     runtime = await open_runtime(
-        load(asked.store, roots=asked.roots),
+        settings,
         door="cli",
         agent=asked.agent,
         caller=asked.caller,
         session=session_of(asked.session),
         boundary=asked.boundary,
     )
+
+    if settings.policy_layers:  # else nothing asks
+        from custody.cli.prompting import terminal_prompt
+
+        runtime.prompt = terminal_prompt(shown.aside, lambda: runtime.index)
 
     def clean(text: str) -> str:  # errors of tools become words of ours: without secrets, as in the record
         return runtime.ledger.recorder.clean_text(text, "text")[0]

@@ -22,7 +22,7 @@ HOMES = {
     "policy",
     cls=LazyGroup,
     homes=HOMES,
-    epilog="Example:  custody policy check policy.toml   then:  custody policy show --json",
+    epilog="Example:  custody policy check policy.toml",
 )
 def policy_command() -> None:
     """Look at the rules calls are held to, and try them out before they count."""

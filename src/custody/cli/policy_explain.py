@@ -45,7 +45,7 @@ class Explained(Struct, frozen=True, kw_only=True):
 
 
 @click.command(
-    "explain", epilog="""Example:  custody policy explain --tool git --args '{"argv": ["push"]}'"""
+    "explain", epilog="""Example:  custody policy explain --tool git --args '{"operation": "status"}'"""
 )
 @click.argument("call_text", metavar="[CALL]", required=False, shell_complete=complete_id)
 @click.option("--tool", metavar="NAME", shell_complete=complete_tool, help="A call of this tool instead.")
@@ -74,7 +74,7 @@ def explain_command(
     if (call_text is None) is (tool is None):
         raise UsageError(
             "Name a call on the record, or a tool.",
-            hint="""Example: custody policy explain --tool git --args '{"argv": ["push"]}'""",
+            hint="""Example: custody policy explain --tool git --args '{"operation": "status"}'""",
         )
     if call_text is not None and text is not None:
         raise UsageError("--args goes with --tool: a call on the record has arguments.")

@@ -4,15 +4,16 @@ Owns the form of the cases and how what differs is shown. Used by the group `pol
 
     [[cases]]
     tool = "git"
-    params = { argv = ["push"] }
+    params = { operation = "commit" }
     expect = "ask"
-    rule = "ask-before-push"
+    rule = "ask-before-commit"
 
 In JSON and YAML: a list of such cases, or a mapping with `cases`. A case tells a world of its own: no call
 was made before it, but for the rules it names in `rate_used` and `happened`.
 """
 
 import os
+import stat
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import click
@@ -137,7 +138,10 @@ def read_cases(path: str) -> tuple[Expected, ...]:
 
 def _raw(path: str) -> Any:
     try:
-        with open(path, "rb") as file:
+        # Without waiting: a pipe there may never be written to.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidInput(f"{path} is not a file.", hint="Name one file of cases.")
             data = file.read(CASES_BYTES_MAX + 1)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
@@ -151,7 +155,9 @@ def _raw(path: str) -> Any:
             return tomllib.loads(data.decode())
         if ending == ".json":
             return msgspec.json.decode(data)
-    except (ValueError, RecursionError) as error:  # msgspec's and tomllib's errors, and what is no UTF-8
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} cannot be read: byte {error.start} is not UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # msgspec's and tomllib's errors
         raise InvalidInput(f"{path} cannot be read: {error}.") from None
     if ending in (".yaml", ".yml"):
         from custody import safe_yaml

@@ -15,6 +15,7 @@ from custody.cli.options import Duration, json_option, load, store_option
 from custody.errors import CustodyError, Denied, NotRecorded, StoreReadOnly, UsageError
 
 if TYPE_CHECKING:
+    from custody.calls.descent import Descent
     from custody.recorder import Recorder
     from custody.rpc.tokens import OnRecord, Tokens
     from custody.settings import Settings
@@ -61,7 +62,10 @@ def token_command() -> None:
     """Say who may use the daemon, and as whom."""
 
 
-@token_command.command("create", epilog="The token is shown this once, and kept nowhere.")
+@token_command.command(
+    "create",
+    epilog="Example:  custody token create kim --role operator   (it is shown once, and kept nowhere)",
+)
 @click.argument("name")
 @click.option(
     "--role",
@@ -91,12 +95,13 @@ def create(
     """Make a token and print it."""
     from custody.records import now_us
 
-    if role in ("operator", "host"):
-        _refuse_agents()
     if expires is not None and expires > EXPIRES_SECONDS_MAX:
         raise UsageError("--expires is a hundred years at most.", hint="Without it a token is good for ever.")
     expires_at_us = now_us() + round(expires * 1e6) if expires else None
-    with _changing(load(store), create=True) as (tokens, on_record):
+    settings = load(store)
+    if role in ("operator", "host"):
+        _refuse_agents(settings, "token create")
+    with _changing(settings, create=True) as (tokens, on_record):
         token, made = tokens.create(
             name, on_record, role=role, agent=agent, tools=tools, methods=methods, expires_at_us=expires_at_us
         )
@@ -141,11 +146,29 @@ def list_tokens(store: str | None, as_json: bool) -> int:
     return 0
 
 
-def _refuse_agents() -> None:
-    """Such a token answers questions: an agent must not make itself one. Raises Denied."""
+def _refuse_agents(settings: "Settings", what: str) -> None:
+    """Such a token answers questions: an agent must not make itself one. Raises Denied, which is recorded."""
     from custody.calls.descent import descent
+    from custody.cli.view import opened
+    from custody.stores import make_recorder, open_disk
 
-    found = descent()
+    if not os.path.isdir(settings.store):  # nobody has a run in it
+        _refuse(descent())
+        return
+    with opened(settings) as view:
+        found = descent(view.index)
+        if found is not None and found.certain:
+            disk = open_disk(settings.store, create=False)
+            by = {"by_call": found.call_id, "by_run": found.run_id}
+            said = {name: value for name, value in by.items() if value is not None}
+            with suppress(CustodyError, OSError):  # what cannot be recorded is refused all the same
+                recorder = make_recorder(disk, view.journal, os.environ, settings)
+                data = {"what": what, "why": "agent", **said}
+                recorder.event("approval.refused", data, leaf_data=True).wait_durable()
+        _refuse(found)
+
+
+def _refuse(found: "Descent | None") -> None:
     if found is not None and found.certain:
         raise Denied(
             f"A token for operators and hosts is not made here: it was started by {found.why}.",
@@ -192,9 +215,9 @@ def renew(name: str, store: str | None, as_json: bool) -> int:
     """Make another of the daemon's own tokens, keys/serve.token or keys/host.token."""
     from custody.rpc.tokens import PLAIN_NAMES
 
-    if name == "host":
-        _refuse_agents()
     settings = load(store)
+    if name == "host":
+        _refuse_agents(settings, "token renew")
     with _changing(settings) as (tokens, on_record):
         tokens.renew(name, on_record)
     path = os.path.join(settings.store, PLAIN_NAMES[name][0])

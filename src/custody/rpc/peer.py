@@ -183,6 +183,7 @@ class Peer:
             attempt=attempt,
             tools=self.tools,
             guards=guards,
+            state=self.session.state(tenant).contents,
             policy_session=policy_session,
             told={},
         )

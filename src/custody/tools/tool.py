@@ -84,6 +84,8 @@ class Origin(Struct, frozen=True, kw_only=True):
     """In which the tool's name is looked up; None: the runtime's own."""
     guards: tuple[Callable[[Any], Decision | None], ...] = ()
     """Asked after the runtime's own, of the same proposal: they can only say no."""
+    state: Callable[[], Mapping[str, Any]] = dict
+    """What the peer's calls and it have set, for rules that ask."""
     policy_session: str | None = None
     """Under which of its own sets of rules the peer asks; told again to a tool that runs there."""
     told: dict[str, Any] = {}
@@ -136,7 +138,7 @@ class Context:
         self.dry_run = dry_run
         self.scope = scope
         self.timeout_seconds = timeout_seconds
-        self.deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.deadline: float | None = None
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
         self.asker = asker
         self.origin = origin or Origin()
@@ -144,6 +146,7 @@ class Context:
         self._cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
         self._io = io
+        self.begin_deadline()
 
     @cached_property
     def inherited(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -196,6 +199,11 @@ class Context:
         self.on_cancel(callback)
         if self._io.control is not None:
             self._io.control.on_early_signal = callback
+
+    def begin_deadline(self) -> None:
+        """The call's time begins now, and not when it was asked for."""
+        if self.timeout_seconds is not None:
+            self.deadline = time.monotonic() + self.timeout_seconds
 
     def remaining_seconds(self) -> float | None:
         """Time left until the deadline; None when there is none."""
