@@ -10,7 +10,7 @@ import pytest
 import custody
 from custody.calls.answers import no, yes
 from custody.calls.pause import begin_pause
-from custody.calls.questions import Means, answer_question
+from custody.calls.questions import Means, Standing, answer_question
 from custody.compose import open_runtime
 from custody.errors import Denied, InvalidPolicy, NotRecorded
 from custody.index import CallFilter, EventFilter
@@ -137,6 +137,25 @@ def test_a_yes_that_comes_late_lets_the_same_call_pass_once_and_no_other(policy)
     assert (late.decision.by, again.decision.by) == ("nobody", "person")
     assert late.id[:8] in late.decision.reason and "repeat the same call" in late.decision.reason
     assert stored.outcome == "rejected"
+
+
+def test_calls_that_are_the_same_at_once_all_pass_on_what_a_person_granted(policy):
+    """The yes itself lets one pass, the grant the others; whoever comes second to the yes takes the grant."""
+    policy(ASKS + "[approvals]\nwait_seconds = 0.05\n")
+
+    async def silent(question):
+        await asyncio.Event().wait()
+
+    async def main():
+        async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
+            runtime.prompt = silent
+            late = await runtime.call("note", {"text": "x"})
+            means = Means(journal=runtime.journal, recorder=runtime.ledger.recorder, index=runtime.index)
+            standing = Standing(hours=1, calls_max=5)
+            await asyncio.to_thread(answer_question, means, late.id, "allow", person="kim", standing=standing)
+            return await asyncio.gather(*(runtime.call("note", {"text": "x"}) for _ in range(4)))
+
+    assert [call.outcome for call in asyncio.run(main())] == ["succeeded"] * 4
 
 
 def test_a_call_that_waits_holds_no_place_among_those_that_run(policy, tmp_path):

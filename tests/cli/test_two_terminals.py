@@ -202,3 +202,17 @@ def test_a_yes_is_worth_nothing_in_another_session_or_under_another_policy(custo
     waited(made("echo", "done", options=ours))
     custody.settings.write_text(CALM + ASKS % IMPATIENT)
     assert passed(made("echo", "done", options=ours))
+
+
+def test_a_grant_of_one_terminal_lets_calls_of_another_pass_until_it_is_revoked(
+    custody, desk, follower, ask, made
+):
+    custody.settings.write_text(CALM + ASKS % IMPATIENT)
+    call = waited(made("echo", "done"))
+    custody.at_terminal("approve", call, "--max", "3", columns=80, typed="y\n")
+
+    both = [ask("echo", "done"), ask("echo", "done")]
+    assert [ended(each)[:2] for each in both] == [(0, "done\n")] * 2
+    custody.at_terminal("approvals", "revoke", call, columns=80, typed="y\n")
+    waited(made("echo", "done"))
+    assert custody("verify").code == 0

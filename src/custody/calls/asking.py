@@ -15,6 +15,9 @@ from custody.recorder import Draft
 from custody.records import CallAsked, Decision, Kind
 from custody.tools import Context
 
+ANSWERS_MAX = 8
+"""Others that are the same may be quicker so often; then there are so many that a person is to look again."""
+
 SUMMARY_CHARACTERS_MAX = 200
 """One line of a list; all of it is shown with the question."""
 
@@ -48,8 +51,14 @@ async def use(progress: Progress, answered: Decision, machinery: Machinery) -> D
     # What cannot be spelled has another digest each time: there is nothing to compare.
     if now != progress.answer.digest and now == _digest(progress, policy, answering):
         return Decision("deny", "nobody", _CHANGED)
-    if await answering.consume(progress.answer, progress.asked.call_id):
-        return None
+    answer: Answer | None = progress.answer
+    for _ in range(ANSWERS_MAX):
+        if answer is None:
+            break
+        if await answering.consume(answer, progress.asked.call_id):
+            return None
+        # Of all that found the same yes one has it; for the others there may be a grant.
+        answer = await answering.passed_before(now, progress.asked.who.session_id)
     return Decision(
         "deny", "nobody", "The yes to it has been used meanwhile; repeat the same call to ask anew."
     )
