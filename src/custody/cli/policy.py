@@ -22,7 +22,7 @@ HOMES = {
     "policy",
     cls=LazyGroup,
     homes=HOMES,
-    epilog="Example:  custody policy check policy.toml",
+    epilog="Example:  custody policy show --json",
 )
 def policy_command() -> None:
     """Look at the rules calls are held to, and try them out before they count."""
