@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from custody.policy.facts import facts_of
+from custody.policy.facts import Facts
 from custody.policy.shell import is_harmless, read_argv, read_shell
 
 READ_SECONDS_MAX = 10.0
@@ -44,7 +44,7 @@ few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthChec
 def test_any_text_is_read(text: str) -> None:
     line = read_shell(text)
     is_harmless(line)
-    facts_of("shell", "unknown", {"command": text}, cwd="/w", roots=["/w"]).as_mapping()
+    Facts("shell", "unknown", {"command": text}, cwd="/w", roots=["/w"]).as_mapping()
 
 
 @few

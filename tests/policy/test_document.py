@@ -14,7 +14,7 @@ import custody.policy
 from custody.errors import InvalidPolicy, exit_code
 from custody.policy import Case, Layer, Policy
 from custody.policy.document import DOCUMENT_BYTES_MAX, KEYS, RULES_MAX, read_document, with_trust
-from custody.policy.facts import facts_of
+from custody.policy.facts import Facts
 from custody.policy.model import Approvals, Budget, Loops, Match, Rate, Sequence
 from custody.records import Effect
 
@@ -317,7 +317,7 @@ def test_the_example_is_accepted_as_it_is_and_with_every_line_of_it() -> None:
 @pytest.mark.parametrize(
     ("tool", "effect", "params", "rules"),
     [
-        ("file_write", "write", {"path": "/work/a", "content": ""}, []),
+        ("file_write", "write", {"path": "/srv/a", "content": ""}, []),
         ("file_write", "write", {"path": "/etc/a", "content": ""}, ["ask-before-writing-elsewhere"]),
         ("exec", "unknown", {"argv": ["git", "push"]}, ["ask-before-commands", "ask-before-push"]),
         ("exec", "unknown", {"argv": ["git", "status"]}, []),
@@ -332,7 +332,7 @@ def test_the_example_does_what_it_says(
     tool: str, effect: Effect, params: dict[str, Any], rules: list[str]
 ) -> None:
     policy = Policy([read(re.sub(r"^#(?=\S)", "", EXAMPLE, flags=re.MULTILINE))])
-    facts = facts_of(tool, effect, params, cwd="/work", roots=["/work"])
+    facts = Facts(tool, effect, params, cwd="/srv", roots=["/srv"])
     ruling = policy.decide(Case(tool=tool, effect=effect, params=params, facts=facts.as_mapping))
     assert ruling is not None
     assert [match.rule for match in ruling.matched] == rules

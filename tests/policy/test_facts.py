@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from custody.errors import FactsUnclear
-from custody.policy.facts import FACTS, Facts, facts_of
+from custody.policy.facts import FACTS, Facts
 from custody.records import Effect
 
 
 def facts(tool: str, params: dict[str, Any], effect: Effect = "unknown", **more: Any) -> Facts:
-    return facts_of(tool, effect, params, cwd="/w", roots=["/w", "/tmp"], **more)
+    return Facts(tool, effect, params, cwd="/w", roots=["/w", "/tmp"], **more)
 
 
 def places(found: Facts) -> list[tuple[str | None, bool, bool | None]]:

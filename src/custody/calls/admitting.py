@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from custody.calls.admission import Admission, Limits
+from custody.calls.admission import Limits
 from custody.calls.guards import Guard, Proposal
 from custody.calls.machinery import Machinery
 from custody.calls.progress import Progress
-from custody.calls.taking import decide_and_count, digest_of_same, hosts_of, said_of_soft
+from custody.calls.taking import admission_of, decide_and_count, said_of_soft
 from custody.errors import StoreError
-from custody.records import Decision, now_us
+from custody.records import Decision
 
 log = logging.getLogger("custody")
 
@@ -44,30 +44,21 @@ def _decide_and_take(
     limits: Limits,
     answered: bool,
 ) -> Decision:
-    admission = _admission(progress, proposal, machinery, limits, answered)
+    asked = progress.asked
+    admission = admission_of(
+        proposal,
+        machinery.deciding.key,
+        limits,
+        call_id=asked.call_id,
+        who=asked.who,
+        run_chain=asked.run_chain,
+        dry_run=asked.dry_run,
+        answered=answered,
+    )
     found = decide_and_count(proposal, guards, machinery.deciding.spending, admission, limits)
     progress.taken = progress.taken or found.taken
     progress.soft += found.soft
     return found.decision
-
-
-def _admission(
-    progress: Progress, proposal: Proposal, machinery: Machinery, limits: Limits, answered: bool
-) -> Admission:
-    asked = progress.asked
-    return Admission(
-        call_id=asked.call_id,
-        tool=asked.name,
-        effect=proposal.effect,
-        at_us=now_us(),
-        run_chain=asked.run_chain,
-        session_id=asked.who.session_id,
-        agent=asked.who.agent,
-        dry_run=asked.dry_run,
-        digest=digest_of_same(machinery.deciding.key, proposal),
-        hosts=hosts_of(proposal) if limits.hosts else (),
-        answered=answered,
-    )
 
 
 async def give_back(progress: Progress, machinery: Machinery) -> None:

@@ -6,7 +6,7 @@ only where no later guard says no. A guard does no I/O but what its proposal bri
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +15,9 @@ from custody.host import Breaker, HostSample
 from custody.policy import Case, Matched, Policy, Rule, Ruling
 from custody.records import Decision, Effect
 from custody.tools import Asker, Offered, Registry, Scope, Tool
+
+if TYPE_CHECKING:
+    from custody.policy.facts import Facts
 
 
 class Counting(Protocol):
@@ -146,7 +149,7 @@ def _case(proposal: Proposal) -> Case:
         caller=asker.caller,
         session_id=asker.session_id,
         run=proposal.run,
-        facts=lambda: _facts(proposal),
+        facts=lambda: facts_for(proposal),
         state=proposal.state,
         counters=dict if counting is None else counting.counters,
         rate_used=None if counting is None else counting.rate_used,
@@ -154,10 +157,11 @@ def _case(proposal: Proposal) -> Case:
     )
 
 
-def _facts(proposal: Proposal) -> Mapping[str, Any]:
-    from custody.policy.facts import facts_of  # a reader of shell lines and more; few rules ask for it
+def facts_for(proposal: Proposal) -> "Facts":
+    """What can be told of a call without running it."""
+    from custody.policy.facts import Facts  # a reader of shell lines and more; few rules ask for it
 
-    return facts_of(
+    return Facts(
         proposal.name,
         proposal.effect,
         proposal.arguments,

@@ -5,7 +5,6 @@ that cannot be told is asked all the same. Knows nothing of how a question is an
 the record holds. Used by `answers`.
 """
 
-import asyncio
 import contextlib
 import functools
 import http.client
@@ -231,29 +230,9 @@ def _one_word(value: Any) -> str:
 
 def _hand_to(command: Sequence[str], question: Mapping[str, Any]) -> str | None:
     """Run a command with the question as JSON on its standard input; why that did not succeed."""
-    from custody.sandbox import Command, Launchers
+    from custody.sandbox.handing import hand_to
 
-    asked = Command(
-        argv=words_of(command, question),
-        cwd=os.path.expanduser("~"),
-        environment=dict(os.environ),
-        stdin=msgspec.json.encode(question) + b"\n",
-        deadline_seconds=COMMAND_SECONDS,
-    )
-
-    async def run() -> str | None:
-        launchers = Launchers()
-        try:
-            finished = await launchers.run(asked)
-        finally:
-            await launchers.close()
-        if finished.limit_hit is not None:
-            return f"ended after {COMMAND_SECONDS:g} s"
-        if finished.signal is not None:
-            return f"ended by signal {finished.signal}"
-        return f"exit code {finished.exit_code}" if finished.exit_code else None
-
-    return asyncio.run(run())
+    return hand_to(words_of(command, question), msgspec.json.encode(question) + b"\n", COMMAND_SECONDS)
 
 
 # -- a webhook ----------------------------------------------------------------------------------------------

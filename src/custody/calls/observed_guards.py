@@ -21,11 +21,11 @@ from custody.calls.deciding import Deciding
 from custody.calls.guards import Guard, Proposal, decide, said_of
 from custody.host import HostSample
 from custody.policy import Policy
-from custody.records import Decision, Effect, now_us
+from custody.records import Decision, Effect
 from custody.tools import Asker, Scope
 
 if TYPE_CHECKING:
-    from custody.calls.admission import Admission, Limits
+    from custody.calls.admission import Limits
     from custody.calls.taking import How, Taken
 
 running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage] - asked at every guarded call
@@ -132,7 +132,7 @@ class ObservedGuards:
         return found.decision
 
     def _counted(self, wanted: Wanted, proposal: Proposal, limits: "Limits", at_once: bool) -> "Taken":
-        from custody.calls.taking import decide_and_count, refused_by_error
+        from custody.calls.taking import admission_of, decide_and_count, refused_by_error
 
         how: How = "at_once" if at_once else "wait"
         if wanted.call_id is None and not at_once:
@@ -140,27 +140,18 @@ class ObservedGuards:
         elif wanted.call_id is None:
             limits = msgspec.structs.replace(limits, budgets=(), loops=None, rates=False, counters=False)
         try:
-            admission = self._admission(wanted, proposal, limits)
+            admission = admission_of(
+                proposal,
+                self._deciding.key,
+                limits,
+                call_id=wanted.call_id or b"",
+                who=wanted.who,
+                run_chain=wanted.run_chain,
+                dry_run=wanted.dry_run,
+            )
         except Exception as error:  # what errs says no
             return refused_by_error(error)
         return decide_and_count(proposal, self._guards, self._deciding.spending, admission, limits, how)
-
-    def _admission(self, wanted: Wanted, proposal: Proposal, limits: "Limits") -> "Admission":
-        from custody.calls.admission import Admission
-        from custody.calls.taking import digest_of_same, hosts_of
-
-        return Admission(
-            call_id=wanted.call_id or b"",
-            tool=wanted.tool,
-            effect=wanted.effect,
-            at_us=now_us(),
-            run_chain=wanted.run_chain,
-            session_id=wanted.who.session_id,
-            agent=wanted.who.agent,
-            dry_run=wanted.dry_run,
-            digest=digest_of_same(self._deciding.key, proposal),
-            hosts=hosts_of(proposal) if limits.hosts else (),
-        )
 
     def _is_paused(self, decision: Decision, at_once: bool) -> bool:
         """Whether a person has paused the rules that say no. On an event loop nobody looks: they hold."""

@@ -21,7 +21,7 @@ from custody.calls.replayed import Decided, Now, Replayed, Table
 from custody.errors import CorruptJournal
 from custody.journal import Journal
 from custody.policy import Case, Layer, Policy, Rule
-from custody.policy.facts import facts_of
+from custody.policy.facts import Facts
 from custody.records import CallFinished, Step, Verdict
 
 TOOLS_MAX = 4_096
@@ -388,7 +388,7 @@ class _Look:
         assert said.arguments is not None, "so are they where nothing is kept"
         workspace = call.workspace
         roots = self._roots if workspace is None else (workspace, *self._roots)
-        return facts_of(
+        return Facts(
             call.request.tool,
             call.request.effect,
             said.arguments,

@@ -12,12 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from custody.calls.admission import Admission, Admitted, Limits, Moved, Refusal, SoftCrossed
+from custody.calls.asked import Who
 from custody.calls.budgets import Counted, Spending
-from custody.calls.guards import Guard, Proposal, decide
+from custody.calls.guards import Guard, Proposal, decide, facts_for
 from custody.calls.question_digest import question_digest
 from custody.errors import CustodyError
-from custody.policy.facts import facts_of
-from custody.records import Decision
+from custody.records import Decision, now_us
 
 TRIES_MAX = 8
 """A rate that others use up between asking and taking is asked for again; so many at once are a storm."""
@@ -109,7 +109,34 @@ def _weighed(
             return spending.foresee(admission, limits, counted.rates)
 
 
-def digest_of_same(key: bytes, proposal: Proposal) -> bytes:
+def admission_of(
+    proposal: Proposal,
+    key: bytes,
+    limits: Limits,
+    *,
+    call_id: bytes,
+    who: Who,
+    run_chain: tuple[bytes, ...],
+    dry_run: bool,
+    answered: bool = False,
+) -> Admission:
+    """The proposal as counting sees it. `key` is the store's, for the digest of what is the same."""
+    return Admission(
+        call_id=call_id,
+        tool=proposal.name,
+        effect=proposal.effect,
+        at_us=now_us(),
+        run_chain=run_chain,
+        session_id=who.session_id,
+        agent=who.agent,
+        dry_run=dry_run,
+        digest=_digest_of_same(key, proposal),
+        hosts=_hosts_of(proposal) if limits.hosts else (),
+        answered=answered,
+    )
+
+
+def _digest_of_same(key: bytes, proposal: Proposal) -> bytes:
     """Calls of the same tool with the same arguments are the same, whoever makes them."""
     digest = question_digest(
         key,
@@ -122,15 +149,9 @@ def digest_of_same(key: bytes, proposal: Proposal) -> bytes:
     return bytes.fromhex(digest)
 
 
-def hosts_of(proposal: Proposal) -> tuple[str, ...]:
+def _hosts_of(proposal: Proposal) -> tuple[str, ...]:
     """Those it would reach, for budgets that count them."""
-    facts = facts_of(
-        proposal.name,
-        proposal.effect,
-        proposal.arguments,
-        cwd=proposal.scope.cwd,
-        roots=proposal.scope.roots,
-    )
+    facts = facts_for(proposal)
     # A text that is only handed on may name any number of hosts, and reaches none of them.
     return tuple(dict.fromkeys(host["host"] for host in facts["hosts"] if not host["content"]))
 

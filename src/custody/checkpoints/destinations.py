@@ -152,7 +152,7 @@ class Destinations:
         for file in self._files:
             self._try(file, note, functools.partial(append_to, file, note))
         for name, command in self._commands.items():
-            self._try(name, note, functools.partial(hand_to, command, note))
+            self._try(name, note, functools.partial(_hand_to, command, note))
         self._save()
 
     def _try(self, name: str, note: Note, deliver: Callable[[], None]) -> None:
@@ -202,35 +202,11 @@ def append_to(path: str, note: Note) -> None:
         file.close()
 
 
-def hand_to(command: Sequence[str], note: Note) -> None:
+def _hand_to(command: Sequence[str], note: Note) -> None:
     """Run a command with the note on its standard input. Raises CustodyError when it does not succeed."""
-    import asyncio  # here, with what starts a process: few stores have such commands
+    from custody.sandbox.handing import hand_to  # what starts a process: few stores have such commands
 
-    from custody.sandbox import Command, Launchers
-
-    asked = Command(
-        argv=tuple(command),
-        cwd=os.path.expanduser("~"),
-        environment=dict(os.environ),
-        stdin=note.data,
-        deadline_seconds=COMMAND_SECONDS,
-    )
-
-    async def run() -> str | None:
-        launchers = Launchers()
-        try:
-            finished = await launchers.run(asked)
-        finally:
-            await launchers.close()
-        if finished.limit_hit is not None:
-            return f"ended after {COMMAND_SECONDS:g} s"
-        if finished.exit_code == 0:
-            return None
-        if finished.signal is not None:
-            return f"ended by signal {finished.signal}"
-        return f"exit code {finished.exit_code}"
-
-    wrong = asyncio.run(run())
+    wrong = hand_to(command, note.data, COMMAND_SECONDS)
     if wrong is not None:
         raise CustodyError(wrong)
 

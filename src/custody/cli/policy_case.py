@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from custody.policy import Case, Rule
-from custody.policy.facts import facts_of
+from custody.policy.facts import Facts
 from custody.records import Effect
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def case_of(
 
     def facts() -> Mapping[str, Any]:
         home = os.path.expanduser("~")
-        return facts_of(
+        return Facts(
             tool, effect, params, cwd=folder, roots=settings.roots, resolve=os.path.realpath, home=home
         )
 

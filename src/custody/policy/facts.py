@@ -83,7 +83,7 @@ class _Found(Struct, frozen=True):
 
 
 class Facts(Mapping[str, Any]):
-    """The facts of one call, as a mapping of plain values.
+    """The facts of one call, as a mapping of plain values; each is worked out when it is first asked for.
 
     Raises FactsUnclear, from whatever is asked for, where the arguments are beyond the bounds.
     """
@@ -100,6 +100,9 @@ class Facts(Mapping[str, Any]):
         path_params: Collection[str] | None = None,
         home: str | None = None,
     ) -> None:
+        """`resolve` makes an absolute path one without links; `roots` have none. `path_params` replaces the
+        names that are taken for paths. `home` is what `~` stands for; without it a path that begins so is
+        inside of no root."""
         self._tool = tool
         self._effect: Effect = effect
         self._params = params
@@ -355,27 +358,6 @@ FACTS: Mapping[str, Callable[[Facts], Any]] = {
     "sizes": Facts.sizes,
 }
 """Every fact, by the name a rule asks for it."""
-
-
-def facts_of(
-    tool: str,
-    effect: Effect,
-    params: Mapping[str, Any],
-    *,
-    cwd: str,
-    roots: Sequence[str],
-    resolve: Callable[[str], str] = posixpath.normpath,
-    path_params: Collection[str] | None = None,
-    home: str | None = None,
-) -> Facts:
-    """The facts of a call. `resolve` makes an absolute path one without links; `roots` have none.
-
-    `path_params` replaces the names that are taken for paths. `home` is what `~` stands for; without it a
-    path that begins so is inside of no root.
-    """
-    return Facts(
-        tool, effect, params, cwd=cwd, roots=roots, resolve=resolve, path_params=path_params, home=home
-    )
 
 
 def _walk(params: Mapping[str, Any]) -> Iterator[_Found]:
