@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
+# What is compiled once is read by every worker and every process a test starts.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-long bench lint format clean
 .DEFAULT_GOAL := run
 

@@ -18,3 +18,10 @@ def never_short_of_resources(config_home: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(NEVER_SHORT, encoding="utf-8")
     return path
+
+
+def nothing_is_asked(config_home: Path) -> None:
+    """Write a user's policy that allows what agents are asked about without one."""
+    path = config_home / "custody" / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('default = "allow"\n', encoding="utf-8")

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,11 @@ PROCESS_CALLS = re.compile(
 )
 PROCESS_FILES = {
     "sandbox/process.py": "starts the launchers",
+    "sandbox/walls/machine.py": "tries the walls in a child",
+    "sandbox/walls/trial.py": "is that child: each wall is tried in one of its own",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",
+    "sandbox/launcher/user_namespace.py": "is the launcher's: forks itself to have a user namespace made",
+    "sandbox/launcher/confine.py": "is the launcher's: forks itself to be pid 1 of a namespace",
     "cli/demo.py": "plays the user: it starts `custody` itself and kills it",
     "cli/demo_commands.py": "plays the user: commands of `custody`, one of them killed",
     "cli/demo_daemon.py": "plays the operator: it starts the daemon and kills it",
@@ -112,10 +117,16 @@ def dotted(path: str) -> str:
     return ".".join(["custody", *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
+@cache
+def nodes_of(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Every rule looks through every tree."""
+    return tuple(ast.walk(tree))
+
+
 def imports_of(path: str, tree: ast.Module, known: set[str]) -> Iterator[tuple[int, str, str]]:
     """Line, module and imported name of every import of Custody's own, wherever in the file it stands."""
     package = ["custody", *path.split("/")[:-1]]
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "custody":
@@ -128,10 +139,11 @@ def imports_of(path: str, tree: ast.Module, known: set[str]) -> Iterator[tuple[i
                 yield node.lineno, (inner if inner in known else module), alias.name
 
 
-def calls_of(tree: ast.Module) -> Iterator[tuple[int, str, ast.Call]]:
+@cache
+def calls_of(tree: ast.Module) -> tuple[tuple[int, str, ast.Call], ...]:
     """Line and full name of every call, aliases resolved (`from os import pwrite as p` is `os.pwrite`)."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             names |= {
                 a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0]
@@ -139,11 +151,13 @@ def calls_of(tree: ast.Module) -> Iterator[tuple[int, str, ast.Call]]:
             }
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
-    for node in ast.walk(tree):
+    found: list[tuple[int, str, ast.Call]] = []
+    for node in nodes_of(tree):
         if isinstance(node, ast.Call):
             head, _, rest = ast.unparse(node.func).partition(".")
             head = names.get(head, head)
-            yield node.lineno, f"{head}.{rest}" if rest else head, node
+            found.append((node.lineno, f"{head}.{rest}" if rest else head, node))
+    return tuple(found)
 
 
 # -- the rules ------------------------------------------------------------------------------------------
@@ -215,7 +229,7 @@ def appends_elsewhere(modules: Modules) -> Iterator[str]:
     for path, tree in modules.items():
         if path in APPENDING or path.startswith("journal/"):
             continue
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.Attribute) and node.attr == "append":
                 owner = ast.unparse(node.value).split(".")[-1]
                 if owner.lstrip("_") in ("journal", "Journal"):
@@ -250,7 +264,7 @@ def large_files(modules: Modules) -> Iterator[str]:
 
 def large_functions(modules: Modules) -> Iterator[str]:
     for path, tree in modules.items():
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > FUNCTION_LINES_MAX and f"{path}::{node.name}" not in LONG_FUNCTIONS:

@@ -1,13 +1,18 @@
 """Where settings come from, and what they may say."""
 
 import os
+import time
 
 import pytest
 from tests.settings_for_tests import NEVER_SHORT
 
 import custody
-from custody.errors import InvalidSetting, StoreUnusable, UsageError
-from custody.settings import default_store, load_settings, workspace_of
+from custody.client import Address
+from custody.compose import daemon_token
+from custody.errors import InvalidPolicy, InvalidSetting, StoreUnusable, UsageError
+from custody.journal import RealDisk
+from custody.rpc.tokens import Tokens
+from custody.settings import default_store, load_settings, store_path, workspace_of
 
 
 @pytest.fixture
@@ -17,6 +22,19 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return path
+
+
+@pytest.mark.parametrize("uids", ["[0, 10]", "[999, 2]", "[65000, 1000]", "[70000, 0]", "[4294967295, 1]"])
+def test_commands_of_root_run_as_nobody_who_could_be_somebody(config, uids):
+    config.write_text(f"[sandbox]\nuids = {uids}")
+    with pytest.raises(InvalidSetting, match=r"sandbox\.uids cannot be used"):
+        load_settings()
+
+
+def test_a_range_of_users_for_commands_of_root_can_be_named(config):
+    assert load_settings().file.sandbox.uids is None
+    config.write_text("[sandbox]\nuids = [80000, 100]")
+    assert load_settings().file.sandbox.uids == (80_000, 100)
 
 
 def test_without_any_file_the_defaults_hold(config):
@@ -84,6 +102,30 @@ def test_a_workspace_may_add_rules_and_nothing_else(config, tmp_path, monkeypatc
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "sentence"),
+    [
+        ("x = " + "[" * 20_000 + "]" * 20_000, "1:20004", "lists or tables are nested too deep"),
+        ("[policy]\n" + "a." * 40_000 + "b = 1", "2:1", "a key of more than 32 parts"),
+        ("\ufeff[calls]\nparallel = 3", "1:1", "a project's own file may only add a [policy]; it has calls"),
+        (
+            "[policy]\n[calls]\nparallel = 3",
+            "2:1",
+            "a project's own file may only add a [policy]; it has calls",
+        ),
+    ],
+    ids=["deep", "long", "marked", "plain"],
+)
+def test_whatever_a_project_says_is_refused_at_its_place_and_soon(config, tmp_path, text, place, sentence):
+    project = tmp_path / "work" / "custody.toml"
+    project.write_text(text)
+    began = time.monotonic()
+    with pytest.raises(InvalidPolicy) as caught:
+        load_settings()
+    assert caught.value.message.startswith(f"{project}:{place}: {sentence}")
+    assert time.monotonic() - began < 5
+
+
 def test_a_workspace_is_the_root_of_the_working_tree_around(tmp_path):
     (tmp_path / "a" / ".git").mkdir(parents=True)
     (tmp_path / "a" / "b").mkdir()
@@ -92,10 +134,22 @@ def test_a_workspace_is_the_root_of_the_working_tree_around(tmp_path):
 
 
 def test_the_store_is_named_by_argument_then_environment_then_xdg(tmp_path):
-    assert load_settings(store="/s").store == "/s"
+    assert load_settings(store="/s").store == store_path("/s") == "/s"
     assert default_store({"CUSTODY_STORE": "/e", "XDG_DATA_HOME": "/x"}) == "/e"
     assert default_store({"XDG_DATA_HOME": "/x"}) == "/x/custody"
     assert load_settings(store="~/mine").store == os.path.join(os.path.expanduser("~"), "mine")
+
+
+def test_the_daemons_token_is_found_whatever_the_policy_says(config, tmp_path):
+    store = tmp_path / "store"
+    token = Tokens(RealDisk(store)).ensure("serve")
+    (tmp_path / "work" / "custody.toml").write_text("[policy\n")
+    config.write_text("[calls\n")
+    with pytest.raises(InvalidSetting):
+        load_settings(store=os.fspath(store))
+
+    assert daemon_token(Address.of("ws://127.0.0.1:9100"), os.fspath(store)) == token
+    assert daemon_token(Address.of("wss://host.example"), os.fspath(store)) is None
 
 
 def test_a_store_that_is_a_file_is_a_sentence_with_what_to_do(tmp_path):

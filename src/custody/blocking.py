@@ -15,6 +15,7 @@ from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.lifecycle import left_with
 from custody.calls.run import FINISH_SECONDS, RunRecord
 from custody.calls.runtime import Runtime
+from custody.calls.walled import ChosenLevel
 from custody.errors import StoreClosed, UsageError
 from custody.records import Call, RunOutcome
 
@@ -99,13 +100,22 @@ class BlockingRun(RunRecord):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: ChosenLevel | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
         return self._loop.wait(
             self._home.call(
-                tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id, run=self
+                tool,
+                arguments,
+                timeout=timeout,
+                level=level,
+                sandbox=sandbox,
+                dry_run=dry_run,
+                external_id=external_id,
+                run=self,
             )
         )
 

@@ -17,10 +17,10 @@ from custody.checkpoints import Due, start_sealing
 from custody.errors import CustodyError, UsageError
 from custody.journal import Disk, RealDisk
 from custody.offering import registry_of, witness_download
-from custody.policy_files import POLICY_FILE, trust_path
+from custody.policy_files import ORGANISATION_FILE, POLICY_FILE, trust_path
 from custody.recorder import Recorder
 from custody.redaction import SecretTools
-from custody.settings import MEMORY, Settings, load_settings, user_settings_path
+from custody.settings import MEMORY, Settings, load_settings, store_path, user_settings_path
 from custody.stores import OpenStore, open_index, open_store, redaction_key, undo_store, unfinished_in
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ async def open_runtime(
         _call_settings(settings, door, environment_added), agent=agent, caller=caller, session_id=session
     )
     launchers = launchers or Launchers()
+    launchers.uids = settings.file.sandbox.uids
     registry = registry_of(settings, tools, lambda: witness_download(settings, opened.disk, runtime))
     prices = functools.cache(lambda: _prices(settings))
     make_notices = _prepared_notices(settings, boundary)
@@ -143,38 +144,43 @@ def _deciding(
     """Who is asked, and what counts what was used up: each is made where a policy first needs it."""
     from custody.calls.deciding import Deciding
 
-    key = hmac.digest(redaction_key(opened.disk), b"custody decisions 1", "sha256")
+    def key() -> bytes:
+        return hmac.digest(redaction_key(opened.disk), b"custody decisions 1", "sha256")
 
     def spending() -> "Spending":
         from custody.calls.budgets import open_spending
 
         path = None if settings.store == MEMORY else os.path.join(settings.store, "index.db")
-        return open_spending(path, opened.journal, key)
+        return open_spending(path, opened.journal, deciding.key)
 
     def answering() -> "Answering":
         from custody.calls.answers import Answering, ApprovalSettings
         from custody.calls.notify import Notifier
         from custody.policy.model import Approvals
 
-        said = standing().approvals or Approvals()
+        def said() -> Approvals:
+            return standing().approvals or Approvals()
 
         def record(name: str, data: dict[str, Any]) -> None:
             opened.recorder.event(name, data, leaf_data=True)
 
-        notify = Notifier(said.notify, record)
+        def how() -> ApprovalSettings:
+            now, default = said(), ApprovalSettings()
+            return ApprovalSettings(
+                wait_seconds=default.wait_seconds if now.wait_seconds is None else now.wait_seconds,
+                open_hours=default.open_hours if now.open_hours is None else now.open_hours,
+            )
+
+        notify = Notifier(lambda: said().notify, record)
         deciding.ending.append(notify.close)
-        default = ApprovalSettings()
         return Answering(
             journal=opened.journal,
             recorder=opened.recorder,
             index=index,
-            key=key,
-            settings=ApprovalSettings(
-                wait_seconds=default.wait_seconds if said.wait_seconds is None else said.wait_seconds,
-                open_hours=default.open_hours if said.open_hours is None else said.open_hours,
-            ),
+            key=deciding.key,
+            settings=how,
             someone=lambda: bool(notify) or opened.journal.approver_listens(),
-            notify=notify or None,
+            notify=notify,
         )
 
     def pauses() -> "Pauses":
@@ -265,6 +271,8 @@ def _call_settings(
         durable_before=calls.durable_before,
         environment=calls.environment or ("all_but_secret" if at_terminal else "allow_list"),
         no_new_privs=not at_terminal,
+        level=calls.level,
+        sandbox=calls.sandbox,
         limits=calls.limits,
         watch=settings.file.files.watch,
         workspace=settings.workspace,
@@ -277,7 +285,7 @@ def protected_by(settings: Settings) -> "Protected":
 
     files = settings.file.files
     path = user_settings_path()
-    own = [path, trust_path(path), os.path.join(os.path.dirname(path), POLICY_FILE)]
+    own = [path, trust_path(path), os.path.join(os.path.dirname(path), POLICY_FILE), ORGANISATION_FILE]
     if settings.store != MEMORY:
         own.append(settings.store)
     return load_protected(own=own, secret=files.secret, write=files.protected)
@@ -384,7 +392,7 @@ def daemon_token(address: "Address", store: str | None = None, path: str | None 
     from custody.rpc.tokens import SERVE_TOKEN
 
     try:
-        kept = RealDisk(load_settings(store=store).store, create=False).read_all(path or SERVE_TOKEN)
+        kept = RealDisk(store_path(store), create=False).read_all(path or SERVE_TOKEN)
     except (CustodyError, OSError):
         return None  # there is no store here, or it is somebody else's
     return None if kept is None else kept.decode("ascii", "replace").strip() or None

@@ -199,7 +199,10 @@ class DelegationRefused(Denied):
 
 
 class PathRefused(CustodyError):
-    """The path is outside the allowed roots, or protected."""
+    """The path is outside the allowed roots, or protected.
+
+    `details` may have `outside`: where it leads, without links, if that is outside.
+    """
 
     exit_code = 3
 

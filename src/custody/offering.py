@@ -5,7 +5,7 @@ Owns how settings become the tools that need some. Used by `compose` and by whoe
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from custody.journal import Disk
@@ -102,3 +102,25 @@ def tool_names(settings: Settings) -> frozenset[str]:
         raise AssertionError("names are asked for, and no tool")
 
     return frozenset(registry_of(settings, (), never).names())
+
+
+NEEDS_A_STORE = frozenset({"witness_download"})
+"""Tools that are made with a store alone, and so not to be looked into without one."""
+
+
+def tool_arguments(settings: Settings) -> Callable[[str], Collection[str] | None]:
+    """The names of the arguments that a tool of such a runtime takes; None where it takes others as well, or
+    where that is not known. No store is opened."""
+
+    def never() -> "Tool":
+        raise AssertionError("it needs a store, and is not asked for")
+
+    registry = registry_of(settings, (), never)
+
+    def arguments(name: str) -> Collection[str] | None:
+        tool = None if name in NEEDS_A_STORE else registry.get(name)
+        if tool is None or tool.schema.get("additionalProperties") is not False:
+            return None
+        return None if "patternProperties" in tool.schema else frozenset(tool.schema.get("properties", ()))
+
+    return arguments

@@ -100,11 +100,17 @@ def _in_folder(folder: str, user_settings: str) -> Iterable[PolicyFile]:
 
 
 def layers_in_force(folder: str, user_settings: str) -> tuple[Layer, ...]:
-    """What holds for calls made in `folder`. Raises InvalidPolicy, TrustUnusable."""
+    """What holds for calls made in `folder`; nothing where no file says anything, and the built-in rules
+    alone hold. Raises InvalidPolicy, TrustUnusable."""
     trusted = functools.cache(lambda: read_trusted(trust_path(user_settings)))
     files = [file for file in policy_files(folder, user_settings) if not _speaks_of_other_things(file)]
     layers = read_layers(files, lambda path, digest: trusted().has(path, digest))
-    return tuple(layer for layer in layers if not _says_nothing(layer))
+    said = [layer for layer in layers if not says_nothing(layer)]
+    if not said:
+        return ()
+    from custody.policy.builtin import with_built_in
+
+    return with_built_in(said)
 
 
 def read_layers(
@@ -125,8 +131,6 @@ def read_layers(
 
     layers: list[Layer] = []
     for file, data in found:
-        if file.kind == "project" and file.section:
-            _only_policy(data, file.path)
         layer = read_document(data, file.path, file.kind, section=file.section, other_kinds=OTHER_KINDS)
         if file.kind == "project":
             layer = msgspec.structs.replace(layer, trusted=trusted(file.path, layer.digest))
@@ -140,27 +144,11 @@ def _speaks_of_other_things(file: PolicyFile) -> bool:
     return data is not None and b"policy" not in data
 
 
-def _says_nothing(layer: Layer) -> bool:
+def says_nothing(layer: Layer) -> bool:
     """A `custody.toml` without a policy, or a file of nothing but comments."""
     return not (
         layer.rules or layer.default or layer.budgets or layer.loops or layer.approvals or not layer.may_pause
     )
-
-
-def _only_policy(data: bytes, path: str) -> None:
-    """What a project says comes with the code an agent works on: it may speak of policy, of nothing else."""
-    import tomllib  # most folders have no such file
-
-    try:
-        raw = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return  # told with its place by whoever reads the policy
-    others = ", ".join(sorted(set(raw) - {"policy"}))
-    if others:
-        raise InvalidPolicy(
-            f"{path}: a project's own file may only add a [policy]; it has {others}.",
-            hint="Move the rest to your own custody.toml; custody doctor says where it is.",
-        )
 
 
 def read_policy(path: str) -> bytes | None:
@@ -203,7 +191,8 @@ class StandingPolicy:
         self._folder = folder
         self._user_settings = user_settings
         self._tell = tell
-        self._seen = self._stamps()
+        self._seen: tuple[Any, ...] = ()
+        """Nothing yet: what changed since the layers were read is found by the first look."""
         self._unusable: str | None = None
         """What was last told of a file that cannot be used."""
         self._ended = threading.Event()
@@ -234,8 +223,11 @@ class StandingPolicy:
             stamps = self._stamps()
             if stamps == self._seen:
                 return
+            self._seen = stamps
             policy = Policy(layers_in_force(self._folder, self._user_settings))
         except Exception as error:  # whatever it is: who looks goes on looking
+            if not isinstance(error, InvalidPolicy) or isinstance(error.__cause__, OSError):
+                self._seen = ()  # it may pass by itself
             unusable = str(error) if isinstance(error, CustodyError) else type(error).__name__
             if unusable != self._unusable:
                 self._unusable = unusable
@@ -243,22 +235,21 @@ class StandingPolicy:
                 self._record("policy.unusable", {"error": unusable, "policy": self._policy.digest})
             return
         self._unusable = None
-        self._seen = stamps
         if policy.digest != self._policy.digest:
             self._policy = policy
             self._record("policy.in_force", _said(policy))
 
     def _stamps(self) -> tuple[Any, ...]:
-        """What changes when a file does, the trust file included: its inode, its time and its size."""
+        """What changes when a file does, the trust file included: its inode, its times and its size."""
         paths = [file.path for file in policy_files(self._folder, self._user_settings)]
         found: list[Any] = []
         for path in (*paths, trust_path(self._user_settings)):
             try:
                 status = os.stat(path)
             except OSError:
-                found.append(path)
+                found.append((path, os.path.islink(path)))
             else:
-                found.append((path, status.st_ino, status.st_mtime_ns, status.st_size))
+                found.append((path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
         return tuple(found)
 
     def _record(self, name: str, data: dict[str, Any]) -> None:

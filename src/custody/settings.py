@@ -6,7 +6,7 @@ must not loosen anything. Used by `compose` and the command line.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -37,6 +37,10 @@ class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     first at the command line, the second elsewhere."""
     roots: tuple[str, ...] = ()
     """Folders allowed beside the working directory and the temporary folder."""
+    level: Literal["process", "confined"] = "process"
+    """What the commands of agents run at; what a person types says it for itself."""
+    sandbox: str = "workspace"
+    """The walls of level `confined`, where a call names none; for agents never more than these."""
     limits: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     """Resource limits of every command, as setrlimit(2) has them: `nofile`, `fsize`, `as`, `cpu` …"""
 
@@ -47,6 +51,11 @@ class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             for name in self.limits:
                 if not hasattr(resource, f"RLIMIT_{name.upper()}"):
                     raise InvalidSetting(f"calls.limits.{name} is no resource limit of setrlimit(2).")
+        if self.sandbox != "workspace":
+            from custody.sandbox.walls import NAMED  # most settings name none
+
+            if self.sandbox not in NAMED:
+                raise InvalidSetting(f"calls.sandbox names no sandbox; there are {', '.join(NAMED)}.")
 
 
 class ToolsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +155,21 @@ class BundlesSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of such a bundle, before base64."""
 
 
+class SandboxSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[sandbox]`"""
+
+    uids: tuple[int, int] | None = None
+    """First and count of the users that root's commands behind walls run as; unset: 70000 to 79999."""
+
+    def __post_init__(self) -> None:
+        if self.uids is not None:
+            from custody.sandbox.walls.users import not_users  # hardly anybody says another range
+
+            why = not_users(self.uids)
+            if why is not None:
+                raise InvalidSetting(f"sandbox.uids cannot be used: {why}.")
+
+
 class ServeSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[serve]`"""
 
@@ -219,6 +243,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     boundary: BoundarySection = BoundarySection()
     serve: ServeSection = ServeSection()
     drive_cli: DriveCliSection = DriveCliSection()
+    sandbox: SandboxSection = SandboxSection()
     skills: SkillsSection = SkillsSection()
     training: TrainingSection = TrainingSection()
     otel: OtelSection = OtelSection()
@@ -238,6 +263,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What the policies say that stand for this folder, the highest first."""
     skill_roots: tuple[str, ...] = ()
     """Named folders with skills, the first before the others; none: the project's and the user's."""
+
+
+def store_path(store: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """Where the store is, named or not; nothing else of the settings is read."""
+    return _store_path(store or default_store(environ))
 
 
 def default_store(environ: Mapping[str, str] = os.environ) -> str:
@@ -274,13 +304,15 @@ def load_settings(
     roots: Iterable[str] = (),
     skills: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
+    layers_of: Callable[[str, str], tuple[Layer, ...]] = layers_in_force,
 ) -> Settings:
-    """Join arguments, environment and settings files. Raises InvalidSetting naming file and key."""
+    """Join arguments, environment and settings files. `layers_of` reads the policies of a folder and a user.
+    Raises InvalidSetting naming file and key, and what `layers_of` raises."""
     folder = os.path.abspath(cwd or os.getcwd())
     workspace = workspace_of(folder)
     user_path = user_settings_path(environ)
     user = _read_settings(user_path)
-    layers = layers_in_force(folder, user_path)
+    layers = layers_of(folder, user_path)
     read = [] if user is None else [user_path]
     read += [layer.source for layer in layers if layer.source not in read]
     file = user or SettingsFile()
@@ -289,7 +321,7 @@ def load_settings(
         for root in (folder, _temporary_folder(environ), *file.calls.roots, *roots)
     )
     return Settings(
-        store=_store_path(store or default_store(environ)),
+        store=store_path(store, environ),
         cwd=folder,
         workspace=workspace,
         roots=tuple(allowed),
@@ -344,5 +376,5 @@ def _read_toml(path: str) -> dict[str, Any] | None:
 
     try:
         return tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number too large, or nesting without end
         raise InvalidSetting(f"{path} cannot be read: {error}.") from error

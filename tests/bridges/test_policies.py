@@ -173,6 +173,17 @@ def test_two_rules_about_one_parameter_have_names_that_differ() -> None:
     ]
 
 
+def test_a_rule_that_is_numbered_takes_no_name_that_another_has() -> None:
+    denials = [DENY + f"equals = '{letter}'\n" for letter in "abc"]
+    named_so = DENY.replace("argv.0", "argv.0:2")
+    expected = {"deny_tool_param:git.argv.0" + more for more in ("", ":2", ":3", ":4")}
+    for texts in ([*denials, named_so], [named_so, *denials]):
+        rules = layer("".join(texts)).rules
+        assert {rule.name for rule in rules} == expected
+        (kept,) = [rule.name for rule in rules if rule.param == "argv.0:2"]
+        assert kept == "deny_tool_param:git.argv.0:2"
+
+
 def test_they_stand_beside_our_own_rules_and_in_the_settings_file() -> None:
     text = "deny_tool = ['a']\n[[rules]]\nname = 'b'\ndecision = 'deny'\ntool = 'b'\n"
     assert [rule.name for rule in layer(text).rules] == ["b", "deny_tool:a"]
@@ -187,6 +198,9 @@ def test_they_stand_beside_our_own_rules_and_in_the_settings_file() -> None:
     [
         ("deny_tool = 'shell'", "car.toml:1:13: deny_tool is 'shell', expected a list of texts."),
         ("deny_tool = [1]", "car.toml:1:14: deny_tool has 1, expected a list of texts."),
+        ("deny_tool = ['a', 'glob:b']", "car.toml:1:19: deny_tool has 'glob:b', expected the exact name of"),
+        ("deny_tool = ['b*']", "car.toml:1:14: deny_tool has 'b*', expected the exact name of a tool."),
+        (DENY.replace("git", "glob:git"), "2:8: deny_tool_param.tool is 'glob:git', expected the exact name"),
         ("deny_tools = ['a']", "car.toml:1:1: `deny_tools` is no key of a policy; did you mean deny_tool?"),
         ("[[trace_rule]]\nx = 1", "car.toml:1:1: `trace_rule` is no key of a policy"),
         ("deny_tool_param = 1", "car.toml:1:19: deny_tool_param is 1, expected a list of tables."),

@@ -22,6 +22,18 @@ def work(tmp_path, monkeypatch):
     return work
 
 
+@pytest.fixture
+def policy(work):
+    """Writes the project's policy: it stands for everything called in the working directory."""
+
+    def write(text: str, name: str = "rules.toml") -> None:
+        path = work / ".custody" / "policy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    return write
+
+
 @pytest.fixture(params=["memory", "folder"])
 def store(request, tmp_path) -> str:
     """Everything works on both."""

@@ -50,7 +50,7 @@ class Desk:
             recorder=self.recorder,
             index=lambda: self.index,
             key=KEY,
-            settings=ApprovalSettings(**{"wait_seconds": 20.0, **fields}),
+            settings=lambda: ApprovalSettings(**{"wait_seconds": 20.0, **fields}),
             someone=lambda: someone,
             clock_us=self.clock,
             **given,

@@ -23,18 +23,6 @@ ASKS = '[[rules]]\nname = "look"\ndecision = "ask"\ntool = "note"\nreason = "Not
 
 
 @pytest.fixture
-def policy(work):
-    """Writes the project's policy."""
-
-    def write(text: str, name: str = "rules.toml") -> None:
-        path = work / ".custody" / "policy" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    return write
-
-
-@pytest.fixture
 def one_place(tmp_path):
     """One call runs at a time."""
     settings = tmp_path / "config" / "custody" / "custody.toml"

@@ -18,7 +18,7 @@ from custody.calls.budgets import (
     limits_of,
     open_spending,
 )
-from custody.errors import StoreError
+from custody.errors import ConditionFailed, StoreError
 from custody.index import Index
 from custody.journal import Journal, JournalSettings
 from custody.journal.disk import RealDisk
@@ -398,26 +398,33 @@ def rated(calls: int, seconds: float, per: Any = "store", decision: Any = "deny"
     return Rule(name="not-too-often", decision=decision, rate=Rate(calls=calls, seconds=seconds, per=per))
 
 
+def ruled(*rules: Rule, kind: Any = "user", source: str = "/srv/policy.toml") -> Limits:
+    return limits_of([Layer(kind=kind, source=source, digest="sha256:0", rules=rules)])
+
+
+def is_used(agent: Agent, rule: Rule, limits: Limits, at: float = 0.0, **fields: Any) -> bool:
+    """Whether the rule's rate is used up; a call that it lets through is made."""
+    asked = agent.admission(at, **fields)
+    counted = agent.spending.counted(asked, limits)
+    used = counted.rate_used(rule)
+    if not used:
+        assert agent.spending.admit(asked, limits, counted.rates) == Admitted()
+    return used
+
+
 def test_a_rate_lets_so_many_through_in_any_window(start: Start):
     agent, rule = start(), rated(2, 60)
-
-    def is_used(at: float) -> bool:
-        asked = agent.admission(at)
-        counted = agent.spending.counted(asked)
-        used = counted.rate_used(rule)
-        if not used:
-            assert agent.spending.admit(asked, agent.limits, counted.rates) == Admitted()
-        return used
-
-    assert [is_used(at) for at in (0, 30, 59, 59, 59.9, 60, 61, 89.9, 90)] == [
+    limits = ruled(rule)
+    assert [is_used(agent, rule, limits, at) for at in (0, 30, 59, 59, 59.9, 60, 61, 89.9, 90)] == [
         False, False, True, True, True, False, True, True, False,
     ]  # fmt: skip
 
 
 def test_a_rate_used_up_in_the_meantime_is_noticed(start: Start):
-    agent, rule = start(), rated(1, 60)
+    rule = rated(1, 60)
+    agent = start(ruled(rule))
     first, second = agent.admission(), agent.admission()
-    one, other = agent.spending.counted(first), agent.spending.counted(second)
+    one, other = (agent.spending.counted(asked, agent.limits) for asked in (first, second))
     assert not one.rate_used(rule)
     assert not other.rate_used(rule)
     assert agent.spending.admit(first, agent.limits, one.rates) == Admitted()
@@ -425,29 +432,58 @@ def test_a_rate_used_up_in_the_meantime_is_noticed(start: Start):
 
 
 def test_a_slot_is_given_back_with_the_call_that_took_it(start: Start):
-    agent, rule = start(), rated(1, 60)
+    rule = rated(1, 60)
+    agent = start(ruled(rule))
     asked = agent.admission()
     agent.spending.admit(asked, agent.limits, {rule: False})
     agent.spending.release(asked.call_id)
-    assert not agent.spending.counted(agent.admission(1)).rate_used(rule)
+    assert not agent.spending.counted(agent.admission(1), agent.limits).rate_used(rule)
 
 
 def test_a_rate_of_a_run_is_shared_by_the_runs_below_it(start: Start):
-    agent, rule = start(), rated(1, 60, per="run")
+    rule = rated(1, 60, per="run")
+    agent = start(ruled(rule))
     agent.spending.admit(agent.admission(runs="child top"), agent.limits, {rule: False})
-    assert agent.spending.counted(agent.admission(1, runs="sister top")).rate_used(rule)
-    assert not agent.spending.counted(agent.admission(1, runs="stranger")).rate_used(rule)
+    assert agent.spending.counted(agent.admission(1, runs="sister top"), agent.limits).rate_used(rule)
+    assert not agent.spending.counted(agent.admission(1, runs="stranger"), agent.limits).rate_used(rule)
 
 
 def test_a_clock_set_back_by_a_year_does_not_block_for_a_year(start: Start):
-    agent, rule = start(), rated(1, 60)
+    rule = rated(1, 60)
+    agent = start(ruled(rule))
     agent.spending.admit(agent.admission(365 * 24 * HOUR), agent.limits, {rule: False})
-    assert not agent.spending.counted(agent.admission(0)).rate_used(rule)
+    assert not agent.spending.counted(agent.admission(0), agent.limits).rate_used(rule)
 
 
 def test_a_rate_of_no_calls_is_always_used(start: Start):
     agent = start()
     assert agent.spending.counted(agent.admission()).rate_used(rated(0, 60))
+
+
+def test_rules_of_one_name_in_two_files_are_counted_apart(start: Start):
+    agent, one, other = start(), rated(1, 60), rated(1, 60)
+    limits = ruled(one)
+    assert not is_used(agent, one, limits)
+    for elsewhere in (
+        ruled(other, source="/srv/shop/custody.toml"),
+        ruled(other, kind="project"),
+    ):
+        assert not is_used(agent, other, elsewhere)
+        assert is_used(agent, other, elsewhere)
+    assert is_used(agent, one, limits)
+
+
+def test_the_window_of_a_rule_outlives_a_new_version_of_its_file(start: Start):
+    agent, before, after_it = start(), rated(1, 60), rated(2, 60)
+    assert not is_used(agent, before, ruled(before))
+    assert [is_used(agent, after_it, ruled(after_it)) for _ in range(2)] == [False, True]
+
+
+def test_a_rule_of_a_policy_that_was_replaced_meanwhile_is_not_guessed_at(start: Start):
+    """Its rate would be counted where nobody looks."""
+    agent, rule = start(ruled(rated(1, 60))), rated(1, 60)
+    with pytest.raises(ConditionFailed, match="replaced"):
+        agent.spending.counted(agent.admission(), agent.limits).rate_used(rule)
 
 
 # -- sequences ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """People elsewhere are told of a question, and nobody waits for them."""
 
 import json
+import queue
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -45,7 +46,7 @@ class Hook:
 def test_a_webhook_gets_it_once_and_no_redirect_is_followed(status, said):
     hook = Hook(status)
     events = []
-    notifier = Notifier([hook.url], lambda *event: events.append(event))
+    notifier = Notifier(lambda: [hook.url], lambda *event: events.append(event))
     notifier.tell(QUESTION)
     notifier.close(20)
     hook.close()
@@ -60,7 +61,18 @@ def test_a_command_gets_it_on_its_standard_input_and_in_its_words(tmp_path):
     code = "import sys; open(sys.argv[1], 'w').write(repr(sys.argv[2:]) + sys.stdin.read()); sys.exit(3)"
     events = []
     notifier = Notifier(
-        [[sys.executable, "-S", "-c", code, str(tmp_path / "told"), "{tool}: {reason}", "{call}", "{other}"]],
+        lambda: [
+            [
+                sys.executable,
+                "-S",
+                "-c",
+                code,
+                str(tmp_path / "told"),
+                "{tool}: {reason}",
+                "{call}",
+                "{other}",
+            ]
+        ],
         lambda *event: events.append(event),
     )
     notifier.tell(QUESTION)
@@ -100,7 +112,7 @@ def test_nobody_waits_for_a_place_that_does_not_answer_and_what_is_not_there_is_
 
     hook = Stuck()
     try:
-        notifier = Notifier([hook.url], lambda *event: events.append(event[1]["error"]))
+        notifier = Notifier(lambda: [hook.url], lambda *event: events.append(event[1]["error"]))
         for _ in range(18):
             notifier.tell(QUESTION)
             entered.wait(20)
@@ -113,12 +125,32 @@ def test_nobody_waits_for_a_place_that_does_not_answer_and_what_is_not_there_is_
 
 
 def test_what_cannot_be_recorded_of_it_disturbs_nobody():
-    def refuse(*_: Any) -> None:
+    tried = queue.Queue[str]()
+
+    def refuse(name: str, _data: Any) -> None:
+        tried.put(name)
         raise NotRecorded
 
-    notifier = Notifier(["http://127.0.0.1:1/"], refuse)
-    notifier.tell(QUESTION)
+    notifier = Notifier(lambda: ["http://127.0.0.1:1/"], refuse)
+    for _ in range(2):  # whoever tells of the first tells of the second
+        notifier.tell(QUESTION)
+        assert tried.get(timeout=20) == "approvals.undelivered"
     notifier.close(20)
+
+
+def test_a_place_that_is_named_later_is_told_and_one_that_is_not_any_more_is_not():
+    events: queue.Queue[tuple[str, str]] = queue.Queue()
+    places = [["/nowhere/first"]]
+    notifier = Notifier(lambda: places, lambda name, data: events.put((name, data["to"])))
+    notifier.tell(QUESTION)
+    assert events.get(timeout=20)[1] == "command 1: /nowhere/first"
+    places[:] = [["/nowhere/second"]]
+    notifier.tell(QUESTION)
+    assert events.get(timeout=20)[1] == "command 1: /nowhere/second"
+    places.clear()
+    assert not notifier
+    notifier.close(20)
+    assert events.empty()
 
 
 @pytest.mark.parametrize(
@@ -126,5 +158,5 @@ def test_what_cannot_be_recorded_of_it_disturbs_nobody():
 )
 def test_a_place_that_is_none_is_refused_when_it_is_read(place):
     with pytest.raises(InvalidSetting, match="Number 1 of"):
-        Notifier([place], lambda *_: None)
-    assert not Notifier([], lambda *_: None)
+        Notifier(lambda: [place], lambda *_: None)
+    assert not Notifier(list, lambda *_: None)

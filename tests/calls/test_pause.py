@@ -1,5 +1,8 @@
 """A pause of the policy: on the record, short, seen by every process, and over when it was ended."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +183,26 @@ def test_where_the_index_cannot_be_asked_nothing_is_paused():
         raise StoreError("The index is busy.")
 
     assert Pauses(broken).active() is None
+
+
+def test_a_child_that_was_forked_during_a_look_looks_for_itself():
+    parent, looking, go_on = os.getpid(), threading.Event(), threading.Event()
+
+    def open_index() -> Index:
+        if os.getpid() == parent:
+            looking.set()
+            go_on.wait(20)
+        raise StoreError
+
+    pauses = Pauses(open_index)
+    thread = threading.Thread(target=pauses.active)
+    thread.start()
+    looking.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # else one that hangs would be waited for without end
+        os._exit(0 if pauses.active() is None else 1)
+    status = os.waitpid(child, 0)[1]
+    go_on.set()
+    thread.join()
+    assert status == 0

@@ -1,8 +1,10 @@
 """A policy on the way of a call: what rules refuse, ask and count, and what the record says of it."""
 
 import asyncio
+import functools
 import threading
 import time
+from contextlib import closing
 
 import apsw
 import pytest
@@ -12,22 +14,11 @@ from custody.calls.answers import no, yes
 from custody.calls.pause import begin_pause
 from custody.calls.questions import Means, Standing, answer_question
 from custody.compose import open_runtime
-from custody.errors import Denied, InvalidPolicy, NotRecorded
-from custody.index import CallFilter, EventFilter
+from custody.errors import Denied, NotRecorded
+from custody.index import CallFilter, EventFilter, Index
+from custody.journal import Journal, RealDisk
 from custody.records import Kind
 from custody.settings import load_settings
-
-
-@pytest.fixture
-def policy(work):
-    """Writes the project's policy: it stands for everything called in the working directory."""
-
-    def write(text: str) -> None:
-        path = work / ".custody" / "policy" / "rules.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    return write
 
 
 @custody.tool(effect="write")
@@ -100,6 +91,24 @@ def test_a_yes_at_the_door_lets_this_one_call_run(policy):
     assert kinds == [["call_asked", "call_answered", "call_started", "call_finished"]] * 2
     assert shown == [("note", {"text": "x"}, "Notes are looked at.", "look")] * 2
     assert second.outcome == "succeeded"
+
+
+def test_how_long_deciding_took_is_the_same_for_the_caller_and_on_the_record(policy):
+    """Before the question: the call is decided once more after the yes, which stands on no record."""
+    policy(ASKS)
+
+    async def prompt(question):
+        return yes(question, "kim")
+
+    async def main():
+        async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
+            runtime.prompt = prompt
+            made = [await runtime.call("note", {"text": text}) for text in "abc"]
+            return made, [runtime.index.call(call.id) for call in made]
+
+    made, stored = asyncio.run(main())
+    assert [call.decide_us for call in made] == [call.decide_us for call in stored]
+    assert all(call.decide_us is not None for call in made)
 
 
 def test_a_no_at_the_door_ends_the_call(policy):
@@ -249,34 +258,6 @@ def test_a_rate_and_a_sequence_hold_over_several_calls(policy):
     assert (after.outcome, after.decision.rule) == ("rejected", "not after a list")
 
 
-def test_a_policy_that_changes_takes_effect_and_one_that_cannot_be_used_changes_nothing(policy, caplog):
-    settings = load_settings(store=":memory:")
-
-    async def main():
-        async with await open_runtime(settings, tools=[note]) as runtime:
-            standing = runtime.policy
-            free = await runtime.call("note", {"text": "a"})
-            policy('[[rules]]\nname = "no"\ndecision = "deny"\ntool = "note"\n')
-            await asyncio.to_thread(standing.look)
-            refused = await runtime.call("note", {"text": "b"})
-            policy("[[rules]\n")
-            await asyncio.to_thread(standing.look)
-            still = await runtime.call("note", {"text": "c"})
-            events = runtime.index.events(EventFilter()).items
-            return [free, refused, still], [event.name for event in events]
-
-    calls, names = asyncio.run(main())
-    assert [call.outcome for call in calls] == ["succeeded", "rejected", "rejected"]
-    assert "policy.in_force" in names and "policy.unusable" in names
-    assert any("rules.toml:1" in line for line in caplog.messages)
-
-
-def test_a_program_does_not_begin_under_a_policy_that_cannot_be_used(policy, work):
-    policy('[[rules]]\nname = "x"\ndesicion = "deny"\n')
-    with pytest.raises(InvalidPolicy, match=r"rules\.toml:3:1.*decision"):
-        custody.open(":memory:").__enter__()
-
-
 def test_what_a_project_allows_has_no_effect_before_it_is_trusted(policy, tmp_path):
     own = tmp_path / "config" / "custody" / "policy.toml"
     own.write_text('default = "deny"\n')
@@ -422,9 +403,50 @@ def test_where_nothing_can_be_counted_calls_are_refused_and_that_is_on_the_recor
     with custody.open(settings.store, tools=[note]) as runtime, runtime.run("spend") as run:
         own = run.call("note", {"text": "a"})
         (told,) = observed(run, "a")
+    with closing(Journal(RealDisk(settings.store))) as journal, closing(Index(None, journal)) as index:
+        stored = index.calls(CallFilter(outcome="rejected")).items
+    assert [call.decision for call in stored] == [told, own.decision]
     for decision in (own.decision, told):
         assert (decision.verdict, decision.by) == ("deny", "error")
         assert "cannot be counted" in decision.reason
+
+
+BUDGET_OF_HOSTS = "[budgets.run]\nhosts = 1\n"
+TOO_DEEP = functools.reduce(lambda inside, _: [inside], range(100), "https://a.example/")
+"""Which hosts it names is not looked for any more."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decided"),
+    [
+        (["https://a.example/", "https://b.example/"], "succeeded"),
+        ("https://a.example/", "succeeded"),
+        ({"text": TOO_DEEP}, ("deny", "error")),
+        ({"to": ["https://a.example/", "https://b.example/"]}, ("deny", "budget")),
+    ],
+    ids=["list", "text", "deep", "many"],
+)
+def test_whatever_a_caller_hands_over_its_hosts_are_counted_or_it_is_refused(policy, arguments, decided):
+    policy(BUDGET_OF_HOSTS)
+    with custody.open(":memory:") as runtime, runtime.run("reach") as run:
+        said = ended(run.observe("note", arguments, guard=True))
+        (stored,) = runtime.index.calls(CallFilter(tool="note")).items
+    if decided == "succeeded":
+        assert (said, stored.outcome) == (decided, decided)
+    else:
+        assert (said.verdict, said.by) == decided
+        assert (stored.outcome, stored.decision) == ("rejected", said)
+        assert "example" not in said.reason
+
+
+@pytest.mark.parametrize(("arguments", "by"), [(["a"], "schema"), ({"text": TOO_DEEP}, "error")])
+def test_a_call_whose_hosts_cannot_be_told_is_rejected_and_raises_nothing(policy, arguments, by):
+    policy(BUDGET_OF_HOSTS)
+    with custody.open(":memory:", tools=[note]) as runtime, runtime.run("reach") as run:
+        call = run.call("note", arguments)
+        stored = runtime.index.call(call.id)
+    assert (call.outcome, call.decision.by) == ("rejected", by)
+    assert stored.decision == call.decision
 
 
 def refuse_to_keep(*_, **__):

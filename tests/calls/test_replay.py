@@ -377,7 +377,7 @@ def test_rates_budgets_and_loops_count_as_those_of_live_calls_do(tmp_path: Path)
                 agent=made.agent,
                 digest=hashlib.sha256(f"{made.tool} {made.arguments}".encode()).digest(),
             )
-            counted = spending.counted(wanted)
+            counted = spending.counted(wanted, limits)
             ruling = policy.decide(
                 Case(
                     tool=made.tool,
@@ -398,3 +398,43 @@ def test_rates_budgets_and_loops_count_as_those_of_live_calls_do(tmp_path: Path)
     assert {why for _, why in live.values()} == {
         None, "few reads", "few commands of an agent", "calls", "writes", "same_call"
     }  # fmt: skip
+
+
+def test_rules_of_one_name_in_two_files_refuse_what_a_replay_of_each_file_says(tmp_path: Path):
+    def limiting(tool: str, calls: int) -> str:
+        rate = f"rate = {{ calls = {calls}, seconds = 36000, per = 'agent' }}"
+        return f"[[rules]]\nname = 'few'\ntool = '{tool}'\ndecision = 'deny'\n{rate}\n"
+
+    calls = [replace(made, was="allowed") for made in made_up(120, seed=5)]
+    week = Week(str(tmp_path), calls)
+    files = limiting("git", 2), limiting("file_read", 3)
+    foreseen = [decided(week, text) for text in files]
+    week.close()
+    layers = [replace(layer_of(text), source=f"/srv/{at}.toml") for at, text in enumerate(files)]
+    policy, limits = Policy(layers), limits_of(layers)
+    with (
+        closing(Journal(MemoryDisk())) as journal,
+        closing(open_spending(None, journal, b"k" * 32)) as spending,
+    ):
+        for made in calls:
+            wanted = Admission(
+                call_id=made.call_id,
+                tool=made.tool,
+                effect=EFFECTS[made.tool],
+                at_us=made.at_us,
+                agent=made.agent,
+            )
+            counted = spending.counted(wanted, limits)
+            case = Case(
+                tool=made.tool,
+                effect=EFFECTS[made.tool],
+                params={},
+                agent=made.agent,
+                rate_used=counted.rate_used,
+            )
+            ruling = policy.decide(case)
+            refused = ruling is not None and ruling.verdict == "deny"
+            assert refused is any(said[made.call_id].now == "refused" for said in foreseen)
+            if not refused:
+                spending.admit(wanted, limits, counted.rates)
+    assert all(Counter(said.now for said in one.values())["refused"] > 5 for one in foreseen)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.changes.crashing import ENDED, KILLED, die_at
+from tests.changes.crashing import ENDED, KILLED, die_after, die_at
 from tests.changes.trees import (
     act,
     age,
@@ -163,18 +163,19 @@ def change_everything(root: Path, undo: UndoStore) -> None:
     act(undo, call(1), root, wanted)
 
 
-def killed_at_each_line(folder: Path, first_line: int, step: int) -> int:
-    """Taking one change back dies at a line, and what is found then is the tree before or after it."""
+def killed_after_each_call(folder: Path, first: int, step: int) -> int:
+    """Taking one change back dies after a call that may have changed a file, and what is found then is the
+    tree before or after it. Between two of these calls every line leaves the same."""
     root, store = folder / "root", folder / "store"
-    for deaths, line in enumerate(range(first_line, 1 << 30, step)):
+    for deaths, calls in enumerate(range(first, 1 << 30, step)):
         everything(root)
         old = seen(root)
         undo = UndoStore(RealDisk(store))
         change_everything(root, undo)
         new = seen(root)
-        died = die_at(line, lambda: undo_call(UndoStore(RealDisk(store)), call(1), call(2)))
+        died = die_after(calls, lambda: undo_call(UndoStore(RealDisk(store)), call(1), call(2)))
         assert all(one.words is None and not one.left for one in recover_changes(undo, gone))
-        assert seen(root) == (new if undo.read(call(2)) is None else old), f"line {line}"
+        assert seen(root) == (new if undo.read(call(2)) is None else old), f"after {calls} calls"
         assert temporaries(root) == []
         assert undo.unfinished() == []
         shutil.rmtree(root)
@@ -185,13 +186,13 @@ def killed_at_each_line(folder: Path, first_line: int, step: int) -> int:
 
 
 def test_taking_back_that_dies_anywhere_is_done_or_not_done(folder: Path):
-    assert killed_at_each_line(folder, 1, 97) > 15
+    assert killed_after_each_call(folder, 1, 30) > 40
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first_line", range(1, 9))
-def test_taking_back_that_dies_at_any_line_is_done_or_not_done(folder: Path, first_line: int):
-    assert killed_at_each_line(folder, first_line, 8) > 1500 // 8
+@pytest.mark.parametrize("first", range(1, 9))
+def test_taking_back_that_dies_at_any_line_is_done_or_not_done(folder: Path, first: int):
+    assert killed_after_each_call(folder, first, 8) > 1500 // 8
 
 
 @pytest.mark.parametrize("killed", [killed_in_a_change, killed_in_taking_back])

@@ -75,10 +75,8 @@ class Forked:
     ) -> tuple[int, bytes, bytes]:
         """Exit code, standard output, standard error. Raises TimeoutError."""
         request = {"arguments": arguments, "environment": environment, "cwd": os.fspath(cwd)}
-        streams = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+        streams = [_input(stdin), *(os.memfd_create(name) for name in ("stdout", "stderr"))]
         try:
-            os.write(streams[0], stdin.encode("utf-8", "surrogateescape"))
-            os.lseek(streams[0], 0, os.SEEK_SET)
             self._asked.settimeout(seconds_max)
             socket.send_fds(self._asked, [json.dumps(request).encode()], streams)
             code = int(self._asked.recv(MESSAGE_BYTES_MAX))
@@ -90,6 +88,15 @@ class Forked:
     def close(self) -> None:
         self._asked.close()
         self.process.wait()
+
+
+def _input(text: str) -> int:
+    if not text:
+        return os.open(os.devnull, os.O_RDONLY)
+    stream = os.memfd_create("stdin")
+    os.write(stream, text.encode("utf-8", "surrogateescape"))
+    os.lseek(stream, 0, os.SEEK_SET)
+    return stream
 
 
 def _all_of(stream: int) -> bytes:

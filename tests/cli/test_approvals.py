@@ -151,6 +151,16 @@ def test_a_person_sees_all_that_is_bound_before_saying_yes(custody, desk):
 
 
 @pytest.mark.long
+def test_nobody_is_asked_for_a_yes_that_cannot_be_given(custody, desk):
+    question = desk.question()
+    desk.say(question)
+
+    out = custody.at_terminal("approve", question.call_id.hex(), columns=80, typed="n\n", code=3)
+
+    assert "before; that stands" in out and "Allow exactly this" not in out
+
+
+@pytest.mark.long
 def test_a_person_may_leave_it(custody, desk):
     call = desk.question().call_id.hex()
 

@@ -60,10 +60,9 @@ def test_doctor_says_how_everything_stands(custody):
     } <= set(names)
     assert any(name.startswith("breaker: ") for name in names)
     assert ran.code == (0 if ran.json["healthy"] else 1)
-    assert next(finding for finding in ran.json["findings"] if finding["name"] == "levels")["value"] == [
-        "none",
-        "process",
-    ]
+    values = {finding["name"]: finding["value"] for finding in ran.json["findings"]}
+    offered = ["confined"] if values["confined"]["offered"] else []
+    assert values["levels"] == ["none", "process", *offered]
     text = custody("doctor").out
     assert all(name in text for name in names)
 
@@ -90,6 +89,8 @@ def test_the_demos_claims_hold(custody):
     assert "✗" not in ran.out
     assert ran.out.count("✓") >= 15
     assert "byte for byte as before" in ran.out
+    assert "refused at once, by nobody" in ran.out
+    assert 'with mode = "shadow" the same call runs' in ran.out
     assert "custody skills verify names the file" in ran.out
     assert "--retry heat ends it: 2 completed, 1 skipped" in ran.out
     shown = ran.out[ran.out.index("What is on the record") :]

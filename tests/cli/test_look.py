@@ -287,6 +287,20 @@ def test_cancel_ends_a_call_in_another_process(custody, what):
     assert custody("cancel", call["id"]).code == 1
 
 
+@pytest.mark.long
+def test_a_policy_that_cannot_be_used_keeps_nobody_from_ending_a_call(custody):
+    process = custody.start("exec", "--json", "--", "sleep", "300", stdout=subprocess.PIPE)
+    call = eventually(
+        lambda: custody.store.exists() and custody("calls", "--json", "--running").json["items"]
+    )[0]
+    (custody.work / "custody.toml").write_text("[policy]\ndefualt = 1\n")
+    ran = custody("cancel", call["id"], "--json")
+    assert (ran.code, ran.json) == (0, {"cancelled": [call["id"]]})
+    assert "custody.toml:2:1: " in ran.err
+    out, _ = process.communicate(timeout=30)
+    assert json.loads(out)["outcome"] == "cancelled"
+
+
 def test_without_a_store_looking_says_what_to_do(custody):
     ran = custody("runs")
     assert (ran.code, ran.out) == (2, "")

@@ -23,7 +23,7 @@ default = "allow"
 name = "ask-before-push"
 decision = "ask"
 tool = "git"
-when = 'params.argv[0] == "push"'
+when = 'params.operation == "push"'
 reason = "Pushes are looked at."
 
 [[rules]]
@@ -126,6 +126,16 @@ def test_a_good_file_is_told_so_and_warnings_are_no_failure(typed: Typed):
     assert "git" in ran.out and ran.out.endswith("policy.toml: 5 rules, 1 warning\n")
 
 
+def test_a_condition_on_an_argument_the_tool_does_not_take_is_told(typed: Typed):
+    typed.file("policy.toml", GOOD.replace("params.operation", "params.operatoin"))
+    ran = typed("policy", "check", "policy.toml")
+    assert ran.code == 0
+    assert ran.out.startswith(
+        "policy.toml:3: warning: The rule ask-before-push: its condition reads the argument 'operatoin', "
+        "which git does not take; did you mean operation?\n"
+    )
+
+
 def test_every_fault_is_told_with_its_place_and_the_nearest_key(typed: Typed):
     typed.file("policy.toml", 'defualt = "allow"\n[[rules]]\nname = "x"\ndesicion = "deny"\nwhen = "1 +"\n')
     ran = typed("policy", "check", "policy.toml", "--json")
@@ -168,8 +178,8 @@ def test_ones_own_broken_file_can_be_checked_while_other_commands_refuse_it(type
 # -- test ---------------------------------------------------------------------------------------------
 
 CASES: list[dict[str, Any]] = [
-    {"tool": "git", "params": {"argv": ["push"]}, "expect": "ask", "rule": "ask-before-push"},
-    {"tool": "git", "params": {"argv": ["status"]}, "expect": "allow", "name": "looking is free"},
+    {"tool": "git", "params": {"operation": "push"}, "expect": "ask", "rule": "ask-before-push"},
+    {"tool": "git", "params": {"operation": "status"}, "expect": "allow", "name": "looking is free"},
     {"tool": "git", "params": {}, "expect": "deny"},
     {"tool": "shell", "agent": "night-shift", "expect": "deny", "rule": "no-shell"},
     {"tool": "shell", "agent": "ada", "expect": "allow"},
@@ -187,16 +197,16 @@ def test_cases_are_decided_as_they_expect_in_json_yaml_and_toml(typed: Typed):
     ran = typed("policy", "test", "policy.toml", "cases.json", "--json")
     assert [one["why"] for one in ran.json["items"]] == [None] * len(CASES)
     assert (ran.code, ran.json["cases"], ran.json["failed"]) == (0, len(CASES), 0)
-    typed.file("cases.yaml", "cases:\n- tool: git\n  params: {argv: [push]}\n  expect: ask\n")
+    typed.file("cases.yaml", "cases:\n- tool: git\n  params: {operation: push}\n  expect: ask\n")
     assert typed("policy", "test", "policy.toml", "cases.yaml").out.endswith("\n1 case: all as expected.\n")
-    typed.file("cases.toml", '[[cases]]\ntool = "git"\nparams = { argv = ["push"] }\nexpect = "ask"\n')
+    typed.file("cases.toml", '[[cases]]\ntool = "git"\nparams = { operation = "push" }\nexpect = "ask"\n')
     assert typed("policy", "test", "policy.toml", "cases.toml").code == 0
 
 
 def test_a_case_that_differs_says_how_and_fails_the_command(typed: Typed):
     typed.file("policy.toml", GOOD)
     wrong = [
-        {"tool": "git", "params": {"argv": ["push"]}, "expect": "allow"},
+        {"tool": "git", "params": {"operation": "push"}, "expect": "allow"},
         {"tool": "shell", "expect": "allow", "rule": "no-shell"},
         {"tool": "exec", "expect": "allow"},
     ]
@@ -250,7 +260,7 @@ def test_pipes_and_links_to_nothing_are_told_and_not_waited_for(typed: Typed):
 
 def test_each_rule_says_why_it_matches_or_not(typed: Typed):
     typed.policy(GOOD)
-    ran = typed("policy", "explain", "--tool", "git", "--args", '{"argv": ["push"]}', "--json")
+    ran = typed("policy", "explain", "--tool", "git", "--args", '{"operation": "push"}', "--json")
     assert ran.code == 0
     said = ran.json
     assert (said["verdict"], said["rule"], said["by"]) == ("ask", "ask-before-push", "rule")
@@ -261,7 +271,7 @@ def test_each_rule_says_why_it_matches_or_not(typed: Typed):
     assert rules["no-shell"]["matched"] is False
     assert all(rule["why"] for rule in said["rules"])
     assert "ask-before-push" in said["would_allow"]["words"]
-    shown = typed("policy", "explain", "--tool", "git", "--args", '{"argv": ["push"]}')
+    shown = typed("policy", "explain", "--tool", "git", "--args", '{"operation": "push"}')
     assert shown.out.startswith("git: ask by the rule ask-before-push: Pushes are looked at.\n")
 
 
@@ -286,9 +296,36 @@ def test_a_call_on_the_record_is_explained_as_it_was_asked(typed: Typed):
     assert typed("policy", "explain", "ffffffff").code == 2
 
 
-def test_without_a_file_the_default_is_named(typed: Typed):
+def test_without_a_file_the_built_in_rules_are_explained(typed: Typed):
+    ran = typed("policy", "explain", "--tool", "process_kill", "--args", '{"pid": 1}', "--json")
+    assert (ran.json["verdict"], ran.json["rule"]) == ("ask", "builtin:irreversible")
+    assert "custody init" in ran.json["would_allow"]["words"]
+    outside = {"path": "/srv/elsewhere/x", "content": ""}
+    ran = typed("policy", "explain", "--tool", "file_write", "--args", json.dumps(outside), "--json")
+    assert (ran.json["verdict"], ran.json["rule"]) == ("ask", "builtin:outside-the-roots")
+    ran = typed(
+        "policy", "explain", "--tool", "file_write", "--args", json.dumps(outside), "--door", "cli", "--json"
+    )
+    assert ran.json["verdict"] == "allow"
+    assert "outside the roots" in ran.json["notes"][0]
+
+
+def test_a_tool_that_is_not_known_here_is_explained_and_said_to_be_none(typed: Typed):
+    ran = typed("policy", "explain", "--tool", "file_reed", "--json")
+    assert (ran.json["verdict"], ran.json["notes"]) == (
+        "allow",
+        ["No tool of that name is known here; did you mean file_read?"],
+    )
+    assert typed("policy", "explain", "--tool", "file_read", "--json").json["notes"] == []
+    far = typed("policy", "explain", "--tool", "xyzzy", "--json").json["notes"]
+    assert far == ["No tool of that name is known here."]
+
+
+def test_beside_a_projects_file_each_built_in_rule_is_explained_once(typed: Typed):
+    typed.file(".custody/policy/git.toml", PROJECT)
     ran = typed("policy", "explain", "--tool", "git", "--json")
-    assert "built-in default" in ran.json["notes"][0]
+    names = [rule["rule"] for rule in ran.json["rules"]]
+    assert len(names) == len(set(names)) and "builtin:protected" in names
 
 
 @pytest.mark.parametrize(
@@ -328,8 +365,29 @@ def test_the_rules_are_shown_with_where_each_comes_from(typed: Typed):
 
 def test_where_there_is_no_file_the_default_is_told(typed: Typed):
     ran = typed("policy", "show")
-    assert (ran.code, ran.out) == (0, "")
+    assert ran.code == 0
     assert "built-in default" in ran.err
+    assert all(f"builtin:{name}" in ran.out for name in ("irreversible", "outside-the-roots", "protected"))
+    assert [layer["kind"] for layer in typed("policy", "show", "--json").json["layers"]] == ["builtin"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_narrow_terminal_folds_what_holds_and_cuts_nothing(custody: Program, columns: int):
+    (custody.settings.parent / "policy.toml").write_text(GOOD)
+    folder = custody.work / ".custody" / "policy"
+    folder.mkdir(parents=True)
+    (folder / "git.toml").write_text(PROJECT)
+    out = custody.at_terminal("policy", "show", columns=columns, NO_COLOR="1")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in out.split("\n")]
+    assert all(len(line) <= columns for line in lines if not line.startswith("custody: "))
+    assert "…" not in out
+    said = " ".join(" ".join(lines).split())
+    assert (
+        'ask ask-before-push tool git, when params.operation == "push" ~/config/custody/policy.toml:3' in said
+    )
+    assert "allow push-is-fine-here tool git .custody/policy/git.toml:1 Not trusted: " in said
+    assert "user ~/config/custody/policy.toml mode: enforce when no rule matches: allow rules: 5" in said
 
 
 # -- trust --------------------------------------------------------------------------------------------
@@ -430,3 +488,17 @@ def test_the_reference_has_every_key_of_a_policy_and_no_other():
         table = re.search(r"`\[+([a-z_.]+)\]+`", section.splitlines()[0])
         told["" if table is None else table[1]] = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert told == {table: set(names) for table, names in KEYS.items()}
+
+
+# -- a policy that cannot be used -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [["calls"], ["runs"], ["stats"], ["verify"], ["token", "list"]], ids=" ".join
+)
+def test_who_only_looks_needs_no_policy(typed: Typed, command: list[str]):
+    with custody.open(os.fspath(typed.store)) as runtime:
+        runtime.call("file_list", {"path": "."})
+    typed.policy("[[rules]\n")
+    assert typed(*command).code == 0
+    assert typed("call", "file_list", "--args", '{"path": "."}').code == 2

@@ -109,6 +109,19 @@ def test_help_imports_neither_tables_nor_storage(custody):
     assert ran.stderr == "[]\n"
 
 
+def test_a_command_without_walls_loads_none(custody):
+    code = (
+        "import sys, atexit\nfrom custody.cli.program import run\n"
+        "walls = {f'custody.sandbox.walls.{name}' for name in ('machine', 'plan', 'seccomp', 'landlock')}\n"
+        "atexit.register(lambda: print(sorted(set(sys.modules) & walls), 'custody.sandbox' in sys.modules))\n"
+        "run(['exec', '--', 'true'])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=custody.environment
+    )
+    assert ran.stdout == "[] True\n"
+
+
 def test_a_reader_that_goes_away_ends_the_command_quietly(custody):
     assert custody("exec", "--", "true").code == 0
     reading, writing = os.pipe()

@@ -3,10 +3,14 @@
 import json
 import re
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Program
+
+from custody import open as open_store
+from custody.cli.program import run
 
 
 def token_events(custody: Program) -> list[dict[str, Any]]:
@@ -110,3 +114,34 @@ def test_an_agent_whose_run_is_open_makes_itself_no_token_that_answers(custody: 
     assert [ran.code for ran in made] == [3, 3, 0]
     assert "started by an agent whose run is on the record" in made[0].err
     assert refused == [{"what": "token create", "why": "agent", "by_run": run.id}] * 2
+
+
+def test_where_an_agent_cannot_be_ruled_out_it_takes_an_operators_token_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As under a chain of processes longer than is followed: whoever hides behind it may be an agent."""
+
+    def make(name: str, role: str, shown: str = "") -> tuple[int, str, str]:
+        monkeypatch.setenv("CUSTODY_TOKEN", shown)
+        code = run(["token", "create", name, "--role", role])
+        said = capsys.readouterr()
+        return code, said.out.strip(), said.err
+
+    store = tmp_path / "store"
+    monkeypatch.setenv("CUSTODY_STORE", str(store))
+    monkeypatch.setattr("custody.calls.descent.ANCESTORS_MAX", 1)
+    code, operators, _ = make("kim", "operator")
+    assert code == 0, "the first is made before the store is"
+    code, agents, _ = make("ada", "agent")
+    assert code == 0
+    code, out, told = make("eve", "operator")
+    assert (code, out) == (3, "") and "its parents cannot be told" in told
+    assert [make("eve", role, agents)[0] for role in ("operator", "host")] == [3, 3]
+    assert make("lee", "operator", operators)[0] == 0
+    with open_store(str(store)) as runtime:
+        refused = [event.data for event in runtime.index.events(name="approval.refused").items]
+    assert [(one["what"], one["why"], one.get("token")) for one in refused] == [
+        ("token create", "token", "ada"),
+        ("token create", "token", "ada"),
+        ("token create", "unclear", None),
+    ]

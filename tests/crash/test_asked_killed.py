@@ -150,6 +150,11 @@ def test_what_was_asked_is_closed_and_a_yes_lets_one_call_pass_at_most(store, ki
 
     left, again, kinds = asyncio.run(main())
     assert left.outcome == "rejected"
+    closed = (left.reason, left.decision.verdict, left.decision.by)
+    if killed == "asked":
+        assert closed == ("its process ended before anybody answered", "deny", "nobody")
+    else:
+        assert closed == ("its process ended before the call started", "allow", "person")
     assert sorted(kinds) == ["CALL_ANSWERED", "CALL_ASKED", "CALL_FINISHED"]
     outcomes = [call.outcome for call in again]
     assert outcomes == ["rejected" if killed == "used" else "succeeded", "rejected", "rejected"]

@@ -33,7 +33,11 @@ CLIS = """
 [drive_cli.commands]
 says = ["/bin/sh", "-c", 'echo it was told "$0"; exit 3', "{prompt}"]
 hangs = ["/bin/sh", "-c", "exec sleep 4321", "--", "{prompt}"]
+
+[policy]
+default = "allow"
 """
+"""Nobody is asked whether such a CLI may be driven."""
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from mcp.client.stdio import stdio_client
 from mcp_types import Tool
 from tests.doors.daemons import Daemon, daemon
 from tests.doors.mcp_clients import LEGACY, MODERN, Home, greeted, lines, over_http
+from tests.settings_for_tests import nothing_is_asked
 
 SETTINGS = """
 [drive_cli.commands]
@@ -143,6 +144,7 @@ async def read_back(session: ClientSession, name: str, said: dict[str, Any]) -> 
 @pytest.mark.parametrize("version", [LEGACY, MODERN])
 def test_over_standard_input_and_output(tmp_path: Path, version: str):
     made = Home(tmp_path, SETTINGS)
+    nothing_is_asked(tmp_path / "config")
     prepared(made.work)
 
     async def main() -> None:
@@ -163,7 +165,9 @@ def test_over_standard_input_and_output(tmp_path: Path, version: str):
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with daemon(tmp_path_factory.mktemp("mcp-daemon"), settings=SETTINGS) as made:
+    folder = tmp_path_factory.mktemp("mcp-daemon")
+    nothing_is_asked(folder / "config")
+    with daemon(folder, settings=SETTINGS) as made:
         prepared(made.work)
         yield made
 
@@ -218,6 +222,7 @@ def test_an_agent_of_a_named_daemon_that_nobody_waited_for_is_ended(serving: Dae
 
 @pytest.mark.long
 def test_an_agent_whose_daemon_was_killed_is_incomplete_once_there_is_one_again(tmp_path: Path):
+    nothing_is_asked(tmp_path / "daemon" / "config")
     with daemon(tmp_path / "daemon", settings=SETTINGS) as made:
         home = Home(tmp_path, variables={"CUSTODY_TOKEN": token_of(made)})
         with lines(home, "--daemon", made.url) as client:

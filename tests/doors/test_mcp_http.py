@@ -247,6 +247,22 @@ def test_a_plan_is_checked_without_starting_anything_and_run_with_progress(place
     assert told[-1] == (2, 2)
 
 
+def test_what_is_decided_about_a_plan_that_stopped_is_said_when_it_is_run_again(place: Place):
+    plan = {"id": "decided", "actions": [{"id": "a", "tool": "file_read", "arguments": {"path": "gone.txt"}}]}
+
+    async def work(session: ClientSession) -> list[Any]:
+        options = ({}, {"done": ["b"]}, {"retry": ["a"]}, {"done": ["a"]}, {})
+        return [await session.call_tool("plan_run", {"plan": plan, **more}) for more in options]
+
+    failed, unknown, again, done, still = place.with_client("bob", work)
+    assert [content(one)["actions"][0]["status"] for one in (failed, again, done, still)] == [
+        "failed", "failed", "completed", "completed",
+    ]  # fmt: skip
+    assert unknown.is_error and "nothing to decide of 'b'" in content(unknown)["error"]["message"]
+    assert content(done)["actions"][0]["reason"] == "bob said that it is done."
+    assert content(done)["resumed_from"] == content(again)["run_id"] != content(failed)["run_id"]
+
+
 def test_a_plan_calls_only_what_its_token_may(place: Place):
     place.made["planner"], _ = place.tokens.create(
         "planner", lambda name, data: None, role="agent", agent="ada", tools=["plan_run", "file_read"]

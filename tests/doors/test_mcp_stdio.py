@@ -64,6 +64,12 @@ def test_a_call_that_does_not_succeed_is_an_error_that_says_why(client: Lines):
     assert (failed["isError"], failed["structuredContent"]["outcome"]) == (True, "failed")
 
 
+def test_an_error_that_answers_nothing_is_not_sent_back(client: Lines):
+    identity = client.ask("ping")["id"]
+    client.send({"jsonrpc": "2.0", "id": identity + 1, "error": {"code": -32601, "message": "no forms"}})
+    assert client.answer_to(client.begin("ping")) == {"jsonrpc": "2.0", "id": identity + 1, "result": {}}
+
+
 def test_an_unknown_tool_is_an_error_of_the_protocol_and_on_the_record(client: Lines):
     error = client.ask("tools/call", {"name": "exek", "arguments": {}})["error"]
     assert error["code"] == -32602

@@ -2,6 +2,7 @@
 what is kept to undo."""
 
 import json
+import sys
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -83,7 +84,7 @@ sys.stdout.buffer.write(filler[: 65536 - half] + text + filler[:100])
 
 def test_a_secret_that_a_command_prints_in_two_pieces(store: Path, secrets: tuple[Secret, ...]):
     """Written in two goes, with a wait between them, and across the edge of what a pipe holds."""
-    argv = ["python3", "-c", IN_PIECES]
+    argv = [sys.executable, "-I", "-S", "-c", IN_PIECES]
     with custody.open(store) as runtime, runtime.run("pieces") as run:
         for secret in secrets[::6]:
             call = run.call("exec", {"argv": argv, "env": {"SHOWN": secret.text}})
@@ -116,7 +117,7 @@ out.flush()
 def test_a_secret_across_a_cut_of_an_output_leaves_no_half_behind(store: Path, kind: str, stream: int):
     """Head and tail of a long output are kept, and what is between them is dropped."""
     secret = next(secret for secret in EVERYTHING if secret.kind == kind)
-    argv = ["python3", "-c", PRINTER.format(stream=stream)]
+    argv = [sys.executable, "-I", "-S", "-c", PRINTER.format(stream=stream)]
     length = len(secret.text)
     step = max(5, length // 6)
     with custody.open(store) as runtime, runtime.run("bounded") as run:

@@ -270,6 +270,40 @@ def test_another_name_of_custodys_own_is_refused(tmp_path: Path):
         assert "belongs to Custody itself" in (refusal or "")
 
 
+def test_what_is_custodys_own_stays_so_under_a_name_that_a_person_may_open(tmp_path: Path):
+    """`append` writes into the file itself, whatever it is called."""
+    (tmp_path / "settings").mkdir()
+    own = tmp_path / "settings/policy.toml"
+    own.write_text("x")
+    (tmp_path / ".env.local").hardlink_to(own)
+    (tmp_path / ".env").hardlink_to(own)
+    (tmp_path / "plain").hardlink_to(own)
+    protected = load_protected([str(own)])
+    for name in (".env", "plain"):
+        status = (tmp_path / name).stat()
+        refused = protected.refused(str(tmp_path / name), write=True, inode=(status.st_dev, status.st_ino))
+        assert refused is not None and refused.own
+
+
+def test_a_protected_file_is_refused_by_all_that_it_is(tmp_path: Path, protected: Protected):
+    (tmp_path / ".git/hooks").mkdir(parents=True)
+    (tmp_path / ".git/hooks/pre-commit").write_text("#!/bin/sh")
+    (tmp_path / ".env").hardlink_to(tmp_path / ".git/hooks/pre-commit")
+    refusal = refusal_of(protected, tmp_path / ".env", write=True) or ""
+    assert f"{tmp_path}/.env is protected" in refusal
+    assert f"another name of {tmp_path}/.git/hooks/pre-commit" in refusal
+
+
+def test_custodys_own_file_that_is_a_link_is_the_link_and_what_it_leads_to(tmp_path: Path):
+    (tmp_path / "dotfiles").mkdir()
+    (tmp_path / "dotfiles/policy.toml").write_text("x")
+    (tmp_path / "policy.toml").symlink_to("dotfiles/policy.toml")
+    protected = load_protected([str(tmp_path / "policy.toml")])
+    for name in ("policy.toml", "dotfiles/policy.toml", "dotfiles"):
+        refused = protected.refused(str(tmp_path / name), write=True)
+        assert refused is not None and refused.own
+
+
 def test_a_file_with_two_ordinary_names_is_let_be_also_when_asked_again(tmp_path: Path, protected: Protected):
     (tmp_path / "one").write_text("x")
     (tmp_path / "two").hardlink_to(tmp_path / "one")

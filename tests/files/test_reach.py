@@ -192,6 +192,18 @@ def test_a_link_that_leads_out_is_said_to(reach: Reach, tmp_path: Path):
     )
 
 
+def test_a_path_that_may_be_a_url_is_named_as_it_is_spelled(reach: Reach, root: Path, tmp_path: Path):
+    """Without one of its slashes what it holds would be no credential to anybody who looks for some."""
+    url = "/nowhere/db://me:hidden@host/x"
+    for path, way in ((url, ""), (f"/nowhere/../nowhere/{url}", " leads into /, which")):
+        with pytest.raises(PathRefused) as refused:
+            reach.target(path, write=True)
+        assert refused.value.message.startswith(f"{path}{way} is outside the allowed roots")
+        assert "db:/me" not in refused.value.message
+    with pytest.raises(PathRefused, match=f"leads into {tmp_path}/outside, which"):
+        reach.target(f"{root}//out/x", write=True)
+
+
 def test_a_root_is_suggested_that_is_there(reach: Reach):
     with pytest.raises(PathRefused, match="--root /etc would allow it"):
         reach.target("/etc/nothing/here/at/all", write=True)

@@ -183,7 +183,7 @@ def request(at: float, **fields: Any) -> Request:
     return Request(run_id=None if run is None else run_id(run), asked_at_us=us(at), **given)
 
 
-@pytest.fixture(params=["memory", "real"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.long), "real"])
 def store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Store]:
     """The same answers from both."""
     store = Store(None if request.param == "memory" else str(tmp_path / "store"))

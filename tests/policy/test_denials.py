@@ -58,6 +58,18 @@ def test_a_name_matches_exactly(tool: str) -> None:
     assert not denied([{"deny_tool": "bash"}], tool)
 
 
+@pytest.mark.parametrize("name", ["glob:bash", "ba*", "ba?h", "[b]ash"])
+@pytest.mark.parametrize(
+    "table", ["deny_tool = '{}'", "deny_tool_param = {{tool = '{}', param = 'x', equals = 1}}"]
+)
+def test_a_pattern_where_an_exact_name_stands_is_refused_and_never_taken_for_a_name(
+    table: str, name: str
+) -> None:
+    with pytest.raises(InvalidPolicy, match="expected the exact name of a tool") as caught:
+        read_document(f"[[rules]]\n{table.format(name)}\n", "policy.toml", "user")
+    assert caught.value.hint == "Patterns are written as deny_tool_glob."
+
+
 @pytest.mark.parametrize(
     ("glob", "tool", "matches"),
     [

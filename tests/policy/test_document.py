@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import custody.policy
 from custody.errors import InvalidPolicy, exit_code
 from custody.policy import Case, Layer, Policy
-from custody.policy.document import DOCUMENT_BYTES_MAX, KEYS, RULES_MAX, read_document, with_trust
+from custody.policy.document import DOCUMENT_BYTES_MAX, KEYS, RULES_MAX, read_document
 from custody.policy.facts import Facts
 from custody.policy.model import Approvals, Budget, Loops, Match, Rate, Sequence
 from custody.records import Effect
@@ -123,8 +123,6 @@ def test_the_digest_is_that_of_the_file_and_of_a_section_that_of_what_it_says() 
 def test_only_a_projects_layer_is_not_trusted_until_somebody_says_so() -> None:
     layers = [read_document("", "p", kind) for kind in ("organisation", "user", "project", "builtin")]
     assert [layer.trusted for layer in layers] == [True, True, False, True]
-    assert with_trust(layers[2], True).trusted
-    assert with_trust(layers[0], False).trusted
 
 
 # -- what is wrong ------------------------------------------------------------------------------------
@@ -193,6 +191,7 @@ def test_the_error_says_the_first_fault_and_how_many_more_there_are() -> None:
         ("[loops]\nsame_call = { ask = 5, deny = 5 }", (2, 21), "is 5, which deny comes before"),
         ("[approvals]\nmay_pause = 'no'", (2, 13), "approvals.may_pause is 'no', expected true or false."),
         ("[approvals]\nnotify = ['ftp://x']", (2, 11), "notify[0] is neither, expected a list of commands"),
+        ("[[rules]]\ndeny_tool = 'x'\nname = 'a?'", (3, 8), "name is 'a?', expected 1 to 100 letters,"),
         ("[[rules]]\nname = 'a?'\ndecision = 'deny'", (2, 8), "name is 'a?', expected 1 to 100 letters,"),
         ("[[rules]]\nname = ' a'\ndecision = 'deny'", (2, 8), "name is ' a', expected 1 to 100 letters,"),
         ("[[rules]]\nname = 'a'\ndecision = 'deny'\ntool = 'git*'", (4, 8), "A pattern is written"),
@@ -209,6 +208,21 @@ def test_a_fault_has_its_place_and_says_what_is_expected(
     error = refused(text)
     assert (error.details["line"], error.details["column"]) == place
     assert sentence in str(error)
+
+
+@pytest.mark.parametrize("address", ["http://hooks.example/key", "http://10.0.0.1/key", "http://127.1/key"])
+def test_a_question_goes_over_no_network_in_plain_text(address: str) -> None:
+    error = refused(f"[approvals]\nnotify = [['say'], '{address}']")
+    assert (error.details["line"], error.details["column"]) == (2, 20)
+    assert "notify[1] is neither" in error.message
+    assert "key" not in str(error)
+
+
+def test_a_webhook_is_told_over_tls_or_on_this_machine() -> None:
+    addresses = ("https://hooks.example/x", "http://127.0.0.1:80/", "http://[::1]/", "http://localhost/x")
+    approvals = read(f"[approvals]\nnotify = {list(addresses)}").approvals
+    assert approvals is not None
+    assert approvals.notify == addresses
 
 
 def test_two_rules_of_one_name_are_refused_with_the_line_of_the_other() -> None:
@@ -333,7 +347,7 @@ def test_the_example_does_what_it_says(
 ) -> None:
     policy = Policy([read(re.sub(r"^#(?=\S)", "", EXAMPLE, flags=re.MULTILINE))])
     facts = Facts(tool, effect, params, cwd="/srv", roots=["/srv"])
-    ruling = policy.decide(Case(tool=tool, effect=effect, params=params, facts=facts.as_mapping))
+    ruling = policy.decide(Case(tool=tool, effect=effect, params=params, facts=lambda: facts))
     assert ruling is not None
     assert [match.rule for match in ruling.matched] == rules
 

@@ -1,5 +1,7 @@
 """Which rules match a call, and what several layers of them add up to."""
 
+import gc
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -409,4 +411,23 @@ def test_thousands_of_rules_for_other_tools_are_not_looked_at():
     unread = raising(AssertionError("a rule for another tool"))
     others = [rule(f"other {index}", tools=(f"tool {index}",), check=unread) for index in range(5_000)]
     own = [rule(f"own {index}", tools=("git",), when=f"params.x == {index}") for index in range(10)]
+    assert len(Policy([layer(*others, *own)]).rules_for("git")) == len(own)
     assert verdict(layer(*others, *own), params={"x": 7}, facts=never) == ("deny", "own 7")
+
+
+class Params(dict[str, Any]):
+    """Arguments of which one can tell whether anybody still holds them."""
+
+
+@pytest.mark.parametrize("condition", ["params.x == 1", "params.y == 1"], ids=["holds", "fails"])
+def test_nothing_of_a_call_outlives_its_decision(condition: str):
+    params = Params(x=1)
+    held = weakref.ref(params)
+    gc.disable()  # what is let go of only there stays for a time that nobody knows
+    try:
+        ruling = decided(layer(rule("reads", when=condition)), params=params)
+        del params
+        assert held() is None
+    finally:
+        gc.enable()
+    assert ruling.rule == "reads"

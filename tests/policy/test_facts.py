@@ -19,8 +19,7 @@ def places(found: Facts) -> list[tuple[str | None, bool, bool | None]]:
 
 def test_every_fact_is_there_for_every_call() -> None:
     for params in ({}, {"command": "ls"}, {"argv": ["ls"]}, {"path": "a"}, {"url": "http://a"}):
-        assert set(facts("any", params).as_mapping()) == set(FACTS)
-    assert facts("any", {}).as_mapping(("argv", "shell")) == {"argv": None, "shell": False}
+        assert set(dict(facts("any", params))) == set(FACTS)
 
 
 def test_a_fact_nobody_asks_for_is_not_worked_out() -> None:
@@ -82,12 +81,6 @@ def test_paths_are_found_in_lists_and_maps() -> None:
         ("files.1.path", "/b"),
     ]
     assert places(facts("git", {"path": "/w/r", "files": ["a"]}, "write"))[1] == ("/w/r/a", True, True)
-
-
-def test_the_names_of_path_parameters_can_be_said() -> None:
-    assert places(facts("mine", {"path": "a", "where": "b"}, path_params=("where",))) == [
-        ("/w/b", True, None)
-    ]
 
 
 def test_paths_of_a_shell_line_begin_where_it_runs() -> None:

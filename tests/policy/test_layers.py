@@ -4,10 +4,11 @@ import tomllib
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from custody.policy import Case, Layer, Policy
 from custody.policy.checking import Finding, check_document
-from custody.policy.document import read_document, with_trust
+from custody.policy.document import read_document
 from custody.policy.layers import effective, join, rule_that_allows, what_would_allow
 from custody.policy.model import Approvals, Budget, LayerKind, Loops
 
@@ -39,9 +40,12 @@ def test_what_is_built_in_makes_way_for_a_persons_file_and_never_for_a_projects(
     built_in, project = layer(kind="builtin"), layer(kind="project")
     assert join([built_in]) == (built_in,)
     assert join([project, built_in]) == (project, built_in)
-    assert join([with_trust(project, True), built_in])[-1] is built_in
+    assert join([replace(project, trusted=True), built_in])[-1] is built_in
     for kind in ("user", "organisation"):
-        assert built_in not in join([layer(kind=kind), built_in])
+        for says in ("default = 'allow'", rule("a", "allow")):
+            assert built_in not in join([layer(says, kind), built_in])
+        for nothing in ("", "[budgets.run]\ncalls = 1", "mode = 'shadow'\ndefault = 'allow'"):
+            assert built_in in join([layer(nothing, kind), built_in])
 
 
 def test_of_several_budgets_the_smallest_amount_holds() -> None:
@@ -79,7 +83,9 @@ def test_loops_and_waits_are_the_strictest_and_notices_are_joined() -> None:
 def test_a_command_of_a_projects_file_is_started_only_if_a_person_trusts_the_file() -> None:
     project = layer("[approvals]\nnotify = [['./x']]\nwait_seconds = 5", "project")
     assert effective([project]).approvals == Approvals(wait_seconds=5)
-    assert effective([with_trust(project, True)]).approvals == Approvals(wait_seconds=5, notify=(("./x",),))
+    assert effective([replace(project, trusted=True)]).approvals == Approvals(
+        wait_seconds=5, notify=(("./x",),)
+    )
 
 
 def test_the_default_is_the_strictest_of_the_enforced_layers() -> None:
@@ -165,7 +171,7 @@ def test_a_rule_is_unreachable_below_a_stricter_one_that_matches_all_it_does(
 
 
 def test_what_a_trusted_projects_rule_lifts_does_not_stand_in_its_way() -> None:
-    project = with_trust(layer(rule("a", "allow", tool="git"), "project"), True)
+    project = replace(layer(rule("a", "allow", tool="git"), "project"), trusted=True)
     asks = rule("asks", "ask", tool="git")
     assert check_document(project, tools=None, others=[layer(asks)]) == ()
     assert len(check_document(project, tools=None, others=[layer(asks, "organisation")])) == 1
@@ -255,12 +261,24 @@ def test_what_a_trusted_project_lifts_is_not_told_to_stand_in_the_way() -> None:
     project = layer(rule("a", "allow", tool="git"), "project")
     asked = "The rule asks in user.toml:2 asks; it holds until it is changed there."
     for trusted, words in ((False, asked), (True, None)):
-        layers = [user, with_trust(project, trusted)]
+        layers = [user, replace(project, trusted=trusted)]
         ruling = Policy(layers).decide(Case(tool="git", effect="read", params={}))
         assert ruling is not None
         allowing = what_would_allow("git", ruling.matched, layers)
         assert (None if allowing is None else allowing.words) == words
         assert (ruling.verdict == "allow") is trusted
+
+
+def test_of_two_files_of_one_person_each_says_what_stands_in_the_way_there() -> None:
+    layers = [
+        layer(rule("x", "deny", tool="git"), source="a"),
+        layer(rule("x", "allow", tool="git"), source="b"),
+    ]
+    ruling = Policy(layers).decide(Case(tool="git", effect="read", params={}))
+    assert ruling is not None
+    allowing = what_would_allow("git", ruling.matched, layers)
+    assert allowing is not None
+    assert allowing.words == "The rule x in a:1 denies; it holds until it is changed there."
 
 
 def test_findings_come_in_the_order_of_the_file() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.implementations import with_each  # noqa: F401 - every test here holds for both
+from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
 
 from custody.records import Redaction

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.implementations import with_each  # noqa: F401 - every test here holds for both
+from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
 from tests.redaction.rule_examples import positives
 

@@ -22,8 +22,8 @@ LOOKS_MAX = 3
 """Openings until a purge is over: the first may have to make durable again what a power loss left unsaid."""
 
 
-class Killed(BaseException):
-    """The process is gone."""
+class Killed(SystemExit):
+    """The process is gone, and with it its threads, which end without a word."""
 
 
 def fill(store: Purgeable) -> None:

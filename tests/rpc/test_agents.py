@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.rpc.clients import Client, Failure, connected, door, opened_runtime
 from tests.sandbox.commands import eventually, is_alive
-from tests.settings_for_tests import NEVER_SHORT
+from tests.settings_for_tests import NEVER_SHORT, nothing_is_asked
 
 from custody.calls.runtime import Runtime
 from custody.index import RunFilter
@@ -43,6 +43,7 @@ gone = ["{tmp_path}/gone", "{{prompt}}"]
 """
     settings = tmp_path / "config" / "custody" / "custody.toml"
     settings.write_text(NEVER_SHORT + commands, encoding="utf-8")
+    nothing_is_asked(tmp_path / "config")
 
 
 def play(scenario: Callable[[Client, Runtime], Awaitable[Any]]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.sandbox.commands import eventually, is_alive
-from tests.settings_for_tests import NEVER_SHORT
+from tests.settings_for_tests import NEVER_SHORT, nothing_is_asked
 from tests.tools.trees import Place, message, succeeded
 
 from custody.blocking import BlockingRuntime
@@ -82,6 +82,7 @@ def runtime(place: Place) -> Iterator[BlockingRuntime]:
     config = place.temporary / "config" / "custody"
     config.mkdir(parents=True)
     (config / "custody.toml").write_text(NEVER_SHORT + COMMANDS_SET.format(bin=scripts), encoding="utf-8")
+    nothing_is_asked(config.parent)
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # settings are read once, when the store is opened
             patch.setenv("XDG_CONFIG_HOME", os.fspath(config.parent))

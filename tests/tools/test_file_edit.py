@@ -202,7 +202,7 @@ def test_a_file_outside_the_roots_or_protected_is_refused(place):
     with place.open() as runtime:
         outside = runtime.call("file_edit", {"path": os.fspath(place.outside / "a"), "edits": edits})
         protected = runtime.call("file_edit", {"path": ".env", "edits": edits})
-    assert [call.decision.by for call in (outside, protected)] == ["path", "path"]
+    assert [call.decision.by for call in (outside, protected)] == ["nobody", "nobody"]
     assert f"--root {place.outside}" in outside.reason
     assert (place.outside / "a").read_text() == (place.work / ".env").read_text() == "a"
 

@@ -293,7 +293,7 @@ def test_outside_the_roots_nothing_is_written(place):
     with place.open() as runtime:
         for path in paths:
             call = runtime.call("file_write", {"path": path, "content": "escaped"})
-            assert (path, call.outcome, call.decision.by) == (path, "rejected", "path")
+            assert (path, call.outcome, call.decision.by) == (path, "rejected", "nobody")
             assert os.fspath(place.work) in call.reason
         assert (
             f"--root {place.outside}" in runtime.call("file_write", {"path": paths[1], "content": ""}).reason
@@ -330,9 +330,9 @@ def test_protected_files_and_custodys_own_are_not_written(place):
         "custody.toml",
     ]
     with place.open(roots=[os.fspath(place.store)]) as runtime:
-        for path in [*paths, os.fspath(place.store / "journal")]:
+        for path, by in [*((path, "nobody") for path in paths), (os.fspath(place.store / "journal"), "path")]:
             call = runtime.call("file_write", {"path": path, "content": "mine now"})
-            assert (path, call.outcome, call.decision.by) == (path, "rejected", "path")
+            assert (path, call.outcome, call.decision.by) == (path, "rejected", by)
         for path in ("foo.env", ".env.example", "my_id_rsa"):
             succeeded(runtime.call("file_write", {"path": path, "content": "fine"}))
     assert (place.work / ".env").read_text() == "TOKEN=1"

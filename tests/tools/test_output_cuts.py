@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_secret_that_a_command_prints_across_the_cut_leaves_no_half(secret, tm
                     (KEEP_HEAD_BYTES - inside, 400_000),
                     (400_000, KEEP_TAIL_BYTES - len(secret) + inside),
                 ):
-                    argv = ["python3", "-c", PRINTER, str(before), str(after)]
+                    argv = [sys.executable, "-I", "-S", "-c", PRINTER, str(before), str(after)]
                     call = await runtime.call("exec", {"argv": argv})
                     assert call.outcome == "succeeded", call.error
                     assert call.usage is not None

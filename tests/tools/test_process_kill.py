@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.sandbox.commands import eventually, is_alive, launcher_pids
+from tests.settings_for_tests import never_short_of_resources, nothing_is_asked
 
 import custody
 from custody.calls.runtime import Runtime
@@ -25,6 +26,13 @@ from custody.tools import ProcessIO
 
 READY = "echo $$; while :; do sleep 0.01; done"
 STUBBORN = "trap '' TERM; echo $$; while :; do sleep 0.01; done"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_to_allow_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path))
+    never_short_of_resources(tmp_path)
+    nothing_is_asked(tmp_path)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.sandbox.commands import eventually
+from tests.settings_for_tests import NEVER_SHORT
 from tests.tools.trees import Place, succeeded, tree
 
 from custody.blocking import BlockingRuntime
@@ -371,7 +372,7 @@ def test_a_folder_that_may_not_be_read_is_named(place: Place, runtime: BlockingR
 
 def test_off_by_setting(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     settings = tmp_path / "custody.toml"
-    settings.write_text("[files]\nwatch = false\n[breaker]\nmemory_percent_max = 100\n")
+    settings.write_text(NEVER_SHORT + "[files]\nwatch = false\n")
     monkeypatch.setenv("CUSTODY_CONFIG", str(settings))
     with place.open() as runtime:
         call = shell(runtime, "echo x > made")

@@ -231,10 +231,7 @@ class CustodyHooks(agents.RunHooks[Any]):
         else:
             arguments = NO_ARGUMENTS if requested is None else requested.asked.arguments
         call = self._observe(watch, key, agent, tool.name, arguments)
-        if self._guard:
-            await asyncio.to_thread(call.open)
-        else:
-            call.open()
+        await call.open_on_loop()
         parent = None if requested is None else requested.parent
         watch.open[key] = Open(call, tool.name, parent, agents.get_current_span())
 
@@ -253,10 +250,7 @@ class CustodyHooks(agents.RunHooks[Any]):
         said = items.span_error(opened.span)
         if error is None and (said is not None or unfinished):
             call.fail(said or str(result))
-        if self._guard:
-            await asyncio.to_thread(call.close, error)
-        else:
-            call.close(error)
+        await call.close_on_loop(error)
 
     def _observe(
         self, watch: Watch, key: Key, agent: Any, tool: str, arguments: Mapping[str, Any]

@@ -34,6 +34,7 @@ A parameter is a name, or a dotted path as in our own short rules. No sentence h
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, ClassVar, cast
 
 from msgspec import Struct
@@ -46,7 +47,7 @@ from custody.policy.arguments import (
     compile_expression,
     json_equal,
 )
-from custody.policy.denials import Unusable, json_value, tool_name
+from custody.policy.denials import Unusable, is_pattern, json_value, tool_name
 from custody.policy.document import RULES_MAX, OtherKinds
 from custody.policy.model import Case, Match, Rate, Rule
 from custody.policy.rule_tables import RATE_CALLS_MAX, WINDOW_SECONDS_MAX
@@ -202,11 +203,16 @@ def rules_of_others(top: Table) -> tuple[Rule, ...]:
 
 def _named_apart(rules: Sequence[Rule]) -> list[Rule]:
     """Two rules about one parameter get names that differ: the second is numbered."""
-    seen: dict[str, int] = {}
+    taken = {rule.name for rule in rules}
+    seen: set[str] = set()
     apart: list[Rule] = []
     for rule in rules:
-        seen[rule.name] = count = seen.get(rule.name, 0) + 1
-        apart.append(rule if count == 1 else replace(rule, name=f"{rule.name}:{count}"))
+        name = rule.name
+        if name in seen:
+            name = next(free for number in count(2) if (free := f"{rule.name}:{number}") not in taken)
+        taken.add(name)
+        seen.add(name)
+        apart.append(rule if name == rule.name else replace(rule, name=name))
     return apart
 
 
@@ -220,8 +226,18 @@ def _denied_tools(top: Table) -> list[Rule]:
             reason=f"The policy does not allow the tool {tool}.",
             line=line,
         )
-        for tool in top.texts("deny_tool", one=False)
+        for tool in _exact_tools(top)
     ]
+
+
+def _exact_tools(top: Table) -> tuple[str, ...]:
+    tools = top.texts("deny_tool", one=False)
+    for index, tool in enumerate(tools):
+        if is_pattern(tool):
+            place = top.faults.places.value((*top.path, "deny_tool", index))
+            message = f"deny_tool has {tool!r:.80}, expected the exact name of a tool."
+            top.faults.add(place, message, key="deny_tool", hint=PATTERN_HINT)
+    return tools
 
 
 def _keywords(top: Table) -> list[Rule]:

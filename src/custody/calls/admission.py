@@ -4,21 +4,21 @@ Owns the shapes, and which limits make counting necessary. Knows nothing of how 
 `counting`, `weighing` and `budgets`.
 """
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from custody.policy.model import Budget, Layer, Loops, Per
+from custody.policy.model import Budget, Layer, Loops, Per, Rule
 from custody.records import By, Effect
 
 COUNTED_BEFORE = frozenset({"calls", "writes", "hosts"})
 """Amounts known before a call runs; the others are known when it has ended."""
 
-AMOUNT_NAMES = (
-    "calls", "writes", "hosts", "wall_seconds", "cpu_seconds", "output_bytes", "tokens", "cost_usd", "files",
-)  # fmt: skip
-"""Of all that a budget can limit."""
+FILE_DIGITS = 32
+"""Of the digest that tells files of policy apart in what is counted."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -30,6 +30,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Whether rules ask for the rate of calls; the same for the two below."""
     sequences: bool = False
     counters: bool = False
+    windows: Mapping[Rule, str] = {}
+    """What each rule with a rate is counted under."""
 
     @property
     def admits(self) -> bool:
@@ -56,7 +58,28 @@ def limits_of(layers: Sequence[Layer], budgets: Sequence[Budget] = (), loops: Lo
         rates=any(rule.rate is not None for rule in rules),
         sequences=any(rule.sequence is not None for rule in rules),
         counters=any(rule.when is not None and "counters" in rule.when.reads for rule in rules),
+        windows=_windows(layers),
     )
+
+
+def _windows(layers: Sequence[Layer]) -> dict[Rule, str]:
+    """By the rule's name and its file: names are unique within a file only, and what one project allows
+    itself is not another's. What the file says makes no difference, so that a new version of it goes on
+    counting."""
+    found: dict[Rule, str] = {}
+    for layer in layers:
+        rated = [rule for rule in layer.rules if rule.rate is not None]
+        if rated:
+            file = _file_digest(layer)
+            found |= {rule: f"{file} {rule.name}" for rule in rated}
+    return found
+
+
+def _file_digest(layer: Layer) -> str:
+    """The same in every process, from wherever it reads the file."""
+    place = layer.source if layer.kind == "builtin" else os.path.realpath(layer.source)
+    data = f"{layer.kind}\0{place}".encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:FILE_DIGITS]
 
 
 class Admission(Struct, frozen=True, kw_only=True):

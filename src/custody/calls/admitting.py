@@ -6,6 +6,7 @@ processes, so none of it is done on the event loop; how it is joined with decidi
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -45,7 +46,8 @@ def _decide_and_take(
     answered: bool,
 ) -> Decision:
     asked = progress.asked
-    admission = admission_of(
+    admission = functools.partial(
+        admission_of,
         proposal,
         machinery.deciding.key,
         limits,

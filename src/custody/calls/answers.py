@@ -7,7 +7,7 @@ event loop to a disk. Used by `execute`.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -87,7 +87,7 @@ class Answering:
         recorder: Recorder,
         index: Callable[[], Index],
         key: bytes,
-        settings: ApprovalSettings,
+        settings: Callable[[], ApprovalSettings],
         someone: Callable[[], bool],
         notify: Callable[[Question], Awaitable[None]] | None = None,
         clock_us: Callable[[], int] = now_us,
@@ -118,6 +118,9 @@ class Answering:
         agent: str | None,
         policy_digest: str | None,
         dry_run: bool = False,
+        walls: Any = None,
+        opens: Sequence[tuple[str, str]] = (),
+        input_unread: bool = False,
     ) -> str:
         """Of exactly this call, as `question_digest`."""
         return question_digest(
@@ -128,6 +131,9 @@ class Answering:
             agent=agent,
             policy_digest=policy_digest,
             dry_run=dry_run,
+            walls=walls,
+            opens=opens,
+            input_unread=input_unread,
         )
 
     def question(
@@ -146,9 +152,12 @@ class Answering:
         asked_at_us: int,
         cwd: str | None = None,
         standing_allowed: bool = True,
+        once: bool = False,
         shown: Any = None,
     ) -> Question:
         """The question about a call. Its `recorded()` goes with the `CallAsked` that precedes the wait."""
+        how = self._settings()
+        open_seconds = how.wait_seconds if once else how.open_hours * 3600
         return Question(
             call_id=call_id,
             tool=tool,
@@ -161,15 +170,16 @@ class Answering:
             agent=agent,
             run_id=run_id,
             asked_at_us=asked_at_us,
-            open_until_us=asked_at_us + round(self._settings.open_hours * 3_600_000_000),
+            open_until_us=asked_at_us + round(open_seconds * 1_000_000),
             cwd=cwd,
             standing_allowed=standing_allowed,
+            once=once,
             shown=shown,
         )
 
     def refused_at_once(self, prompt: Prompt | None) -> Answer | None:
         """The no of nobody, where there is no use in asking; None: ask."""
-        if len(self._parked) >= self._settings.parked_max:
+        if len(self._parked) >= self._settings().parked_max:
             waiting = f"{len(self._parked)} calls wait for a person already, and no more may"
             return _nobody(f"{waiting}; answer some: `custody approvals` lists them.")
         try:
@@ -207,7 +217,7 @@ class Answering:
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._look_again_and_again())
         try:
-            await asyncio.wait({arrived}, timeout=self._settings.wait_seconds)
+            await asyncio.wait({arrived}, timeout=self._settings().wait_seconds)
             if not arrived.done():
                 await self._look()  # once more, for what came while the time ran out
             return arrived.result() if arrived.done() else _left(question, "waiting for a person")
@@ -359,11 +369,15 @@ def _resolve(arrived: asyncio.Future[Answer], answer: Answer) -> None:
 def _left(question: Question, why: str) -> Answer:
     """Nobody answered, and somebody still can."""
     call = question.call_id.hex()[:SHORT_ID]
+    then = f"repeat the same call (the question is open until {rfc3339(question.open_until_us)})"
+    if question.once:
+        then = (
+            "what it reads on its standard input is not known before, so each such call is asked about anew"
+        )
     return Answer(
         verdict="deny",
         by="nobody",
-        reason=f"{why}, call {call}; repeat the same call "
-        f"(the question is open until {rfc3339(question.open_until_us)})",
+        reason=f"{why}, call {call}; {then}",
         call_id=question.call_id,
         digest=question.digest,
         session_id=question.session_id,

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from custody.calls.numbering import Numbering
 from custody.recorder import Keep
+from custody.sandbox.walls import Sandbox
 from custody.tools import Origin, Scope, Tool
 
 if TYPE_CHECKING:
@@ -67,5 +68,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     origin: Origin
     door: str
     keep: Keep
+    sandbox: Sandbox | None
+    """The walls its command runs behind; None: at the level of its tool."""
     as_recorded: bool
     """Whether the caller gets arguments, result and error as the record has them, or as they were."""

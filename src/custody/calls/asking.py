@@ -27,12 +27,17 @@ _CHANGED = "What was asked about has changed meanwhile, or the policy; repeat th
 async def ask(progress: Progress, context: Context, machinery: Machinery) -> Decision:
     """What a person says, or said before, or that nobody said anything. Raises NotRecorded."""
     asked, answering = progress.decision, machinery.deciding.answering
+    progress.input_unread = context.input_unread
+    progress.asked_about = _about(progress, asked.policy)
     question = _question(progress, answering)
     before = await answering.passed_before(question.digest, question.session_id)
     if before is None:
         nobody = answering.refused_at_once(progress.asked.prompt)
         if nobody is not None:
-            return _worded(asked, nobody)
+            # Why it was asked goes with it: nobody else will read that.
+            return _worded(
+                asked, msgspec.structs.replace(nobody, reason=f"{asked.reason} But {nobody.reason}")
+            )
         question = await _record_question(progress, question, machinery)
         before = await answering.ask(question, progress.asked.prompt, context.on_early_end)
         if before.by == "person":
@@ -48,8 +53,9 @@ async def use(progress: Progress, answered: Decision, machinery: Machinery) -> D
     answering, asks = machinery.deciding.answering, progress.decision.verdict == "ask"
     policy = (progress.decision if asks else answered).policy
     now = _digest(progress, policy, answering)
-    # What cannot be spelled has another digest each time: there is nothing to compare.
-    if now != progress.answer.digest and now == _digest(progress, policy, answering):
+    # What cannot be spelled has another digest each time: only what it would open can be compared then.
+    changed = now != progress.answer.digest and now == _digest(progress, policy, answering)
+    if changed or progress.asked_about != _about(progress, policy):
         return Decision("deny", "nobody", _CHANGED)
     answer: Answer | None = progress.answer
     for _ in range(ANSWERS_MAX):
@@ -87,8 +93,14 @@ def _question(progress: Progress, answering: Answering) -> Question:
         run_id=None if asked.numbering is None else asked.numbering.run_id,
         asked_at_us=progress.at_us,
         cwd=where,
-        standing_allowed=decision.by == "rule",
+        standing_allowed=decision.by == "rule" and not progress.openings and not progress.input_unread,
+        once=progress.input_unread,
     )
+
+
+def _about(progress: Progress, policy_digest: str | None) -> tuple[str | None, frozenset[tuple[str, str]]]:
+    """What a yes is to, beside the call's arguments: the policy that asked, and what is opened."""
+    return policy_digest, frozenset((opening.path, opening.why) for opening in progress.openings)
 
 
 def _digest(progress: Progress, policy_digest: str | None, answering: Answering) -> str:
@@ -101,6 +113,9 @@ def _digest(progress: Progress, policy_digest: str | None, answering: Answering)
         agent=asked.who.agent,
         policy_digest=policy_digest,
         dry_run=asked.dry_run,
+        walls=None if asked.sandbox is None else (asked.sandbox, asked.scope.roots),
+        opens=[(opening.path, opening.why) for opening in progress.openings],
+        input_unread=progress.input_unread,
     )
 
 
@@ -124,5 +139,8 @@ async def _record_question(progress: Progress, question: Question, machinery: Ma
     shown = first.said().get("arguments")
     text = shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()
     name = f"dry run: {asked.name}" if asked.dry_run else asked.name
+    if asked.sandbox is not None:
+        name = f"{name}, behind the walls of {asked.sandbox.name},"
     summary = f"{name} {text}"[:SUMMARY_CHARACTERS_MAX]
-    return msgspec.structs.replace(question, shown=shown, summary=summary)
+    reason, _ = recorder.clean_text(question.reason, "reason")
+    return msgspec.structs.replace(question, shown=shown, summary=summary, reason=reason)

@@ -9,11 +9,9 @@ known when it has ended, so the first call after the amount is used up is the on
 amounts count the runs started from it; an agent's and the store's count the last `hours`, 24 unless said.
 """
 
-import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from custody.calls.admission import (
-    AMOUNT_NAMES,
     Admission,
     Admitted,
     Limits,
@@ -23,6 +21,7 @@ from custody.calls.admission import (
     limits_of,
 )
 from custody.calls.counting import Counted
+from custody.calls.named import RecordedNames, host_digests
 from custody.calls.weighing import Weighing
 from custody.index.spending import SpendingTables, Writing
 from custody.journal import Journal
@@ -30,7 +29,6 @@ from custody.policy.model import Rule
 from custody.records import now_us
 
 __all__ = [
-    "AMOUNT_NAMES",
     "Admission",
     "Admitted",
     "Counted",
@@ -43,9 +41,6 @@ __all__ = [
     "open_spending",
 ]
 
-HOST_DIGEST_BYTES = 16
-"""Two hosts of one store never have the same."""
-
 
 class Spending:
     """What was spent in one store, and what may still be. Safe for threads, processes and forks.
@@ -55,7 +50,7 @@ class Spending:
     """
 
     def __init__(self, tables: SpendingTables, key: bytes) -> None:
-        """`key` is a secret of the store, for the digests of hosts."""
+        """`key` is a secret of the store, for the digests of hosts; that of calls is made with it too."""
         self._tables = tables
         self._key = key
 
@@ -69,15 +64,16 @@ class Spending:
         self._tables.give_back_of_the_dead()
         self._tables.write(lambda rows: None, "all")
 
-    def counted(self, call: Admission, *, at_once: bool = False) -> "Counted":
-        """What rules may ask about this call; `at_once` for an event loop."""
-        return Counted(self._tables, call, at_once=at_once)
+    def counted(self, call: Admission, limits: Limits = Limits(), *, at_once: bool = False) -> "Counted":  # noqa: B008
+        """What rules may ask about this call; `limits` are those of their policy. `at_once` for an event
+        loop."""
+        return Counted(self._tables, call, limits, at_once=at_once)
 
     def admit(
         self, call: Admission, limits: Limits, rates: "Mapping[Rule, bool] | None" = None
     ) -> Admitted | Refusal | Moved:
         """Take what the call needs, all of it or nothing. `rates` are those of the `Counted` rules asked."""
-        weighing = Weighing(call, limits, rates or {}, self._digests(call.hosts))
+        weighing = Weighing(call, limits, rates or {}, host_digests(self._key, call.hosts))
         found = self._tables.write(weighing.weigh, "own" if limits.used else "any")
         if isinstance(found, Admitted):
             return found
@@ -92,14 +88,14 @@ class Spending:
 
         A no may be a moment old, and counts what dead processes had reserved until somebody does `refresh`.
         """
-        weighing = Weighing(call, limits, rates or {}, self._digests(call.hosts))
+        weighing = Weighing(call, limits, rates or {}, host_digests(self._key, call.hosts))
         return self._tables.write_at_once(weighing.weigh, "own" if limits.used else "any")
 
     def foresee(
         self, call: Admission, limits: Limits, rates: "Mapping[Rule, bool] | None" = None
     ) -> Admitted | Refusal | Moved:
         """What `admit` would say now. Nothing is taken."""
-        weighing = Weighing(call, limits, rates or {}, self._digests(call.hosts))
+        weighing = Weighing(call, limits, rates or {}, host_digests(self._key, call.hosts))
 
         def ask(rows: Writing) -> None:
             raise _Foreseen(weighing.weigh(rows))
@@ -119,15 +115,6 @@ class Spending:
         """The same for an event loop: False, and nothing done, where that would have to wait."""
         return self._tables.write_at_once(lambda rows: (rows.give_back(call_id),), "any") is not None
 
-    def _digests(self, hosts: Sequence[str]) -> tuple[bytes, ...]:
-        """Names without case, each once."""
-        names = dict.fromkeys(host.lower() for host in hosts)
-        return tuple(self._digest(name) for name in names)
-
-    def _digest(self, name: str) -> bytes:
-        data = name.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, data, "sha256")[:HOST_DIGEST_BYTES]
-
 
 class _Foreseen(Exception):
     """Undoes what was weighed, and says what it was."""
@@ -141,4 +128,4 @@ def open_spending(
     path: str | None, journal: Journal, key: bytes, clock_us: Callable[[], int] = now_us
 ) -> Spending:
     """`path` of index.db; None for a store in memory."""
-    return Spending(SpendingTables(path, journal, clock_us), key)
+    return Spending(SpendingTables(path, journal, clock_us, names=RecordedNames(journal, key)), key)

@@ -22,6 +22,10 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     environment: Literal["all_but_secret", "allow_list"] = "allow_list"
     environment_added: Mapping[str, str] = {}
     no_new_privs: bool = True
+    level: Literal["process", "confined"] = "process"
+    """What commands that no person has typed run at, unless they are asked for behind more."""
+    sandbox: str = "workspace"
+    """The walls of level `confined`, where a call names none."""
     limits: Mapping[str, int] = {}
     """Resource limits of every process, by the name of setrlimit(2) in lower case."""
     watch: bool = True

@@ -4,13 +4,14 @@ Owns against which account each is held. Knows nothing of budgets. Used by `budg
 """
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from custody.calls.admission import Admission
+from custody.calls.admission import Admission, Limits
+from custody.errors import ConditionFailed
 from custody.index.spending import Freshness, SpendingTables, Writing
 from custody.index.spending_rows import AGENT, HOUR_US, RUN, SESSION, THE_STORE, Scope, Spent
 from custody.policy.model import GLOB_PREFIX, Per, Rule
+from custody.policy.names import fits_any
 
 A = TypeVar("A")
 
@@ -26,9 +27,12 @@ class Counted:
     """What was counted before one call, as rules ask for it. Each question is answered from the tables;
     `at_once`, without waiting for other processes: what would have to raises WouldWait."""
 
-    def __init__(self, tables: SpendingTables, call: Admission, *, at_once: bool = False) -> None:
+    def __init__(
+        self, tables: SpendingTables, call: Admission, limits: Limits, *, at_once: bool = False
+    ) -> None:
         self._tables = tables
         self._call = call
+        self._limits = limits
         self._at_once = at_once
         self.gave_up = False
         """A question was not answered, as that would have had to wait."""
@@ -37,7 +41,7 @@ class Counted:
         """What each rule was told that asked whether its rate is used up. `Spending.admit` wants it."""
 
     def rate_used(self, rule: Rule) -> bool:
-        used = self._read(lambda rows: rate_used(rows, rule, self._call))
+        used = self._read(lambda rows: rate_used(rows, rule, self._call, self._limits))
         self.rates[rule] = used
         return used
 
@@ -52,7 +56,7 @@ class Counted:
             if sequence.after and exact:
                 found = [row for tool in sequence.after for row in rows.rows("tool", *scope, tool)]
             else:
-                found = [row for row in rows.rows("tools", *scope) if _named(row[0], sequence.after)]
+                found = [row for row in rows.rows("tools", *scope) if fits_any(sequence.after, row[0])]
             return any(
                 last_us >= since_us and (not sequence.effects or effect in sequence.effects)
                 for _, effect, last_us in found
@@ -99,8 +103,11 @@ class Counted:
         return found
 
 
-def rate_used(rows: Writing, rule: Rule, call: Admission) -> bool:
-    """Whether as many calls as the rule lets through were admitted in the time before this one."""
+def rate_used(rows: Writing, rule: Rule, call: Admission, limits: Limits) -> bool:
+    """Whether as many calls as the rule lets through were admitted in the time before this one.
+
+    Raises ConditionFailed for a rule of another policy than the limits are.
+    """
     rate = rule.rate
     assert rate is not None, "only rules with a rate ask"
     if rate.calls <= 0:
@@ -108,19 +115,26 @@ def rate_used(rows: Writing, rule: Rule, call: Admission) -> bool:
     window_us = int(rate.seconds * 1_000_000)
     # A clock that was set back leaves slots in the future: they count for no longer than the window.
     found = rows.row(
-        "nth_slot", rule.name, *account_of(rate.per, call), call.at_us - window_us, call.at_us + window_us,
-        rate.calls - 1,
+        "nth_slot", _window(rule, limits), *account_of(rate.per, call),
+        call.at_us - window_us, call.at_us + window_us, rate.calls - 1,
     )  # fmt: skip
     return found is not None
 
 
-def take_slot(rows: Writing, rule: Rule, call: Admission) -> None:
+def take_slot(rows: Writing, rule: Rule, call: Admission, limits: Limits) -> None:
     rate = rule.rate
     assert rate is not None, "only rules with a rate are asked for it"
-    scope = account_of(rate.per, call)
+    window, scope = _window(rule, limits), account_of(rate.per, call)
     window_us = int(rate.seconds * 1_000_000)
-    rows.do("old_slots", rule.name, *scope, call.at_us - window_us, call.at_us + window_us)
-    rows.do("take_slot", rule.name, *scope, call.at_us, call.call_id, call.at_us + window_us)
+    rows.do("old_slots", window, *scope, call.at_us - window_us, call.at_us + window_us)
+    rows.do("take_slot", window, *scope, call.at_us, call.call_id, call.at_us + window_us)
+
+
+def _window(rule: Rule, limits: Limits) -> str:
+    found = limits.windows.get(rule)
+    if found is None:  # counted under a guess, it would be counted where nobody looks
+        raise ConditionFailed("its policy was replaced just now; repeat the call")
+    return found
 
 
 def account_of(per: Per, call: Admission) -> Scope:
@@ -133,15 +147,6 @@ def account_of(per: Per, call: Admission) -> Scope:
     return THE_STORE if per == "store" else (AGENT, call.agent or "")
 
 
-def _named(tool: str, patterns: tuple[str, ...]) -> bool:
-    return not patterns or any(
-        fnmatchcase(tool, pattern.removeprefix(GLOB_PREFIX))
-        if pattern.startswith(GLOB_PREFIX)
-        else tool == pattern
-        for pattern in patterns
-    )
-
-
 def loop_key(call: Admission) -> Any:
     return call.run_chain[0] if call.run_chain else call.session_id
 
@@ -149,5 +154,4 @@ def loop_key(call: Admission) -> Any:
 def same_calls(rows: Writing, call: Admission) -> int:
     """Calls like this one that its run made before."""
     key = loop_key(call)
-    found = None if call.digest is None or key is None else rows.row("same", key, call.digest)
-    return 0 if found is None else max(0, found[0])
+    return 0 if call.digest is None or key is None else rows.same(key, call.digest, call.tool)

@@ -23,13 +23,13 @@ class Deciding:
     def __init__(
         self,
         *,
-        key: bytes,
+        key: "Callable[[], bytes]",
         spending: "Callable[[], Spending]",
         answering: "Callable[[], Answering]",
         pauses: "Callable[[], Pauses]",
     ) -> None:
-        """`key` is a secret of the store, for digests of what is the same."""
-        self.key = key
+        """`key` gives a secret of the store, for digests of what is the same."""
+        self._make_key = key
         self._make_spending = spending
         self._make_answering = answering
         self._make_pauses = pauses
@@ -37,6 +37,11 @@ class Deciding:
         """What was started with them, ended when they are closed."""
         self._limited: Policy | None = None
         self._limits: Limits | None = None
+
+    @cached_property
+    def key(self) -> bytes:
+        """A secret of the store."""
+        return self._make_key()
 
     @cached_property
     def spending(self) -> "Spending":
@@ -66,9 +71,12 @@ class Deciding:
         return self._limits
 
     def close(self) -> None:
-        """When no call is under way any more."""
+        """When no call is under way any more. On the event loop; `end` comes next."""
         if "answering" in self.__dict__:
             self.answering.close()
+
+    def end(self) -> None:
+        """End what may take its time: not on the event loop."""
         if "spending" in self.__dict__:
             self.spending.close()
         for end in self.ending:

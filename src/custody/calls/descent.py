@@ -3,12 +3,13 @@
 Owns the walk up through the parents, and what counts as proof: the token that each command of a call has in
 its environment, a launcher among the parents (it stays one of whoever frees itself of its parent or of the
 token), and the owner of an open run. Refuses to know what follows from it. Used by the commands that only a
-person may give.
+person may give, and by doors that ask one.
 
 Below the level `confined` this is a fence, no wall: a process that has another program start something (a
 scheduler, a service manager, a terminal multiplexer that runs already) is none of its parents.
 """
 
+import functools
 import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -33,8 +34,8 @@ LAUNCHER_OPTIONS = [b"-I", b"-S"]
 
 CALLS_MAX = 1_000  # under way at once; the index gives no larger page
 
-TYPED = ("cli",)
-"""Doors at which a person types: a run that began there lives with the shell in which it was typed."""
+TYPED_DOOR = "cli"
+"""Where a person types: a run that began there lives with the shell in which it was typed."""
 
 FENCE = (
     "who answers is told apart from an agent by its parent processes: a fence, no wall, as a command at the "
@@ -67,10 +68,11 @@ class ParentsUnclear(Exception):
     """The parents of a process cannot be read up to the first."""
 
 
-def descent(index: "Index | None" = None) -> Descent | None:
+def descent(index: "Index | None" = None, *, own_record: bool = True) -> Descent | None:
     """What this process descends from that no person is; None: nothing of the kind.
 
-    Without an index the runs on the record are not asked.
+    Without an index the runs on the record are not asked. Without `own_record` what this process itself has
+    there proves nothing: a server's record is of whom it serves.
     """
     found: list[Ancestor] = []
     try:
@@ -81,7 +83,14 @@ def descent(index: "Index | None" = None) -> Descent | None:
                 return told
     except ParentsUnclear:
         return Descent(why="processes that cannot be told", certain=False)
-    return None if index is None else _of_an_agent(found, index)
+    return None if index is None else _of_an_agent(found if own_record else found[1:], index)
+
+
+@functools.cache
+def typed_here() -> bool:
+    """Whether a person typed what this process is told to do at the command line, as far as that can be told:
+    a command of a recorded call types too."""
+    return descent() is None
 
 
 def ancestors(pid: int | None = None) -> Generator[Ancestor]:
@@ -144,10 +153,10 @@ def _of_an_agent(found: list[Ancestor], index: "Index") -> Descent | None:
     for run in index.open_runs():
         if (run.owner_pid, run.owner_start_ticks) not in around:
             continue
-        if index.run(run.run_id.hex(), by_name=False, refresh=False).door not in TYPED:
+        if index.run(run.run_id.hex(), by_name=False, refresh=False).door != TYPED_DOOR:
             return Descent(why="an agent whose run is on the record", run_id=run.run_id.hex())
     pids = {one.pid for one in found}
     for call in index.calls(CallFilter(outcome="running"), limit=CALLS_MAX, refresh=False).items:
-        if call.pid in pids and call.door not in TYPED:  # whose commands their launcher gives away
+        if call.pid in pids and call.door != TYPED_DOOR:  # whose commands their launcher gives away
             return Descent(why="a program that makes a recorded call", call_id=call.id)
     return None

@@ -73,6 +73,12 @@ class DisabledCall(_Scope):
     def close(self, error: BaseException | None = None) -> None:
         pass
 
+    async def open_on_loop(self) -> Self:
+        return self
+
+    async def close_on_loop(self, error: BaseException | None = None) -> None:
+        pass
+
     def fail(self, message: str, *, type: str = "ToolError") -> None:
         pass
 

@@ -17,6 +17,7 @@ from custody.calls.lifecycle import Judgement, advance, judge
 from custody.calls.machinery import Machinery, append_end, append_first, tell_noted
 from custody.calls.notices import Ending, Notices, tell_rejected
 from custody.calls.progress import Progress, as_call, in_recorded_words, latency_us, working_directory
+from custody.calls.walled import said_of_walls
 from custody.errors import NotRecorded, OutcomeUnknown
 from custody.recorder import Draft, Keep, Recorder
 from custody.records import (
@@ -73,6 +74,8 @@ async def _go_on(progress: Progress, context: Context, machinery: Machinery) -> 
     progress.decision = refused or answered
     if refused is not None:
         return await _reject(progress, machinery)
+    if progress.openings:
+        context.open(progress.openings)
     return await _carry_out(progress, context, machinery)
 
 
@@ -103,7 +106,7 @@ async def _decide(
     if not passes and await _paused(progress.decision, machinery):
         proposal = msgspec.structs.replace(proposal, paused=True)
         progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
-    progress.noted = proposal.noted
+    progress.noted, progress.openings = proposal.noted, tuple(proposal.openings)
     progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
 
 
@@ -111,7 +114,7 @@ async def _guarded(
     progress: Progress, proposal: Proposal, machinery: Machinery, *, answered: bool
 ) -> Decision:
     guards = (*machinery.guards, *progress.asked.origin.guards)
-    limits = machinery.deciding.limits(machinery.policy())
+    limits = machinery.deciding.limits(proposal.policy)
     if limits is None:
         return decide(proposal, guards)
     from custody.calls.admitting import decide_and_take
@@ -134,12 +137,14 @@ def _proposal(progress: Progress, context: Context, machinery: Machinery) -> Pro
         arguments=asked.arguments,
         scope=asked.scope,
         host=progress.host_before.sample,
+        policy=machinery.policy(),
         effect="unknown" if asked.tool is None else asked.tool.effect,
         agent=asked.who.agent,
         run={} if asker.run_id is None else {"id": asker.run_id},
         asker=asker,
         tools=asked.origin.tools,
         state=asked.origin.state,
+        dry_run=asked.dry_run,
     )
 
 
@@ -214,6 +219,9 @@ async def _record_start(progress: Progress, context: Context, machinery: Machine
         progress.withheld = context.inherited[1] or None
         if progress.withheld:
             payload["environment_withheld"] = progress.withheld
+        if asked.sandbox is not None:
+            payload["sandbox"] = said_of_walls(asked.sandbox, asked.scope.roots)
+            progress.sandbox = asked.sandbox.name
     began_ns = time.monotonic_ns()
     progress.started_at_us, progress.started_ns = now_us(), began_ns
     said = ledger.recorder.redact(payload, progress.asked.keep)

@@ -13,6 +13,7 @@ from custody.calls.backlog import Offer
 from custody.calls.beginning import RunOptions
 from custody.calls.lifecycle import left_with
 from custody.calls.run import FINISH_SECONDS, RunRecord
+from custody.calls.walled import ChosenLevel
 from custody.errors import NotRecorded
 from custody.records import Call, RunOutcome
 
@@ -64,15 +65,25 @@ class RunHandle(RunRecord):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: ChosenLevel | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; returns the finished call for every outcome.
 
-        `timeout` is in seconds. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
+        `timeout` is in seconds, `level` and `sandbox` are as in `Runtime.call`. Raises NotRecorded (nothing
+        ran), OutcomeUnknown, UsageError.
         """
         return await self._runtime.call(
-            tool, arguments, timeout=timeout, dry_run=dry_run, external_id=external_id, run=self
+            tool,
+            arguments,
+            timeout=timeout,
+            level=level,
+            sandbox=sandbox,
+            dry_run=dry_run,
+            external_id=external_id,
+            run=self,
         )
 
     async def finish(

@@ -109,6 +109,8 @@ class Said(Struct, frozen=True, gc=False):
     missing: Missing | None = None
     """Why the arguments are not there, or not as they were."""
     cwd: str | None = None
+    left: Mapping[str, Any] | None = None
+    """Arguments in which something was replaced, as they stand there."""
 
 
 Entry = tuple[int, int, int, Leaf, Stored]
@@ -155,7 +157,10 @@ class History:
 
     def said(self, call: RecordedCall) -> Said:
         """What the call was given. Raises nothing: what cannot be read is missing."""
-        stored = call.stored
+        return self.said_in(call.stored)
+
+    def said_in(self, stored: Stored) -> Said:
+        """The same of its first record."""
         if stored.purged:
             return Said(missing="purged")
         try:
@@ -170,7 +175,8 @@ class History:
         if _TELLTALE.search(stored.payload) is not None:
             arguments, missing = self._looked_through(arguments)
         if missing is not None or not isinstance(arguments, dict):
-            return Said(missing=missing or "not_kept", cwd=cwd)
+            left = cast("dict[str, Any]", arguments) if missing == "redacted" else None
+            return Said(missing=missing or "not_kept", cwd=cwd, left=left)
         return Said(arguments=cast("dict[str, Any]", arguments), cwd=cwd)
 
     # -- the order ------------------------------------------------------------------------------------

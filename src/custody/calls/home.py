@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from custody.calls.new_runs import NewRuns
 from custody.calls.recording import Recording
+from custody.calls.walled import ChosenLevel, Walled
 from custody.journal import Journal
 from custody.records import Call
 
@@ -18,6 +19,7 @@ class Home(Protocol):
     journal: Journal
     recording: Recording
     new_runs: NewRuns
+    walled: Walled
 
     async def call(
         self,
@@ -25,6 +27,8 @@ class Home(Protocol):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: ChosenLevel | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         run: Any = None,
         external_id: str | None = None,

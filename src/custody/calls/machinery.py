@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from custody.calls.deciding import Deciding
-from custody.calls.guards import Guard
+from custody.calls.guards import Guard, said_of
 from custody.calls.ledger import Ledger
 from custody.calls.notices import Notices
 from custody.calls.progress import Progress
@@ -83,13 +83,7 @@ async def tell_noted(progress: Progress, machinery: Machinery) -> None:
     for noted in progress.noted:
         draft = machinery.ledger.recorder.draft_event(
             "shadow.denied",
-            {
-                "rule": noted.rule,
-                "verdict": noted.decision,
-                "layer": noted.layer,
-                "reason": noted.reason,
-                "tool": progress.asked.name,
-            },
+            said_of(noted) | {"tool": progress.asked.name},
             leaf_data=True,
             call_id=progress.asked.call_id,
             run_id=None if numbering is None else numbering.run_id,

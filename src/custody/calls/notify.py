@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ import msgspec
 
 from custody.calls.questions import Question
 from custody.errors import CustodyError, InvalidSetting
+from custody.policy.hosts import webhook_host
 from custody.records import rfc3339
 
 UNDELIVERED = "approvals.undelivered"
@@ -39,7 +41,6 @@ WORD_CHARACTERS_MAX = 200
 """Of what is put into one word of a command: it is for one line on a screen."""
 ERROR_CHARACTERS_MAX = 200
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PLACEHOLDERS = re.compile(r"\{(call|tool|reason)\}")
 
 Record = Callable[[str, dict[str, Any]], None]
@@ -51,17 +52,33 @@ log = logging.getLogger("custody")
 class Notifier:
     """Tells every place of each question, each place in a thread of its own that begins with the first."""
 
-    def __init__(self, places: Sequence[str | Sequence[str]], record: Record) -> None:
-        """`places` are commands (their words) and URLs of webhooks. Raises InvalidSetting."""
+    def __init__(self, find: Callable[[], Sequence[str | Sequence[str]]], record: Record) -> None:
+        """`find` gives the places, which may change: commands (their words) and URLs of webhooks. Raises
+        InvalidSetting."""
+        self._find = find
         self._record = record
-        self._specified = tuple(places)
-        self._begin()
-
-    def _begin(self) -> None:
+        self._specified: tuple[str | Sequence[str], ...] = ()
+        self._places: list[_Place] = []
+        self._before: list[_Place] = []
+        """Told no more: what is on its way there may arrive."""
         self._pid = os.getpid()
-        self._places = [_place(number, one) for number, one in enumerate(self._specified, 1)]
+        self._look()
+
+    def _look(self) -> None:
+        """See where people are told by now."""
+        specified = tuple(self._find())
+        forked = self._pid != os.getpid()
+        if specified == self._specified and not forked:
+            return
+        places = [_place(number, one) for number, one in enumerate(specified, 1)]
+        # In a forked child: threads and what waits are its parent's.
+        self._before = [] if forked else [*self._before, *self._places]
+        for place in self._before:
+            place.stop()
+        self._pid, self._specified, self._places = os.getpid(), specified, places
 
     def __bool__(self) -> bool:
+        self._look()
         return bool(self._places)
 
     async def __call__(self, question: Question) -> None:
@@ -71,8 +88,7 @@ class Notifier:
     def tell(self, question: Mapping[str, Any]) -> None:
         """Have a question told; returns at once. It is said as JSON, and `call`, `tool` and `reason` of it
         where the words of a command name them. All of it must be as the record has it."""
-        if self._pid != os.getpid():  # a forked child: threads and what waits are its parent's
-            self._begin()
+        self._look()
         mine = dict(question)
         for place in self._places:
             place.tell(mine, self._undelivered)
@@ -81,10 +97,12 @@ class Notifier:
         """What has not arrived by then is recorded as undelivered. Raises nothing."""
         if self._pid != os.getpid():
             return
-        for place in self._places:
+        places = [*self._before, *self._places]
+        for place in places:
             place.stop()
-        for place in self._places:
-            for call in place.left(seconds):
+        deadline = time.monotonic() + seconds
+        for place in places:
+            for call in place.left(max(0.0, deadline - time.monotonic())):
                 self._undelivered(place.name, call, "the program ended before it was told")
 
     def _undelivered(self, to: str, call: str | None, why: str) -> None:
@@ -161,7 +179,7 @@ class _Place:
 
 def _place(number: int, specified: str | Sequence[str]) -> _Place:
     if isinstance(specified, str):
-        host = _host_of(specified)
+        host = webhook_host(specified)
         if host is None:
             raise InvalidSetting(
                 f"Number {number} of [approvals] notify is no address of a webhook.",
@@ -175,19 +193,6 @@ def _place(number: int, specified: str | Sequence[str]) -> _Place:
         )
     name = f"command {number}: {specified[0]}"
     return _Place(name, functools.partial(_hand_to, tuple(specified)))
-
-
-def _host_of(address: str) -> str | None:
-    """The host of a webhook; None where this is no address of one. What is asked goes over no network in
-    plain text."""
-    try:
-        url = urlsplit(address)
-        host = url.hostname if url.port != 0 else None
-    except ValueError:
-        return None
-    if url.scheme == "http":
-        return host if host in LOOPBACK else None
-    return host if url.scheme == "https" else None
 
 
 def said(question: Question) -> dict[str, Any]:

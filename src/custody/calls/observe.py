@@ -158,16 +158,7 @@ class ObservedCall:
             self._close(error)
 
     async def __aenter__(self) -> Self:
-        if self._strict:
-            await self._open_in_thread()
-        else:
-            self._open()
-            if self._durable:
-                try:
-                    await self._run.recording.backlog.settle_durable(self.stored)
-                except BaseException as error:
-                    self._abandon(error)
-                    raise
+        await self.open_on_loop()
         self._enter()
         return self
 
@@ -175,10 +166,7 @@ class ObservedCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        if self._strict:
-            await asyncio.shield(asyncio.to_thread(self.close, error))
-        elif self._close(error) and self._durable:
-            await self._run.recording.backlog.settle_durable(self.stored)
+        await self.close_on_loop(error)
 
     def _enter(self) -> None:
         if self.call_id:
@@ -223,6 +211,28 @@ class ObservedCall:
         """Record how it ended; once. Raises NotRecorded where `on_error` is `raise`, else nothing."""
         if self._close(error) and self._durable:
             self._run.recording.backlog.wait_durable(self.stored, strict=self._strict)
+
+    async def open_on_loop(self) -> Self:
+        """`open` for a coroutine: what may have to wait, which is to decide and to count too, does so in a
+        thread. Raises the same."""
+        if self._strict:
+            await self._open_in_thread()
+            return self
+        self._open()
+        if self._durable:
+            try:
+                await self._run.recording.backlog.settle_durable(self.stored)
+            except BaseException as error:
+                self._abandon(error)
+                raise
+        return self
+
+    async def close_on_loop(self, error: BaseException | None = None) -> None:
+        """`close` for a coroutine. Raises the same."""
+        if self._strict:
+            await asyncio.shield(asyncio.to_thread(self.close, error))
+        elif self._close(error) and self._durable:
+            await self._run.recording.backlog.settle_durable(self.stored)
 
     def _abandon(self, error: BaseException) -> None:
         """Its start is on the record, and what it was to start will not run."""

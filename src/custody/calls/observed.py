@@ -152,7 +152,7 @@ class _Observing:
         async def observing(*arguments: Any, **named: Any) -> AsyncGenerator[Any, Any]:
             observed = self._call(arguments, named)
             generator = cast("AsyncGenerator[Any, Any]", self._function(*arguments, **named))
-            call, items = None if observed is None else observed.open(), 0
+            call, items = None if observed is None else await observed.open_on_loop(), 0
             ended: BaseException | None = None
             resume: Callable[[], Awaitable[Any]] = generator.__anext__
             try:
@@ -175,7 +175,7 @@ class _Observing:
             finally:
                 if call is not None:
                     call.result = {"items": items}
-                    call.close(ended)
+                    await call.close_on_loop(ended)
 
         return observing
 

@@ -6,6 +6,7 @@ that what was taken for one that does not start is given back. How deciding and 
 """
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -116,7 +117,7 @@ class ObservedGuards:
     # -- how --------------------------------------------------------------------------------------------
 
     def _decided(self, wanted: Wanted, proposal: Proposal, tell: Tell, at_once: bool) -> Decision:
-        limits = self._deciding.limits(self._standing())
+        limits = self._deciding.limits(proposal.policy)
         # Whoever only wants to know outside any run does not say whose accounts are meant.
         if limits is None or (wanted.call_id is None and not wanted.run_chain):
             return decide(proposal, self._guards)
@@ -132,25 +133,23 @@ class ObservedGuards:
         return found.decision
 
     def _counted(self, wanted: Wanted, proposal: Proposal, limits: "Limits", at_once: bool) -> "Taken":
-        from custody.calls.taking import admission_of, decide_and_count, refused_by_error
+        from custody.calls.taking import admission_of, decide_and_count
 
         how: How = "at_once" if at_once else "wait"
         if wanted.call_id is None and not at_once:
             how = "look"
         elif wanted.call_id is None:
             limits = msgspec.structs.replace(limits, budgets=(), loops=None, rates=False, counters=False)
-        try:
-            admission = admission_of(
-                proposal,
-                self._deciding.key,
-                limits,
-                call_id=wanted.call_id or b"",
-                who=wanted.who,
-                run_chain=wanted.run_chain,
-                dry_run=wanted.dry_run,
-            )
-        except Exception as error:  # what errs says no
-            return refused_by_error(error)
+        admission = functools.partial(
+            admission_of,
+            proposal,
+            self._deciding.key,
+            limits,
+            call_id=wanted.call_id or b"",
+            who=wanted.who,
+            run_chain=wanted.run_chain,
+            dry_run=wanted.dry_run,
+        )
         return decide_and_count(proposal, self._guards, self._deciding.spending, admission, limits, how)
 
     def _is_paused(self, decision: Decision, at_once: bool) -> bool:
@@ -167,6 +166,7 @@ class ObservedGuards:
             arguments=wanted.arguments,
             scope=self._scope,
             host=self._sample(),
+            policy=self._standing(),
             effect=wanted.effect,
             agent=wanted.who.agent,
             run={} if run_id is None else {"id": run_id},

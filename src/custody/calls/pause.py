@@ -8,8 +8,10 @@ or ends a pause has the index catch up with that, so that the others need not. W
 look at the index as it stands; while one is, they catch up themselves, so that its end is never missed.
 """
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +77,7 @@ class Pauses:
         self._index: Index | None = None
         self._pause: Pause | None = None
         self._look_at = float("-inf")
+        _all.add(self)
 
     def active(self, at_us: int | None = None) -> Pause | None:
         """The pause that holds at that moment (now). Where nobody can tell, none does."""
@@ -99,6 +102,22 @@ class Pauses:
         except (CustodyError, OSError):
             return None
         return found
+
+    def after_fork_in_child(self) -> None:
+        """Another thread may have been looking, which is gone."""
+        self._lock = threading.Lock()
+        self._look_at = float("-inf")
+
+
+_all: "weakref.WeakSet[Pauses]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pauses in list(_all):
+        pauses.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def pause_at(index: Index, at_us: int, *, refresh: bool = True) -> Pause | None:

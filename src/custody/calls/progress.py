@@ -16,12 +16,13 @@ from custody.calls.samples import Sampled
 from custody.journal import Receipt
 from custody.policy import Matched
 from custody.recorder import Recorder
-from custody.records import Call, Request, now_us, rfc3339
+from custody.records import Call, Level, Request, now_us, rfc3339
 from custody.tools import Ended
 
 if TYPE_CHECKING:
     from custody.calls.admission import SoftCrossed
     from custody.calls.questions import Answer
+    from custody.files import Opening
 
 
 class Progress:
@@ -46,6 +47,7 @@ class Progress:
         """The arguments as the caller gets them back."""
         self.withheld: tuple[str, ...] | None = None
         self.cwd: str | None = None
+        self.sandbox: str | None = None
         self.parent_id, self.thread_id = current_call.get(), threading.get_native_id()
         """Of whoever asks: the first record may be made in another thread."""
         self.request: Request | None = None
@@ -56,6 +58,12 @@ class Progress:
         """Whether budgets count it already."""
         self.soft: tuple[SoftCrossed, ...] = ()
         """Soft bounds it was the first to pass."""
+        self.openings: tuple[Opening, ...] = ()
+        """What a person opens with a yes: paths the call could not write otherwise."""
+        self.asked_about: tuple[str | None, frozenset[tuple[str, str]]] | None = None
+        """By which policy a person was asked, and what a yes would open."""
+        self.input_unread = False
+        """Whether its command would be handed what nobody has looked at: a yes is for this call alone."""
         self.noted: list[Matched] = []
         """What rules would have refused or asked, were they enforced."""
 
@@ -66,7 +74,7 @@ class Progress:
             position=position,
             tool=asked.name,
             effect="unknown" if asked.tool is None else asked.tool.effect,
-            level="none" if asked.tool is None else asked.tool.level,
+            level=_level(asked),
             decision=self.decision,
             asked_at_us=self.at_us,
             session_id=asked.stated.session_id,
@@ -151,7 +159,7 @@ def as_call(
         monotonic_end_ns=None if ended is None else ended.ended_ns,
         latency_us=None if ended is None else latency_us(ended),
         queue_us=None if progress.started_at_us is None else progress.queue_us,
-        decide_us=progress.decide_us,
+        decide_us=request.decide_us,
         record_us=progress.record_us,
         usage=None if ended is None else ended.usage,
         host_before=progress.host_before.data if ended is not None else None,
@@ -161,6 +169,7 @@ def as_call(
         redactions=progress.redactions,
         cwd=progress.cwd,
         environment_withheld=progress.withheld,
+        sandbox=progress.sandbox,
         door=asked.door,
         workspace=asked.who.workspace,
         pid=request.pid,
@@ -175,6 +184,12 @@ def as_call(
         shard=receipt.shard,
         sequence=receipt.sequence,
     )
+
+
+def _level(asked: Asked) -> Level:
+    if asked.sandbox is not None:
+        return "confined"
+    return "none" if asked.tool is None else asked.tool.level
 
 
 def working_directory(asked: Asked) -> str:

@@ -29,12 +29,23 @@ def question_digest(
     agent: str | None,
     policy_digest: str | None,
     dry_run: bool = False,
+    walls: Any = None,
+    opens: Sequence[tuple[str, str]] = (),
+    input_unread: bool = False,
 ) -> str:
-    """HMAC-SHA-256 in hex. A value that cannot be spelled (an object of the caller's own) makes a digest like
-    no other: such a call is asked about each time."""
+    """HMAC-SHA-256 in hex. `walls`: sandbox and roots of a command that is confined; `opens`: the paths a yes
+    opens, and why each is closed.
+
+    What cannot be spelled makes a digest like no other, and such a call is asked about each time: a value of
+    the caller's own, or `input_unread`, what a command will be handed on its standard input.
+    """
     asked = (tool, arguments, cwd, agent, policy_digest, *(("dry run",) if dry_run else ()))
+    if walls is not None:
+        asked = (*asked, "walls", walls)
+    if opens:
+        asked = (*asked, "opens", sorted(opens))
     try:
-        text = msgspec.json.encode(_spelled(asked))
+        text = os.urandom(NONCE_BYTES) if input_unread else msgspec.json.encode(_spelled(asked))
     except (TypeError, ValueError, RecursionError, RuntimeError, UnicodeError):
         text = os.urandom(NONCE_BYTES)
     return hmac.new(key, LABEL + text, hashlib.sha256).hexdigest()

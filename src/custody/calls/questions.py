@@ -68,6 +68,8 @@ class Question(Struct, frozen=True, kw_only=True):
     open_until_us: int
     cwd: str | None = None
     standing_allowed: bool = True
+    once: bool = False
+    """A yes is for this call alone, while it waits: what it would be handed is not known before it runs."""
     shown: Any = None
     """What a person is shown of the arguments, secrets replaced."""
 

@@ -7,14 +7,14 @@ nothing of conditions, and does no I/O. Used by `replay`.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec import Struct
 
 from custody.calls.history import RecordedCall, RunSeen
 from custody.calls.possible import Certain, Hosts, Remembered, Repeats, Streak, Success, Sum, Window
-from custody.policy.model import GLOB_PREFIX, Budget, Loops, Per, Rule
+from custody.policy.model import Budget, Loops, Per, Rule
+from custody.policy.names import fits_any
 from custody.records import CallFinished, Step, Verdict
 
 Account = tuple[str, bytes | str]
@@ -90,7 +90,7 @@ class _Open(Struct, frozen=True, gc=False):
 
 
 class Recount:
-    """All counts of one replay."""
+    """All counts of one replay: of the rules of one file, within which their names are unique."""
 
     def __init__(self, rules: Sequence[Rule], budgets: Sequence[Budget], loops: Loops | None) -> None:
         self._sequences = [rule for rule in rules if rule.sequence is not None]
@@ -345,13 +345,7 @@ def begins(rule: Rule, tool: str, effect: str) -> bool:
     sequence = rule.sequence
     if sequence is None or (sequence.effects and effect not in sequence.effects):
         return False
-    return not sequence.after or any(named(pattern, tool) for pattern in sequence.after)
-
-
-def named(pattern: str, name: str) -> bool:
-    if not pattern.startswith(GLOB_PREFIX):
-        return name == pattern
-    return fnmatchcase(name, pattern.removeprefix(GLOB_PREFIX))
+    return fits_any(sequence.after, tool)
 
 
 def used_by(leaf: CallFinished) -> dict[str, float]:

@@ -117,8 +117,14 @@ def _close(
 
 
 def _end_of(call: OpenCall, recorder: Recorder) -> Draft:
-    """One that was only asked about never ran; its question stays open for the next call like it."""
-    reason = "its process ended before the call did" if call.started else "nobody was left to answer"
+    """One that was only asked about never ran; its question stays open for the next call like it. Where a
+    person had answered, that stays what was decided."""
+    reason, decision = "its process ended before the call did", None
+    if not call.started and call.answered:
+        reason = "its process ended before the call started"
+    elif not call.started:
+        reason = "its process ended before anybody answered"
+        decision = Decision("deny", "nobody", reason)
     return recorder.draft(
         CallFinished,
         {},
@@ -126,7 +132,7 @@ def _end_of(call: OpenCall, recorder: Recorder) -> Draft:
         at_us=now_us(),
         outcome="unknown" if call.started else "rejected",
         reason=reason,
-        decision=None if call.started else Decision("deny", "nobody", reason),
+        decision=decision,
     )
 
 

@@ -339,6 +339,7 @@ class _Look:
         self._counts = counts
         self._roots = roots
         self._perhaps = False
+        self._worked_out: Facts | None = None
 
     def case(self, *, perhaps: bool = False) -> Case:
         """With `perhaps`, a rate or sequence that cannot be told is taken to be so."""
@@ -383,6 +384,12 @@ class _Look:
         return WHY_HIDDEN["counters"]
 
     def _facts(self) -> Mapping[str, Any]:
+        """The same for everybody who asks: the rules, taken certainly or perhaps, and the budgets."""
+        if self._worked_out is None:
+            self._worked_out = self._facts_of_record()
+        return self._worked_out
+
+    def _facts_of_record(self) -> Facts:
         said, call = self._said, self.call
         assert said is not None, "facts are hidden where the arguments are"
         assert said.arguments is not None, "so are they where nothing is kept"

@@ -20,6 +20,7 @@ from custody.calls.asked import Who, current_call
 from custody.calls.backlog import Dropped, Offer
 from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.delegation import refusal
+from custody.calls.descent import TYPED_DOOR, typed_here
 from custody.calls.drops import cause_of
 from custody.calls.first_record import FirstRecord
 from custody.calls.home import Home
@@ -411,6 +412,7 @@ class RunRecord:
         if not self._ends_as(outcome):
             return None
         self.recording.open_runs.pop(self.run_id, None)
+        self._runtime.walled.end_run(self.id)
         if self.outcome != outcome and outcome is not None:
             reason = f"its outcome was stated as {stated.name(outcome)!r}" if reason is None else reason
         payload = {"output": output, "stated_totals": totals}
@@ -480,7 +482,13 @@ _runs: "weakref.WeakSet[RunRecord]" = weakref.WeakSet()
 def asker_of(who: Who, run: RunRecord | None, door: str) -> Asker:
     """Who asks for a call. One in a run belongs to the run's session, whatever it says itself."""
     session_id = who.session_id if run is None else run.who.session_id
-    return Asker(door=door, caller=who.caller, session_id=session_id, run_id=None if run is None else run.id)
+    return Asker(
+        door=door,
+        caller=who.caller,
+        session_id=session_id,
+        run_id=None if run is None else run.id,
+        typed=door == TYPED_DOOR and typed_here(),
+    )
 
 
 def _after_fork_in_child() -> None:

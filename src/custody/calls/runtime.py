@@ -30,6 +30,7 @@ from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
 from custody.calls.telling import tell
+from custody.calls.walled import ChosenLevel, Walled
 from custody.errors import NotRecorded, OutcomeUnknown, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
@@ -39,6 +40,7 @@ from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, Call, Run
 from custody.redaction import secret_name
 from custody.sandbox import InheritedEnvironment, Launchers
+from custody.sandbox.walls import Sandbox
 from custody.tools import Asker, Context, Means, Origin, ProcessIO, Registry, Scope
 
 if TYPE_CHECKING:
@@ -94,11 +96,12 @@ class Runtime:
         """What follows the journal beside the calls, ended before the store is closed; last what signs it."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
+        self.walled = Walled(launchers, settings)
         self._means = _means(settings, launchers, undo, lambda: self.index)
         self._machinery = Machinery(
             ledger=self.ledger,
             samples=Samples(sampler, self.ledger),
-            guards=guards_of(registry, policy, breaker),
+            guards=guards_of(registry, breaker),
             slots=asyncio.Semaphore(settings.parallel_calls),
             durable_before=settings.durable_before,
             unrecorded=set(),
@@ -114,7 +117,7 @@ class Runtime:
             recorder,
             observing,
             guards=ObservedGuards(
-                guards_of_observed(policy, breaker), policy, deciding, settings.scope, sampler.sample
+                guards_of_observed(breaker), policy, deciding, settings.scope, sampler.sample
             ),
             durable_before=settings.durable_before,
             door=settings.door,
@@ -147,6 +150,8 @@ class Runtime:
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: ChosenLevel | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         run: RunRecord | None = None,
         external_id: str | None = None,
@@ -161,19 +166,18 @@ class Runtime:
     ) -> Call:
         """Check, record, run, measure and record one call; returns it for every outcome.
 
-        `timeout` is in seconds (0: none). Outside `run` (or a surrounding `async with runtime.run`) the
-        call stands alone. The call's arguments, result and error are as they were, or, `as_recorded`, as
-        the record has them: secrets replaced. `origin` says through which door and as which action of a
-        proposal it comes, and may bring tools and guards of its own; `prompt` asks a person, where a rule
-        asks, at the door itself. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
+        `timeout` is in seconds (0: none). `level` and `sandbox` (`read_only`, `workspace`, `network`, `open`;
+        alone it means confined) are the walls of its command, for agents never fewer than the settings say.
+        Outside `run` (or a surrounding `async with runtime.run`) the call stands alone. Arguments, result and
+        error are as they were, or, `as_recorded`, with secrets replaced. `origin` says through which door and
+        as which action of a proposal it comes, and may bring tools and guards of its own; `prompt` asks a
+        person at the door itself. Raises NotRecorded (nothing ran), OutcomeUnknown, UsageError.
         """
         if self._closed:
             raise StoreClosed()
         run = run or self._surrounding_run()
         if run is not None:
-            run.takes("call", tool if isinstance(tool, str) else getattr(tool, "__name__", ""), strict=True)
-            await run.first.on_record()
-            run.tally.call_offered()
+            await _offer(run, tool)
         origin = origin or Origin()
         tools = origin.tools or self.tools
         known = tools.get(tool) if isinstance(tool, str) else self.tools.know(tool)
@@ -186,7 +190,9 @@ class Runtime:
         if run is None:
             stated = who
         door = origin.door or self.settings.door
-        context = self._context(call_id, asker_of(who, run, door), scope, limit, dry_run, io, origin)
+        asker = asker_of(who, run, door)
+        walls, origin = self.walled.chosen(level, sandbox, known, asker, origin)
+        context = self._context(call_id, asker, scope, limit, dry_run, io, origin, walls)
         asked = Asked(
             call_id=call_id,
             tool=known,
@@ -205,22 +211,16 @@ class Runtime:
             door=door,
             keep="full" if known is None else tools.keep(known),
             as_recorded=as_recorded,
+            sandbox=walls,
         )
+        return await self._carry_out(asked, context, run)
+
+    async def _carry_out(self, asked: Asked, context: Context, run: RunRecord | None) -> Call:
+        """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
         loop = asyncio.get_running_loop()
         told: asyncio.Future[Call] = loop.create_future()
         task = loop.create_task(tell(execute(asked, context, self._machinery), told))
-        self._running[call_id] = (context, task, run)
-        return await self._finish(task, told, context, call_id, run)
-
-    async def _finish(
-        self,
-        task: asyncio.Task[Call | None],
-        told: asyncio.Future[Call],
-        context: Context,
-        call_id: bytes,
-        run: RunRecord | None,
-    ) -> Call:
-        """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
+        self._running[asked.call_id] = (context, task, run)
         self._look_for_cancellations()
         try:
             call = await told
@@ -242,7 +242,9 @@ class Runtime:
                 run.tally.call_ended(ended.outcome or "unknown")
             raise
         finally:
-            del self._running[call_id]
+            del self._running[asked.call_id]
+            if run is None:
+                self.walled.end_run(asked.call_id.hex())
         if run is not None and call.outcome is not None:
             run.tally.call_ended(call.outcome)
         return call
@@ -266,6 +268,7 @@ class Runtime:
         dry_run: bool,
         io: ProcessIO | None,
         origin: Origin,
+        walls: Sandbox | None,
     ) -> Context:
         return Context(
             call_id=call_id.hex(),
@@ -277,6 +280,7 @@ class Runtime:
             means=self._means,
             asker=asker,
             origin=origin,
+            sandbox=walls,
         )
 
     # -- runs ---------------------------------------------------------------------------------------
@@ -372,6 +376,7 @@ class Runtime:
                 await self._watch
         await self._launchers.close()
         self._deciding.close()
+        await asyncio.to_thread(self._deciding.end)
         self.ledger.close()
         await asyncio.to_thread(self._close_store)
 
@@ -392,6 +397,13 @@ class Runtime:
             if self.recording.settings.on_error == "raise":
                 raise
             log.warning("The store could not be closed in order: %s", cause_of(error))
+
+
+async def _offer(run: RunRecord, tool: str | Callable[..., Any]) -> None:
+    """A call to its run, whose start stands before it. Raises RunClosed, NotRecorded."""
+    run.takes("call", tool if isinstance(tool, str) else getattr(tool, "__name__", ""), strict=True)
+    await run.first.on_record()
+    run.tally.call_offered()
 
 
 def _means(

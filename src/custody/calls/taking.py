@@ -5,7 +5,7 @@ are asked again. What cannot be counted is a no. Waits for other processes unles
 `admitting`, and by `observed_guards` for calls that their caller runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +15,7 @@ from custody.calls.admission import Admission, Admitted, Limits, Moved, Refusal,
 from custody.calls.asked import Who
 from custody.calls.budgets import Counted, Spending
 from custody.calls.guards import Guard, Proposal, decide, facts_for
-from custody.calls.question_digest import question_digest
+from custody.calls.named import digest_of_same, hosts_reached
 from custody.errors import CustodyError
 from custody.records import Decision, now_us
 
@@ -50,18 +50,18 @@ def decide_and_count(
     proposal: Proposal,
     guards: Sequence[Guard],
     spending: Spending,
-    admission: Admission,
+    admission: Callable[[], Admission],
     limits: Limits,
     how: How = "wait",
 ) -> Taken:
     """What the guards say; where that is an allow or, once answered, an ask, also what the budgets say."""
     try:
-        return _decide_and_count(proposal, guards, spending, admission, limits, how)
+        return _decide_and_count(proposal, guards, spending, admission(), limits, how)
     except Exception as error:  # what errs says no
-        return refused_by_error(error)
+        return _refused_by_error(error)
 
 
-def refused_by_error(error: Exception) -> Taken:
+def _refused_by_error(error: Exception) -> Taken:
     """A no for what could not be asked, in words of ours alone."""
     why = error.message if isinstance(error, CustodyError) else type(error).__name__
     return Taken(decision=Decision("deny", "error", f"What the policy limits cannot be counted: {why}"))
@@ -77,7 +77,7 @@ def _decide_and_count(
 ) -> Taken:
     for _ in range(TRIES_MAX):
         proposal.noted.clear()
-        counted = spending.counted(admission, at_once=how == "at_once")
+        counted = spending.counted(admission, limits, at_once=how == "at_once")
         decision = decide(msgspec.structs.replace(proposal, counting=counted), guards)
         if counted.gave_up:
             return Taken(decision=NOT_AT_ONCE, unsure=True)
@@ -130,30 +130,18 @@ def admission_of(
         session_id=who.session_id,
         agent=who.agent,
         dry_run=dry_run,
-        digest=_digest_of_same(key, proposal),
+        digest=digest_of_same(key, proposal.name, proposal.arguments),
         hosts=_hosts_of(proposal) if limits.hosts else (),
         answered=answered,
     )
 
 
-def _digest_of_same(key: bytes, proposal: Proposal) -> bytes:
-    """Calls of the same tool with the same arguments are the same, whoever makes them."""
-    digest = question_digest(
-        key,
-        tool=proposal.name,
-        arguments=proposal.arguments,
-        cwd=None,
-        agent=None,
-        policy_digest=None,
-    )
-    return bytes.fromhex(digest)
-
-
 def _hosts_of(proposal: Proposal) -> tuple[str, ...]:
     """Those it would reach, for budgets that count them."""
-    facts = facts_for(proposal)
-    # A text that is only handed on may name any number of hosts, and reaches none of them.
-    return tuple(dict.fromkeys(host["host"] for host in facts["hosts"] if not host["content"]))
+    arguments: Any = proposal.arguments
+    if not isinstance(arguments, Mapping):
+        return ()  # the schema's guard says so
+    return hosts_reached(facts_for(proposal))
 
 
 def said_of_soft(crossed: SoftCrossed) -> dict[str, Any]:

@@ -69,7 +69,9 @@ class Weighing:
     def weigh(self, rows: Writing) -> Admitted | Refusal | Moved:
         call = self._call
         moved = tuple(
-            rule.name for rule, used in self._rates.items() if not used and rate_used(rows, rule, call)
+            rule.name
+            for rule, used in self._rates.items()
+            if not used and rate_used(rows, rule, call, self._limits)
         )
         if moved:
             return Moved(rules=moved)
@@ -79,7 +81,7 @@ class Weighing:
             return refusal
         rows.reserve(call.call_id, call.at_us, self._said)
         for rule in self._rates:
-            take_slot(rows, rule, call)
+            take_slot(rows, rule, call, self._limits)
         return Admitted(soft=tuple(one.told for one in soft if self._is_news(rows, one)))
 
     def _budgets(self, rows: Writing) -> tuple[Refusal | None, list[_Crossed]]:

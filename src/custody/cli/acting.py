@@ -6,7 +6,7 @@ Owns the exit table of a call and the sentence that says why it did not succeed.
 import os
 import string
 from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +14,7 @@ from msgspec import Struct
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import load
 from custody.errors import NotFound, PathRefused
-from custody.records import Call, Decision
+from custody.records import Call
 
 if TYPE_CHECKING:
     from custody.calls.handle import RunHandle
@@ -50,6 +50,9 @@ class Asked(Struct, frozen=True, kw_only=True):
     intent: str | None = None
     timeout: float | None = None
     """Seconds; 0 is no deadline, None the usual one."""
+    level: Literal["process", "confined"] | None = None
+    sandbox: str | None = None
+    """Named alone it means confined."""
     cwd: str | None = None
     roots: tuple[str, ...] = ()
     skills: tuple[str, ...] = ()
@@ -79,7 +82,8 @@ async def act(
     from custody.sandbox import Launchers
 
     launchers = Launchers()
-    launchers.prepare()  # it starts while the rest is loaded and the store is opened
+    if asked.level != "confined" and asked.sandbox is None:
+        launchers.prepare()  # it starts while the rest is loaded and the store is opened
     try:
         from custody.compose import open_runtime
 
@@ -151,6 +155,8 @@ async def _call(
             arguments,
             run=run,
             timeout=asked.timeout,
+            level=asked.level,
+            sandbox=asked.sandbox,
             dry_run=asked.dry_run,
             agent=asked.agent,
             caller=asked.caller,
@@ -208,22 +214,12 @@ def exit_code(call: Call) -> int:
     return OUTCOME_EXIT_CODES[call.outcome or "unknown"]
 
 
-def _refusal(decision: Decision, call_id: str) -> str:
-    named = "" if decision.rule is None else f" {decision.rule!r}"
-    if decision.by == "nobody":  # a rule asked, and a person would have had to answer
-        return f"asked by the rule{named}: {decision.reason}"
-    if decision.by == "person":
-        return f"refused by a person: {decision.reason}"
-    said = f"refused by {decision.by}{named}: {decision.reason}"
-    if decision.by != "rule" or decision.rule is None:
-        return said
-    return f"{said} custody policy explain {call_id[:ID_DIGITS_MIN]} says what would allow it."
-
-
 def explanation(call: Call) -> str | None:
     """Why the call did not succeed, and what to do; None when it did."""
     if call.outcome == "rejected":
-        return _refusal(call.decision, call.id)
+        from custody.cli.refusing import refusal
+
+        return refusal(call)
     if call.outcome == "timed_out":
         return f"{call.reason}; what it had started was ended. --timeout sets another limit, 0 none."
     if call.outcome == "unknown":

@@ -2,24 +2,24 @@
 
 Owns the refusal of whoever is no person, put on the record, and the words of a question: all that a yes is
 bound to, secrets replaced as in the record. What an answer is, is `calls.answers`'. Used by `approvals`,
-`approve`, `deny` and by the prompt of commands that make calls.
+`approve`, `deny`, by the prompt of commands that make calls, and by all that is a person's alone.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Struct
 
 from custody.cli.invocation import fold_lines, printable
-from custody.cli.options import load
+from custody.cli.looking import load_with_warning
 from custody.errors import AnswerRefused, CustodyError, NotRecorded, StoreReadOnly
 
 if TYPE_CHECKING:
-    from custody.calls.descent import Descent
     from custody.calls.questions import Means, Question
     from custody.index import Index
+    from custody.recorder import Recorder
     from custody.settings import Settings
     from custody.stores import View
 
@@ -33,6 +33,7 @@ ANSWERING_ROLES = ("operator",)
 
 TOKEN_HINT = "Type it at a terminal, or show an operator's token: custody token create NAME --role operator."
 REFUSED = "approval.refused"
+ANSWERS = "answers"
 
 
 # -- what is shown ----------------------------------------------------------------------------------------
@@ -168,8 +169,11 @@ def _json(value: Any) -> str:
 
 
 @contextmanager
-def answering(store: str | None, token: str | None, what: str) -> "Generator[tuple[Means, str]]":
-    """What it takes to answer, and the person who does; `what` is asked for, for the record of a refusal.
+def answering(
+    store: str | None, token: str | None, what: str, *, does: str = ANSWERS
+) -> "Generator[tuple[Means, str]]":
+    """What it takes to answer, and the person who does; `what` is asked for, for the record of a refusal,
+    and `does` says it in words that follow `Only a person`.
 
     Raises AnswerRefused where that is nobody who may.
     """
@@ -177,16 +181,11 @@ def answering(store: str | None, token: str | None, what: str) -> "Generator[tup
     from custody.cli.view import opened
     from custody.stores import make_recorder, open_disk
 
-    settings = load(store)
+    settings = load_with_warning(store)
     with opened(settings) as view:
         recorder = make_recorder(open_disk(settings.store, create=False), view.journal, os.environ, settings)
-        try:
-            person = person_of(settings, view, token)
-        except AnswerRefused as error:
-            said = {name: value for name, value in error.details.items() if value is not None}
-            with suppress(CustodyError, OSError):  # what cannot be recorded is refused all the same
-                recorder.event(REFUSED, {"what": what, **said}, leaf_data=True).wait_durable()
-            raise
+        with refusals_recorded(lambda: recorder, what):
+            person = person_of(settings, view, token, does=does)
         try:
             yield Means(journal=view.journal, recorder=recorder, index=view.index), person
         except PermissionError as error:
@@ -195,48 +194,65 @@ def answering(store: str | None, token: str | None, what: str) -> "Generator[tup
             raise NotRecorded(f"Nothing was answered: {error.strerror or error}.") from error
 
 
-def person_of(settings: "Settings", view: "View", token: str | None) -> str:
-    """Who is here to answer. Raises AnswerRefused."""
-    from custody.calls.descent import descent
+@contextmanager
+def refusals_recorded(recorder: "Callable[[], Recorder]", what: str) -> Generator[None]:
+    """Whoever is refused here is put on the record, with `what` they wanted."""
+    try:
+        yield
+    except AnswerRefused as error:
+        said = {name: value for name, value in error.details.items() if value is not None}
+        with suppress(CustodyError, OSError):  # what cannot be recorded is refused all the same
+            recorder().event(REFUSED, {"what": what, **said}, leaf_data=True).wait_durable()
+        raise
 
-    found = descent(view.index)
-    if found is not None and found.certain:
-        raise _refused_to(found)
+
+def person_of(settings: "Settings", view: "View", token: str | None, *, does: str = ANSWERS) -> str:
+    """Who is here to answer. Raises AnswerRefused."""
+    clear = no_agents_child(view.index, does)
     token = token or os.environ.get(TOKEN_VARIABLE)
-    if token:
-        return _holder(settings, token)
-    if found is not None:
-        raise AnswerRefused(
-            "Which processes started this one cannot be told, so an agent may be among them.",
-            hint=TOKEN_HINT,
-            why="unclear",
-        )
+    if token or not clear:
+        return holder_of(settings, token, does)
     if not at_terminal():
-        raise AnswerRefused("Questions are answered at a terminal.", hint=TOKEN_HINT, why="terminal")
+        raise AnswerRefused(f"Only a person {does}, and at a terminal.", hint=TOKEN_HINT, why="terminal")
     return person_here()
 
 
-def _refused_to(found: "Descent") -> AnswerRefused:
+def no_agents_child(index: "Index | None", does: str) -> bool:
+    """Whether no agent started this process; False where that cannot be told. Raises AnswerRefused where one
+    did. Without an index the runs on the record are not asked."""
+    from custody.calls.descent import descent
+
+    found = descent(index)
+    if found is None or not found.certain:
+        return found is None
     which = found.call_id or found.run_id
-    return AnswerRefused(
-        f"Only a person answers, and this was started by {found.why}{f' ({which[:8]})' if which else ''}.",
-        hint="Answer in a terminal that no recorded call has started.",
+    raise AnswerRefused(
+        f"Only a person {does}, and this was started by {found.why}{f' ({which[:8]})' if which else ''}.",
+        hint="Type it in a terminal that no recorded call has started.",
         why="agent",
         by_call=found.call_id,
         by_run=found.run_id,
     )
 
 
-def _holder(settings: "Settings", token: str) -> str:
-    """Whom a token names. Raises AnswerRefused."""
+def holder_of(settings: "Settings", token: str | None, does: str) -> str:
+    """Whom a token names, where nothing else will do. Raises AnswerRefused."""
     from custody.rpc.access import TokenDoor
     from custody.rpc.tokens import Tokens
     from custody.stores import open_disk
 
+    if not token:
+        raise AnswerRefused(
+            f"Only a person {does}, and an agent may have started this: its parents cannot be told.",
+            hint=TOKEN_HINT,
+            why="unclear",
+        )
     access = TokenDoor(Tokens(open_disk(settings.store, create=False)).known).admit(token)
     if access is None or access.role not in ANSWERING_ROLES:
         name = None if access is None else access.name
-        raise AnswerRefused("That token may not answer questions.", hint=TOKEN_HINT, why="token", token=name)
+        raise AnswerRefused(
+            f"Only a person {does}, and that token shows none.", hint=TOKEN_HINT, why="token", token=name
+        )
     return f"operator {access.name}"
 
 

@@ -19,7 +19,8 @@ from custody.cli.answering import (
     shown_of_record,
 )
 from custody.cli.invocation import message
-from custody.cli.options import Decorated, Duration, json_option, load, store_option
+from custody.cli.looking import load_to_look, load_with_warning
+from custody.cli.options import Decorated, Duration, json_option, store_option
 from custody.errors import Ambiguous, AnswerRefused, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def _complete_question(ctx: click.Context, _param: click.Parameter, incomplete: 
     from custody.stores import open_view
 
     try:
-        with open_view(load(ctx.params.get("store"))) as view:
+        settings, _ = load_to_look(ctx.params.get("store"))
+        with open_view(settings) as view:
             found = [asked.call_id for asked in open_questions(view.index, now_us())]
     except Exception:  # whatever is wrong, the shell has nobody to tell it to
         return []
@@ -76,7 +78,7 @@ def approvals_command(
     from custody.cli.view import opened
     from custody.records import now_us
 
-    settings = load(store)
+    settings = load_with_warning(store)
     with opened(settings) as view:
         if follow:
             _follow(view, listens=_may_answer(settings, view, token), as_json=as_json)
@@ -249,9 +251,12 @@ def _meant(means: "Means", call_id: str, standing: "Standing | None") -> str | N
     from custody.cli.consent import says_yes
 
     try:
-        shown = shown_of_record(means.index, call_id)
+        view = means.index.questions.one(call_id)
     except (NotFound, Ambiguous):
         return call_id  # the answer to it is refused, and that is recorded
+    if view.answer is not None or view.started or not view.in_time(means.clock_us()):
+        return view.call_id.hex()  # so is that to what is no question any more
+    shown = shown_of_record(means.index, view.call_id.hex())
     print("\n".join(question_lines(shown)), file=sys.stderr)
     much = "once" if standing is None else f"up to {standing.calls_max} times in {standing.hours:g} h"
     sure = says_yes(f"Allow exactly this, {much}?", "nothing was answered; the question is still open.")
@@ -288,7 +293,7 @@ def grants_command(every: bool, store: str | None, as_json: bool) -> int:
     from custody.cli.view import opened
     from custody.records import now_us
 
-    with opened(load(store)) as view:
+    with opened(load_with_warning(store)) as view:
         found = list_grants(view.index, now_us(), every=every)
     if as_json:
         from custody.cli.document import print_list

@@ -11,13 +11,13 @@ import click
 
 from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
 from custody.cli.invocation import message, printable
+from custody.cli.looking import load_with_warning
 from custody.cli.options import (
     ACT_OPTIONS,
     act_options,
     complete_id,
     complete_tool,
     json_option,
-    load,
     store_option,
 )
 from custody.errors import InvalidInput
@@ -145,7 +145,7 @@ async def _cancel(identifier: str, store: str | None) -> list[str]:
     from custody.compose import open_runtime
     from custody.stores import open_disk
 
-    settings = load(store)
+    settings = load_with_warning(store)  # whatever the policy, what runs can be ended
     open_disk(settings.store, create=False)  # there is nothing to end in a store that is not there
     runtime = await open_runtime(settings, door="cli")
     try:

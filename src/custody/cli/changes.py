@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from custody.cli.changed import Standing, call_standing, print_changes, standing, unwatched
 from custody.cli.diffs import Differ, change_documents, print_diffs
 from custody.cli.invocation import message, printable
-from custody.cli.options import complete_id, json_option, load, store_option
+from custody.cli.options import complete_id, json_option, look, store_option
 from custody.errors import UsageError
 from custody.records import Call, Change, Run
 
@@ -82,7 +82,7 @@ def changes_command(identifier: str, with_diff: bool, store: str | None, as_json
     from custody.changes import net_changes
     from custody.cli.view import opened
 
-    settings = load(store)
+    settings = look(store)
     with opened(settings) as view:
         found = view.index.find(identifier)
         if not isinstance(found, Run | Call):

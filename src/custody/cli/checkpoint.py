@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.invocation import message
-from custody.cli.options import json_option, load, store_option
+from custody.cli.options import json_option, look, store_option
 from custody.errors import CheckpointRefused, NotFound, StoreReadOnly
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def checkpoint_command(
     """Sign what is on the record now, and print the newest checkpoint: keep it elsewhere."""
     if status + public_key + rotate_key > 1:
         raise click.UsageError("--status, --public-key and --rotate-key are three questions; ask one.")
-    settings = load(store)
+    settings = look(store)
     if public_key:
         return _show_keys(settings, as_json=as_json)
     if status:

@@ -1,9 +1,10 @@
 """`custody demo`: a scripted agent at work, and every promise it shows checked as it is made.
 
-Owns the story and its checks; the chapters about files are `demo_files`', those about skills and plans
-`demo_plans`', those about the daemon `demo_daemon`'s, those about the record as evidence `demo_evidence`'s.
-Goes through the public Python face and the commands only, in a temporary folder with a store of its own. Each
-claim is printed once it was found true; one that fails makes the exit code 1.
+Owns the story and its checks; the chapters about files are `demo_files`', the one about a policy
+`demo_policy`'s, those about skills and plans `demo_plans`', those about the daemon `demo_daemon`'s, those
+about the record as evidence `demo_evidence`'s. Goes through the public Python face and the commands only, in
+a temporary folder with a store of its own. Each claim is printed once it was found true; one that fails makes
+the exit code 1.
 """
 
 import os
@@ -23,9 +24,10 @@ from custody.cli.demo_daemon import agent_elsewhere
 from custody.cli.demo_evidence import answer_customer, audit, github_like_token
 from custody.cli.demo_files import reach_out, take_back
 from custody.cli.demo_plans import SKILLS, follow_skill, work_on_plan
+from custody.cli.demo_policy import ask_first
 from custody.cli.demo_story import Story
 from custody.cli.invocation import message
-from custody.cli.options import json_option
+from custody.cli.options import json_option, look
 from custody.cli.render import duration, paint
 
 if TYPE_CHECKING:
@@ -145,6 +147,8 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
     secrets_nowhere(story, Path(store), secret, token)
     with custody.open(store, cwd=str(workspace)) as runtime:
         personal_id = answer_customer(story, runtime)
+    ask_first(story, folder / "garden", Path(store))
+    with custody.open(store, cwd=str(workspace)) as runtime:
         follow_skill(story, runtime, workspace, Path(store))
     work_on_plan(story, workspace, Path(store))
     agent_elsewhere(story, workspace, Path(store))
@@ -298,12 +302,11 @@ def alive(pid: int) -> bool:
 
 
 def _end(store: str, run_id: str, undone_id: str, elapsed_seconds: float) -> None:
-    from custody.cli.options import load
     from custody.cli.show import print_run
     from custody.stores import open_view
 
     print(f"\n{paint('What is on the record', 'bold')}  ({elapsed_seconds:.1f} s)")
-    with open_view(load(store)) as view:
+    with open_view(look(store)) as view:
         print_run(view, view.index.run(run_id))
     print(f"\n{paint('Try next', 'bold')}")
     for command in (

@@ -31,7 +31,7 @@ def agent_elsewhere(story: Story, workspace: Path, store: Path) -> None:
     """A daemon, an agent that connects to it, and a kill in the middle of the agent's own tool."""
     import custody
 
-    story.chapter("10. An agent in another process, through a daemon")
+    story.chapter("11. An agent in another process, through a daemon")
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         story.say("  (left out here: it needs  pip install 'custody-runtime[serve]')")
         return

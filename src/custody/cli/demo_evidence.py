@@ -46,7 +46,7 @@ def answer_customer(story: Story, runtime: "BlockingRuntime") -> str:
 
 def audit(story: Story, folder: Path, store: Path, personal_run: str, shown_run: str) -> None:
     """From a checkpoint to a bundle that is checked without Custody."""
-    story.chapter("11. An auditor looks at the record")
+    story.chapter("12. An auditor looks at the record")
     older = folder / "older-copy"
     shutil.copytree(store, older)
     run_custody("exec", "--", "true", store=store)

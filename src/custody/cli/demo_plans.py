@@ -52,7 +52,7 @@ UNKNOWN_EXIT_CODE = 6
 
 def follow_skill(story: Story, runtime: "BlockingRuntime", workspace: Path, store: Path) -> None:
     """Install a skill, change it on disk, and see that nobody follows it any more."""
-    story.chapter("8. A skill is installed, and somebody changes it")
+    story.chapter("9. A skill is installed, and somebody changes it")
     source, root = workspace / "thermometer-skill", workspace / SKILLS
     for name, text in SKILL.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def follow_skill(story: Story, runtime: "BlockingRuntime", workspace: Path, stor
 
 def work_on_plan(story: Story, workspace: Path, store: Path) -> None:
     """Check a plan, have it worked on, kill that, and go on."""
-    story.chapter("9. A plan is checked, worked on, killed, and gone on with")
+    story.chapter("10. A plan is checked, worked on, killed, and gone on with")
     file = workspace / "heating.plan.json"
     text = json.dumps(PLAN)
     file.write_text(text.replace('"depends_on": ["look"]', f'"depends_on": ["{MISSPELT}"]'))

@@ -8,12 +8,16 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from custody.cli.options import json_option, load, store_option
+from custody.cli.doctor_policy import pause_finding, policy_findings
+from custody.cli.doctor_walls import wall_findings
+from custody.cli.finding import Finding, State
+from custody.cli.looking import load_to_look
+from custody.cli.options import json_option, store_option
 from custody.errors import CustodyError, UsageError
 from custody.records import document
 
@@ -21,24 +25,11 @@ if TYPE_CHECKING:
     from custody.journal import Disk
     from custody.settings import Settings
 
-State = Literal["ok", "note", "wrong"]
-
 MARKS: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("·", "yellow"), "wrong": ("✗", "red")}
 
 READING_STATES: dict[str, State] = {"ok": "ok", "unknown": "note", "refusing": "wrong"}
 
 SQLITE_MIN = (3, 51, 3)  # older ones can corrupt a database in WAL mode
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `note` is worth knowing, `wrong` makes the exit code 1."""
-
-    name: str
-    state: State
-    value: Any
-    text: str
-    hint: str | None = None
 
 
 @click.command("doctor", epilog="Example:  custody doctor --json")
@@ -61,17 +52,19 @@ def look(store: str | None) -> Iterator[Finding]:
     """Everything there is to say, in the order it is shown."""
     yield from _versions()
     try:
-        settings = load(store)
+        settings, unusable = load_to_look(store)
     except CustodyError as error:
         yield _refused("settings", error)
         return
     yield Finding(
         "settings", "ok", list(settings.files_read), ", ".join(settings.files_read) or "defaults alone"
     )
+    yield from policy_findings(settings.policy_layers, unusable)
     yield _answers()
     yield from _store(settings)
     yield from _machine(settings)
     yield from _walls()
+    yield from wall_findings(settings.file.sandbox.uids)
 
 
 def _answers() -> Finding:
@@ -141,6 +134,7 @@ def _store(settings: "Settings") -> Iterator[Finding]:
         with open_view(settings) as view:
             yield from _shards(view)
             yield _undo(settings, view)
+            yield pause_finding(view.index, settings.policy_layers)
     except CustodyError as error:
         yield _refused("journal", error)
 
@@ -247,8 +241,6 @@ def _walls() -> Iterator[Finding]:
         "pressure readings", "ok" if pressure else "note", pressure,
         "/proc/pressure" if pressure else "none; processor time is used instead",
     )  # fmt: skip
-    levels = ["none", "process"] if sys.platform == "linux" else ["none"]
-    yield Finding("levels", "ok", levels, ", ".join(levels))
     kill = _cgroup_kill()
     yield Finding(
         "cgroup.kill", "ok" if kill else "note", kill,

@@ -17,7 +17,7 @@ import click
 
 from custody.cli.asking import OPTIONS
 from custody.cli.invocation import message
-from custody.cli.options import json_option, load, store_option
+from custody.cli.options import json_option, look, store_option
 from custody.cli.progress import PROGRESS_AFTER_SECONDS
 from custody.errors import ExportFailed, UsageError
 
@@ -88,7 +88,7 @@ def export_command(
         if bundle or format or store or as_json or options:
             raise UsageError(f"{context.invoked_subcommand} takes its options behind its name.")
         return 0
-    return export(load(store), Asked(bundle=bundle, format=format, options=options, as_json=as_json))
+    return export(look(store), Asked(bundle=bundle, format=format, options=options, as_json=as_json))
 
 
 @export_command.command("otel", epilog="Example:  custody export otel --endpoint http://localhost:4318")
@@ -121,7 +121,7 @@ def otel_command(
     from custody.bridges.otel.destination import destination_of, require_packages
     from custody.cli.view import opened
 
-    settings = load(store)
+    settings = look(store)
     destination = destination_of(
         settings.file.otel,
         os.environ,

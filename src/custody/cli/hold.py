@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from custody.cli.options import complete_id, json_option, load, store_option
+from custody.cli.options import complete_id, json_option, look, store_option
 from custody.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def hold_command(
     from custody.cli.purging import opened_to_purge
     from custody.retention import held_runs, hold_run, release_run
 
-    with opened_to_purge(load(store)) as (view, means):
+    with opened_to_purge(look(store)) as (view, means):
         if run_text is None:
             _show(held_runs(view.index), as_json=as_json)
             return 0

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from custody.cli.asking import ELSEWHERE, OF_PROPOSALS, OPTIONS
 from custody.cli.invocation import message
-from custody.cli.options import Decorated, json_option, load, page_options, store_option
+from custody.cli.options import Decorated, json_option, look, page_options, store_option
 from custody.cli.room import warn_of_room
 from custody.records import Call, Run
 
@@ -67,7 +67,7 @@ def runs_command(
     from custody.cli.view import opened
     from custody.index import RunFilter
 
-    settings = load(store)
+    settings = look(store)
     given["running"] = given["running"] or None
     asked = filter_of(RunFilter, given, settings, everywhere)
     with opened(settings) as view:
@@ -97,7 +97,7 @@ def calls_command(
     from custody.cli.view import opened
     from custody.index import CallFilter
 
-    settings = load(store)
+    settings = look(store)
     if given.pop("running"):
         given["outcome"] = "running"
     asked = filter_of(CallFilter, given, settings, everywhere)
@@ -119,7 +119,7 @@ def sessions_command(limit: int, cursor: str | None, store: str | None, as_json:
     """List sessions, the last used first."""
     from custody.cli.view import opened
 
-    with opened(load(store)) as view:
+    with opened(look(store)) as view:
         page = view.index.sessions(limit=limit, cursor=cursor)
         if as_json:
             _print_page(page)

@@ -40,11 +40,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @click.option(
     "--daemon", metavar="URL", help="A daemon that runs agents: ws://127.0.0.1:9100 [default: none]."
 )
+@click.option("--no-ask", is_flag=True, help="Put no questions to the person behind the client.")
 @store_option
 @json_option
 def mcp_command(
     agent: str | None, cwd: str | None, roots: tuple[str, ...], only: str | None, daemon: str | None,
-    store: str | None, as_json: bool,
+    no_ask: bool, store: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Serve the Model Context Protocol on standard input and output.
 
@@ -73,7 +74,7 @@ def mcp_command(
 
             _check_offered(offered, tool_names(settings))
         options = {"--agent": agent, "--cwd": settings.cwd, "--tools": only, "--daemon": daemon}
-        _print_entry({**options, "--store": settings.store}, roots)
+        _print_entry({**options, "--store": settings.store}, roots, flags=("--no-ask",) if no_ask else ())
         return 0
     if sys.stdin.isatty():
         message("A client speaks MCP here; docs/how-to/mcp.md says how one is told to. Ctrl-D ends it.")
@@ -81,13 +82,13 @@ def mcp_command(
 
     pipes = Pipes()
     try:
-        asyncio.run(_serve(pipes, settings, agent, offered, daemon))
+        asyncio.run(_serve(pipes, _Behind(settings, offered, daemon, asks=not no_ask), agent))
     finally:
         pipes.give_back()
     return 0
 
 
-def _print_entry(options: "Mapping[str, str | None]", roots: tuple[str, ...]) -> None:
+def _print_entry(options: "Mapping[str, str | None]", roots: tuple[str, ...], flags: tuple[str, ...]) -> None:
     """A client starts it somewhere else, with another environment: everything is said, with whole paths."""
     from custody.cli.document import print_document
 
@@ -96,6 +97,7 @@ def _print_entry(options: "Mapping[str, str | None]", roots: tuple[str, ...]) ->
         arguments += [] if value is None else [option, value]
     for root in roots:
         arguments += ["--root", os.path.abspath(os.path.expanduser(root))]
+    arguments += flags
     print_document({"mcpServers": {"custody": {"command": sys.executable, "args": arguments}}})
 
 
@@ -111,9 +113,7 @@ def _check_offered(only: "frozenset[str]", names: "Iterable[str]") -> None:
         )
 
 
-async def _serve(
-    pipes: "Pipes", settings: "Settings", agent: str | None, only: frozenset[str] | None, daemon: str | None
-) -> None:
+async def _serve(pipes: "Pipes", behind: "_Behind", agent: str | None) -> None:
     import asyncio
 
     from custody.doors.mcp.stdio import serve_stdio
@@ -122,7 +122,6 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    behind = _Behind(settings, only, daemon)
     try:
         await serve_stdio(pipes, behind.open, stop, agent=agent)
     finally:
@@ -132,8 +131,11 @@ async def _serve(
 class _Behind:
     """The runtime behind the server, and the daemon where one was named."""
 
-    def __init__(self, settings: "Settings", only: frozenset[str] | None, daemon: str | None) -> None:
+    def __init__(
+        self, settings: "Settings", only: frozenset[str] | None, daemon: str | None, *, asks: bool
+    ) -> None:
         self._settings = settings
+        self._asks = asks
         self._only = only
         self._url = daemon
         self._runtime: Any = None
@@ -154,6 +156,7 @@ class _Behind:
             daemon=None if self._url is None else self._ask,
             training=self._settings.file.training.command,
             only=self._only,
+            asks=self._asks,
         )
 
     async def _ask(self, method: str, params: dict[str, Any], *, agent: str | None, once: bool) -> Any:

@@ -13,11 +13,16 @@ import click
 from custody.cli.invocation import Invocation
 
 if TYPE_CHECKING:
+    from custody.policy import Layer
     from custody.settings import Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+
+LEVELS = ("process", "confined")
+SANDBOXES = ("read_only", "workspace", "network", "open")
+"""The choices of a call, spelled out as loading what knows them would take longer than most commands."""
 
 PAGE_ITEMS = 50
 PAGE_ITEMS_MAX = 1_000  # the index gives no larger page
@@ -143,6 +148,14 @@ ACT_OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--timeout", type=Duration(), metavar="TIME",
         help="Deadline: seconds, 500ms, 2m; 0 for none [default: as the settings say, else 30 s].",
     ),
+    "level": click.option(
+        "--level", type=click.Choice(LEVELS),
+        help="What its command may reach: all that you may, or what walls let through [default: process].",
+    ),
+    "sandbox": click.option(
+        "--sandbox", type=click.Choice(SANDBOXES),
+        help="Which walls, as in --sandbox read_only; means confined [default: as set, else workspace].",
+    ),
     "cwd": click.option("--cwd", metavar="FOLDER", help="Where it runs [default: here]."),
     "root": click.option(
         "--root", "roots", multiple=True, metavar="FOLDER",
@@ -175,7 +188,7 @@ def complete_id(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
     from custody.stores import open_view
 
     try:
-        with open_view(load(ctx.params.get("store"))) as view:
+        with open_view(look(ctx.params.get("store"))) as view:
             runs, calls = view.index.runs(limit=PAGE_ITEMS).items, view.index.calls(limit=PAGE_ITEMS).items
     except Exception:  # whatever is wrong, the shell has nobody to tell it to
         return []
@@ -195,13 +208,20 @@ def complete_tool(_ctx: click.Context, _param: click.Parameter, incomplete: str)
 
 
 def load(
-    store: str | None, *, cwd: str | None = None, roots: tuple[str, ...] = (), skills: tuple[str, ...] = ()
+    store: str | None,
+    *,
+    cwd: str | None = None,
+    roots: tuple[str, ...] = (),
+    skills: tuple[str, ...] = (),
+    layers_of: "Callable[[str, str], tuple[Layer, ...]] | None" = None,
 ) -> "Settings":
-    """The settings of this command line: files and environment below, options above.
+    """The settings of this command line: files and environment below, options above. `layers_of` reads the
+    policies; unsaid, one that cannot be used is an error.
 
     Raises UsageError, InvalidSetting.
     """
     from custody.errors import UsageError
+    from custody.policy_files import layers_in_force
     from custody.settings import load_settings
 
     if store == ":memory:":
@@ -209,6 +229,21 @@ def load(
             "A store in memory is gone when the command ends.", hint="Name a folder with --store."
         )
     try:
-        return load_settings(store=store, cwd=cwd or os.getcwd(), roots=roots, skills=skills)
+        return load_settings(
+            store=store,
+            cwd=cwd or os.getcwd(),
+            roots=roots,
+            skills=skills,
+            layers_of=layers_of or layers_in_force,
+        )
     except FileNotFoundError:
         raise UsageError("The working directory is gone.", hint="Change to a folder that exists.") from None
+
+
+def look(store: str | None) -> "Settings":
+    """The settings of a command that only looks, or makes no call: no policy is read, so that one that cannot
+    be used keeps nobody from looking.
+
+    Raises UsageError, InvalidSetting.
+    """
+    return load(store, layers_of=lambda _folder, _user_settings: ())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from custody.cli.invocation import printable
-from custody.cli.options import Duration, json_option, load, store_option
-from custody.errors import UsageError
+from custody.cli.looking import load_to_look, load_with_warning
+from custody.cli.options import Duration, json_option, store_option
+from custody.errors import Denied, UsageError
 
 if TYPE_CHECKING:
     from custody.calls.pause import Pause
@@ -44,7 +45,7 @@ def pause_command(
         pause = _end(store)
         words = "The pause is over; it was to last"
     else:
-        pause = pause_here(load(store))
+        pause = pause_here(load_with_warning(store))
         words = "The policy is paused"
     if as_json:
         from custody.cli.document import print_document
@@ -73,10 +74,15 @@ def pause_words(pause: "Pause") -> str:
 def _begin(store: str | None, seconds: float, reason: str) -> "Pause":
     from custody.calls.pause import begin_pause, check_pause
     from custody.cli.person import a_person
-    from custody.cli.policy_places import policies_here
     from custody.policy.layers import may_pause
 
-    allowed = may_pause(policies_here(load(store)).layers)
+    settings, unusable = load_to_look(store)
+    if unusable:
+        raise Denied(
+            f"Whether the policy may be paused cannot be told: {unusable[0].message}",
+            hint="Put that right first; `custody policy check FILE` says all that is wrong with a file.",
+        )
+    allowed = may_pause(settings.policy_layers)
     check_pause(seconds, reason, may_pause=allowed)
     with a_person(store, "pause") as person:
         return begin_pause(

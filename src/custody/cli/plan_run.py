@@ -22,10 +22,11 @@ from custody.cli.render import SHORT_ID, duration
 from custody.errors import InvalidInput, NotRecorded
 
 if TYPE_CHECKING:
+    from custody.cli.plan_deciding import Decided
     from custody.cli.plan_live import Silent
     from custody.plans.steps.analysis import PlanReport
     from custody.plans.steps.model import StepPlan
-    from custody.plans.steps.results import StepResult, StepsResult
+    from custody.plans.steps.results import StepResult, StepsProgress, StepsResult
 
 AT_ONCE = 16  # `plans.schedule` has the reason; it is not loaded for a page of help
 PARALLEL_MAX = 64  # as many calls as a runtime makes at once
@@ -90,8 +91,9 @@ def run_command(file: str, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Work on a plan: each action is a call, guarded and recorded, as soon as what it comes after has ended.
 
     A plan with a fault is refused before anything is begun (2). Said again after it was interrupted or its
-    process died, what is done is not done again, and what began and nobody knows the end of is asked about
-    (--retry, --done). In another folder, or with other actions, it is another plan.
+    process died, what is done is not done again, and what began and nobody knows the end of is asked about:
+    at a terminal at once, else it stops and waits for --retry or --done. In another folder, or with other
+    actions, it is another plan.
 
     \b
     Exit code: 0 all is done; else that of the action that stopped it:
@@ -112,7 +114,7 @@ def run_command(file: str, dry_run: bool, as_json: bool, **options: Any) -> int:
 
     try:
         with display(plan, as_json=as_json) as shown:
-            result = asyncio.run(interruptibly(_work(plan, asked, shown)))
+            result = asyncio.run(interruptibly(_work(plan, asked, shown, asks=not as_json)))
     except Interrupted:
         message(
             f"interrupted: custody plan run {shlex.quote(file)} goes on, and asks about what was cut short."
@@ -135,7 +137,10 @@ def run_command(file: str, dry_run: bool, as_json: bool, **options: Any) -> int:
     return code
 
 
-async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent") -> "StepsResult":
+async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent", *, asks: bool) -> "StepsResult":
+    """`asks`: whoever sits here may be asked about actions that nobody knows the end of."""
+    from custody.cli.answering import person_here
+    from custody.cli.plan_deciding import Decided, decided
     from custody.compose import open_runtime
     from custody.plans.steps.running import run_steps
 
@@ -157,16 +162,24 @@ async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent") -> "StepsRe
     def clean(text: str) -> str:  # errors of tools become words of ours: without secrets, as in the record
         return runtime.ledger.recorder.clean_text(text, "text")[0]
 
-    try:
-        result = await run_steps(
+    changes = _Changes(shown, clean)
+
+    async def work(said: "Decided", person: str | None = None) -> "StepsResult":
+        return await run_steps(
             runtime,
             plan,
-            on_change=lambda progress: shown.changed(_sayable(progress.changed, clean)),
+            on_change=changes,
             again=asked.again,
-            retry=asked.retry,
-            done=asked.done,
+            retry=(*asked.retry, *said.retry),
+            done=(*asked.done, *said.done),
+            person=person,
             parallel_max=asked.parallel,
         )
+
+    try:
+        result = await work(Decided())
+        if asks and (said := await decided(result, shown.aside, lambda: runtime.index)) is not None:
+            result = await work(said, person_here())
         return msgspec.structs.replace(
             result,
             why=clean(result.why),
@@ -178,6 +191,22 @@ async def _work(plan: "StepPlan", asked: PlanAsked, shown: "Silent") -> "StepsRe
         raise
     finally:
         await runtime.close()
+
+
+class _Changes:
+    """Shows what changes, and once what an earlier run left, however often the plan is looked at."""
+
+    def __init__(self, shown: "Silent", clean: Callable[[str], str]) -> None:
+        self._shown = shown
+        self._clean = clean
+        self._left: dict[str, StepResult] = {}
+
+    def __call__(self, progress: "StepsProgress") -> None:
+        changed = progress.changed
+        if progress.run_id is None and self._left.get(changed.id) == changed:
+            return
+        self._left[changed.id] = changed
+        self._shown.changed(_sayable(changed, self._clean))
 
 
 def _sayable(result: "StepResult", clean: Callable[[str], str]) -> "StepResult":

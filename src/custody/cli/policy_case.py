@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from custody.calls.descent import TYPED_DOOR
 from custody.policy import Case, Rule
 from custody.policy.facts import Facts
 from custody.records import Effect
 
 if TYPE_CHECKING:
+    from custody.files import Opening
     from custody.settings import Settings
     from custody.tools import Registry
 
@@ -48,8 +50,26 @@ def case_of(
         counters=lambda: counters or {},
         rate_used=rate_used,
         happened=happened,
+        typed=who.get("door") == TYPED_DOOR,
         **who,
     )
+
+
+def openings_here(
+    settings: "Settings", tool: str, params: Mapping[str, Any], cwd: str | None = None
+) -> "list[Opening]":
+    """Paths the call would write that a person would have to open; of a tool that is known here."""
+    from custody.calls.guards import openings_of
+    from custody.compose import protected_by
+    from custody.tools import Scope
+
+    registry = registry_of(settings)
+    known = registry.get(tool)
+    if known is None or registry.schema(tool).violation(params) is not None:
+        return []
+    folder = settings.cwd if cwd is None else os.path.join(settings.cwd, cwd)
+    scope = Scope(folder, settings.roots, lambda: protected_by(settings))
+    return openings_of(known, params, scope)[1]
 
 
 def registry_of(settings: "Settings") -> "Registry":

@@ -90,12 +90,14 @@ def _faults(error: InvalidPolicy) -> list[Checked]:
 
 def _findings(layer: "Layer", store: str | None) -> "tuple[Finding, ...]":
     from custody.cli.policy_places import policies_here
-    from custody.offering import tool_names
+    from custody.offering import tool_arguments, tool_names
     from custody.policy.checking import check_document
 
     settings = load(store)
     others = _above(layer, policies_here(settings))
-    return check_document(layer, tools=tool_names(settings), others=others)
+    return check_document(
+        layer, tools=tool_names(settings), others=others, arguments=tool_arguments(settings)
+    )
 
 
 def _above(layer: "Layer", policies: "Policies") -> "list[Layer]":

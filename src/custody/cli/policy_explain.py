@@ -84,7 +84,8 @@ def explain_command(
     policy = Policy(_layers(settings, file))
     known = read_arguments(state)
     if tool is not None:
-        explained = _explained(settings, policy, _made_up(settings, tool, read_arguments(text), known, who))
+        case = _made_up(settings, tool, read_arguments(text), known, who)
+        explained = _explained(settings, policy, case, notes=_unknown(settings, tool))
     else:
         assert call_text is not None, "one of them is given"
         explained = _of_record(settings, policy, call_text, known)
@@ -106,13 +107,16 @@ def _layers(settings: "Settings", file: str | None) -> "tuple[Layer, ...]":
 def _made_up(
     settings: "Settings", tool: str, params: dict[str, Any], state: dict[str, Any], who: dict[str, Any]
 ) -> "Case":
-    from custody.cli.policy_case import case_of, effect_of, registry_of
+    from custody.cli.policy_case import case_of, effect_of, openings_here, registry_of
 
     effect = who["effect"] or effect_of(registry_of(settings), tool)
+    closed = {opening.why for opening in openings_here(settings, tool, params)}
     return case_of(
         settings,
         tool,
         params,
+        writes_outside="outside" in closed,
+        writes_protected="protected" in closed,
         effect=effect,
         state=state,
         agent=who["agent"],
@@ -123,7 +127,7 @@ def _made_up(
 
 def _of_record(settings: "Settings", policy: "Policy", call_text: str, state: dict[str, Any]) -> Explained:
     """Raises NotFound, Ambiguous, InvalidInput."""
-    from custody.cli.policy_case import case_of
+    from custody.cli.policy_case import case_of, openings_here
     from custody.cli.view import opened
 
     with opened(settings) as view:
@@ -134,11 +138,16 @@ def _of_record(settings: "Settings", policy: "Policy", call_text: str, state: di
                 f"What call {call.id[:8]} was asked to do is not on the record any more.",
                 hint="Say it with --tool and --args.",
             )
+        params = cast("dict[str, Any]", arguments)
+        closed = {opening.why for opening in openings_here(settings, call.tool, params, call.cwd)}
         case = case_of(
             settings,
             call.tool,
-            cast("dict[str, Any]", arguments),
+            params,
             effect=call.effect,
+            dry_run=call.dry_run,
+            writes_outside="outside" in closed,
+            writes_protected="protected" in closed,
             cwd=call.cwd,
             state=state,
             agent=call.agent or _agent_of_run(view, call),
@@ -175,7 +184,7 @@ def _explained(
         schema=_schema(settings, case),
         rules=policy.explain(case),
         would_allow=None if ruling is None else _would_allow(case, ruling, policy),
-        notes=(*notes, *_notes(policy, ruling)),
+        notes=(*notes, *_notes(ruling), *_closed(case, ruling)),
     )
 
 
@@ -187,11 +196,15 @@ def _would_allow(case: "Case", ruling: "Ruling", policy: "Policy") -> "Allowing 
     return what_would_allow(case.tool, ruling.matched, policy.layers)
 
 
-def _notes(policy: "Policy", ruling: "Ruling | None") -> list[str]:
-    if not policy.layers:
-        from custody.cli.policy_show import NO_FILE
+def _closed(case: "Case", ruling: "Ruling | None") -> list[str]:
+    """What a rule that allows does not open."""
+    if not (case.writes_outside or case.writes_protected) or (ruling and ruling.verdict != "allow"):
+        return []
+    what = "outside the roots" if case.writes_outside else "a protected file"
+    return [f"It would write {what}, which no rule opens: it is refused there, unless a person can be asked."]
 
-        return [NO_FILE]
+
+def _notes(ruling: "Ruling | None") -> list[str]:
     if ruling is None:
         return []
     said: list[str] = []
@@ -212,6 +225,19 @@ def _schema(settings: "Settings", case: "Case") -> str | None:
     if registry.get(case.tool) is None:
         return None
     return registry.schema(case.tool).violation(case.params)
+
+
+def _unknown(settings: "Settings", tool: str) -> tuple[str, ...]:
+    """What names no tool here may be one of the other side, or a slip of who types."""
+    from custody.cli.policy_case import registry_of
+    from custody.policy.tables import nearest
+
+    registry = registry_of(settings)
+    if registry.get(tool) is not None:
+        return ()
+    near = nearest(tool, registry.names())
+    meant = f"; did you mean {near}?" if near else "."
+    return (f"No tool of that name is known here{meant}",)
 
 
 def _print(explained: Explained) -> None:

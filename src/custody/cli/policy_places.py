@@ -31,14 +31,15 @@ class Policies(Struct, frozen=True, kw_only=True):
     files: tuple[PolicyFile, ...]
     """Every place that is looked at, the highest first."""
     layers: tuple[Layer, ...]
-    """What the files say that are there."""
+    """What the files say that are there, and the built-in policy where it holds."""
 
 
 def policies_here(settings: "Settings") -> Policies:
+    from custody.policy.builtin import with_built_in
     from custody.settings import user_settings_path
 
     files = policy_files(settings.cwd, user_settings_path())
-    return Policies(files=files, layers=settings.policy_layers)
+    return Policies(files=files, layers=with_built_in(settings.policy_layers))
 
 
 def named_policy(path: str, kind: Kind | None = None) -> Layer:

@@ -3,24 +3,29 @@
 Owns how they are shown. What holds is said by `policy.layers`. Used by the group `policy`.
 """
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from custody.cli.options import json_option, load, store_option
+from custody.cli.invocation import message
+from custody.cli.options import json_option, store_option
 
 if TYPE_CHECKING:
     from custody.calls.pause import Pause
     from custody.cli.policy_places import Policies
     from custody.cli.render import Cell
-    from custody.policy.layers import Effective, EffectiveRule
+    from custody.errors import CustodyError
+    from custody.policy.layers import Effective, EffectiveLayer, EffectiveRule
     from custody.policy.model import Budget
+    from custody.settings import Settings
 
 VERDICT_STYLES = {"allow": "green", "ask": "yellow", "deny": "red"}
 
 NO_FILE = (
-    "There is no policy file, so the built-in default holds: what a person types at a terminal runs; of "
-    "agents, what writes outside the roots or to protected files, and what is declared irreversible, asks."
+    "There is no policy file, so the built-in default holds: a person is asked before an agent's call does "
+    "what cannot be taken back, or writes outside the roots or to a protected file."
 )
 
 
@@ -31,27 +36,51 @@ def show_command(store: str | None, as_json: bool) -> int:
     """Show the rules that hold for calls made in this folder, and where each comes from.
 
     The organisation's file stands above the user's, and that above the project's: each narrows what is above
-    it. The strictest of them decides.
+    it. The strictest of them decides. Of files that cannot be used it says why, shows the others, and exits
+    with 2: no call is made here then.
     """
+    from custody.cli.looking import load_to_look, warn
     from custody.cli.pause import pause_here
-    from custody.cli.policy_places import policies_here
     from custody.policy.layers import effective
 
-    settings = load(store)
-    policies = policies_here(settings)
+    settings, unusable = load_to_look(store)
+    policies = _policies(settings)
     shown = effective(policies.layers)
     pause = pause_here(settings)
+    warn(unusable)
     if as_json:
         from custody.cli.document import print_document
         from custody.records import document
 
-        print_document({**document(shown), "files": _files(policies), "pause": pause and pause.shown()})
-        return 0
-    _print_files(policies, shown)
-    if shown.rules:
-        _print_rules(shown.rules)
-    _print_rest(shown, pause)
-    return 0
+        said = {**document(shown), "files": _files(policies), "pause": pause and pause.shown()}
+        print_document({**said, **_wrong(unusable)})
+    else:
+        if not unusable and all(layer.kind == "builtin" for layer in shown.layers):
+            message(NO_FILE)
+        if shown.layers:
+            _print_files(shown.layers)
+        if shown.rules:
+            _print_rules(shown.rules)
+        _print_rest(shown, pause)
+    return unusable[0].exit_code if unusable else 0
+
+
+def _policies(settings: "Settings") -> "Policies":
+    from custody.cli.policy_places import Policies, policies_here
+    from custody.errors import InvalidPolicy
+
+    try:
+        return policies_here(settings)
+    except InvalidPolicy:  # which files a project has cannot be told, and that has been said
+        return Policies(files=(), layers=settings.policy_layers)
+
+
+def _wrong(unusable: "Sequence[CustodyError]") -> dict[str, Any]:
+    """The first of what is wrong, as every command tells it."""
+    if not unusable:
+        return {}
+    first = unusable[0]
+    return {"error": {"type": type(first).__name__, "message": first.message, "hint": first.hint}}
 
 
 def _files(policies: "Policies") -> list[dict[str, Any]]:
@@ -63,28 +92,26 @@ def _files(policies: "Policies") -> list[dict[str, Any]]:
     ]
 
 
-def _print_files(policies: "Policies", shown: "Effective") -> None:
-    from custody.cli.invocation import message
-    from custody.cli.render import Cell, flexible, number, table
+def _print_files(layers: "Sequence[EffectiveLayer]") -> None:
+    from custody.cli.folding import whole_table
+    from custody.cli.render import Cell, number
 
-    if not shown.layers:
-        message(NO_FILE)
-        return
-    table(
-        ["standing", flexible("file"), "mode", "when no rule matches", number("rules"), "trust"],
+    whole_table(
+        ["standing", "file", "mode", "when no rule matches", number("rules"), "trust"],
         [
             [
                 layer.kind,
-                layer.source,
+                _place(layer.source),
                 Cell(layer.mode, "yellow" if layer.mode == "shadow" else ""),
                 _verdict(layer.default),
                 str(layer.rules),
                 Cell("not trusted", "yellow") if not layer.trusted else None,
             ]
-            for layer in shown.layers
+            for layer in layers
         ],
+        named=("mode", "when no rule matches", "rules"),
     )
-    if any(not layer.trusted for layer in shown.layers):
+    if any(not layer.trusted for layer in layers):
         message("what is not trusted narrows all the same; custody policy trust lets it widen.")
 
 
@@ -95,22 +122,36 @@ def _verdict(verdict: str | None) -> "Cell | None":
 
 
 def _print_rules(rules: "tuple[EffectiveRule, ...]") -> None:
-    from custody.cli.render import Cell, flexible, heading, table
+    from custody.cli.folding import whole_table
+    from custody.cli.render import Cell, heading
 
     heading("Rules")
-    table(
-        ["decision", "rule", flexible("of"), flexible("where"), flexible("note")],
+    whole_table(
+        ["decision", "rule", "of", "where", "note"],
         [
             [
                 Cell(rule.decision, VERDICT_STYLES[rule.decision]),
                 rule.name,
                 _what(rule),
-                rule.source if rule.line is None else f"{rule.source}:{rule.line}",
+                _place(rule.source) if rule.line is None else f"{_place(rule.source)}:{rule.line}",
                 rule.note,
             ]
             for rule in rules
         ],
     )
+
+
+def _place(path: str) -> str:
+    """A file as a terminal has room for it: seen from this folder, or from the home."""
+    from custody.cli.render import width
+
+    if width() is None:
+        return path
+    home = os.path.expanduser("~")
+    for folder, short in ((os.path.realpath(os.curdir), ""), (home, "~/"), (os.path.realpath(home), "~/")):
+        if folder != os.sep and path.startswith(folder + os.sep):
+            return short + path[len(folder) + 1 :]
+    return path
 
 
 def _what(rule: "EffectiveRule") -> str:
@@ -119,12 +160,13 @@ def _what(rule: "EffectiveRule") -> str:
 
 
 def _print_rest(shown: "Effective", pause: "Pause | None") -> None:
-    from custody.cli.render import fields, heading
+    from custody.cli.folding import whole_fields
+    from custody.cli.render import heading
 
     said = [*_budget_fields(shown), *_loop_fields(shown), *_approval_fields(shown)]
     if said:
         heading("Bounds")
-        fields(said)
+        whole_fields(said)
     if not shown.may_pause:
         print("\nIt may not be paused.")
     if pause is not None:

@@ -1,4 +1,4 @@
-"""A question put to whoever sits at this terminal, before a call may happen.
+"""A question put to whoever sits at this terminal, before a call may happen or a plan goes on.
 
 Owns when somebody sits there, the terminal's mode while they answer, and what each answer means. What was
 typed before the question was seen is no answer to it. Knows nothing of what becomes of an answer. Used by the
@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import termios
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from custody.cli.answering import at_terminal, person_here, question_lines, shown_of_call
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINE_BYTES_MAX = 4096  # a terminal gives no longer line
 TRIES_MAX = 3  # whoever answers something else so often is not answering
 REASON_CHARACTERS_MAX = 1_000  # as `custody deny --reason` takes them
+CHOICE_SECONDS_MAX = 600.0
+"""Nothing waits for a choice but the command: whoever left finds it ended, and says it again."""
 
 INTERRUPT = b"\x03"  # what Ctrl-C types
 
@@ -36,11 +38,53 @@ def terminal_prompt(
 ) -> "Prompt | None":
     """What asks at our terminal; None where nobody sits at one, where others have its keys, and in what a
     recorded call has started: an agent can make itself a terminal, and would answer itself."""
+    return _TerminalPrompt(aside or contextlib.nullcontext, open_index) if _somebody_sits_here() else None
+
+
+def terminal_choice(aside: Aside, open_index: "Callable[[], Index]") -> "TerminalChoice | None":
+    """What asks for one of a few words at our terminal; None where nobody is asked about calls either."""
+    return TerminalChoice(aside, open_index) if _somebody_sits_here() else None
+
+
+def _somebody_sits_here() -> bool:
     from custody.calls.descent import descent
 
-    if not (at_terminal() and _in_foreground(0)) or descent() is not None:
+    return at_terminal() and _in_foreground(0) and descent() is None
+
+
+def _is_agents(open_index: "Callable[[], Index]") -> bool:
+    """Whether an agent whose run is on the record has started us."""
+    from custody.calls.descent import descent
+
+    return descent(open_index()) is not None
+
+
+class TerminalChoice:
+    """One of a few words, for whoever sits here to say."""
+
+    def __init__(self, aside: Aside, open_index: "Callable[[], Index]") -> None:
+        self._aside = aside
+        self._open_index = open_index
+
+    async def __call__(self, shown: Sequence[str], ask: str, words: Mapping[str, str]) -> str | None:
+        """What the word stands for that is typed below `shown`, in small letters; None for Enter, Ctrl-C,
+        Ctrl-D, anything else said too often, and where it takes too long."""
+        if await asyncio.to_thread(_is_agents, self._open_index):
+            return None
+        with self._aside(), _keyboard() as keyboard:
+            if keyboard is None:
+                return None
+            _write("\n".join(["", *shown, ""]))
+            try:
+                async with asyncio.timeout(CHOICE_SECONDS_MAX):
+                    for _ in range(TRIES_MAX):
+                        _write(f"{ask} ")
+                        said = await _line(keyboard)
+                        if not said or said in words:
+                            return words.get(said)
+            except TimeoutError:
+                _write("\n")
         return None
-    return _TerminalPrompt(aside or contextlib.nullcontext, open_index)
 
 
 class _TerminalPrompt:
@@ -52,7 +96,7 @@ class _TerminalPrompt:
         self._turn = asyncio.Lock()
 
     async def __call__(self, question: "Question") -> "Answer | None":
-        if self._open_index is not None and await asyncio.to_thread(self._is_agents, self._open_index):
+        if self._open_index is not None and await asyncio.to_thread(_is_agents, self._open_index):
             return None  # whoever answers elsewhere may still do so
         async with self._turn:
             with self._aside(), _keyboard() as keyboard:
@@ -64,12 +108,6 @@ class _TerminalPrompt:
                 except asyncio.CancelledError:  # answered elsewhere, or nobody did in time
                     _write("\n")
                     raise
-
-    def _is_agents(self, open_index: "Callable[[], Index]") -> bool:
-        """Whether an agent whose run is on the record has started us."""
-        from custody.calls.descent import descent
-
-        return descent(open_index()) is not None
 
 
 async def _answer(question: "Question", keyboard: int) -> "Answer":

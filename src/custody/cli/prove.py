@@ -10,7 +10,7 @@ import click
 
 from custody.cli.checkpoint import busy, sealed, sealing
 from custody.cli.invocation import message
-from custody.cli.options import complete_id, json_option, load, store_option
+from custody.cli.options import complete_id, json_option, look, store_option
 from custody.cli.progress import Progress
 from custody.errors import CheckpointRefused, InvalidInput, MalformedNote, NotFound
 
@@ -37,7 +37,7 @@ def prove_command(
     """Give a proof of a call or a run: `custody verify --proof` checks it, and so can anybody."""
     if (target is None) == (consistency is None):
         raise click.UsageError("Name a call or a run, or an older checkpoint with --consistency.")
-    settings = load(store)
+    settings = look(store)
     old = None if consistency is None else read_note(consistency)
     with Progress("{} records read") as line:
         if old is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.consent import DECLINED_EXIT_CODE, says_yes
-from custody.cli.options import Moment, json_option, load, store_option
+from custody.cli.options import Moment, json_option, look, store_option
 from custody.cli.progress import Progress
 from custody.errors import NotRecorded, PurgeRefused, UsageError
 from custody.records import rfc3339
@@ -60,7 +60,7 @@ def purge_command(store: str | None, as_json: bool, dry_run: bool, yes: bool, **
         raise UsageError("Nobody is there to be asked.", hint="Look with --dry-run, then say --yes.")
     from custody.cli.purging import opened_to_purge
 
-    settings = load(store)
+    settings = look(store)
     with opened_to_purge(settings) as (view, means):
         return _Purge(settings, view, means, given, asks=asks, as_json=as_json, dry_run=dry_run).run()
 

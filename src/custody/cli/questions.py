@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.asking import OF_PROPOSALS, answer_document, limited, narrowed, say_nothing_found, say_where
-from custody.cli.options import Duration, load
+from custody.cli.options import Duration, look
 from custody.cli.render import (
     Cell,
     ago,
@@ -50,7 +50,7 @@ def failures_command(
     from custody.cli.view import opened
     from custody.index import CallFilter
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(CallFilter, given, settings, everywhere)
     with opened(settings) as view:
         found = view.index.failure_patterns(asked, count_min, limit)
@@ -93,7 +93,7 @@ def loops_command(
     from custody.cli.view import opened
     from custody.index import Scope
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(Scope, given, settings, everywhere)
     with opened(settings) as view:
         found = view.index.loops(asked, repeats_min, limit)
@@ -143,7 +143,7 @@ def slowest_command(limit: int, everywhere: bool, store: str | None, as_json: bo
     from custody.cli.view import opened
     from custody.index import CallFilter
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(CallFilter, given, settings, everywhere)
     with opened(settings) as view:
         found = view.index.slowest(asked, limit)
@@ -184,7 +184,7 @@ def agents_command(by: str, everywhere: bool, store: str | None, as_json: bool, 
     from custody.cli.view import opened
     from custody.index import RunFilter
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(RunFilter, given, settings, everywhere)
     with opened(settings) as view:
         found = view.index.last_runs(by, asked)
@@ -229,7 +229,7 @@ def silent_command(
     from custody.cli.view import opened
     from custody.index import RunFilter
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(RunFilter, given, settings, everywhere)
     with opened(settings) as view:
         found = view.index.silent_runs(round(silent_seconds * 1e6), asked)

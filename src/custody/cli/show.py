@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.invocation import printable
-from custody.cli.options import complete_id, json_option, load, store_option
+from custody.cli.options import complete_id, json_option, look, store_option
 from custody.errors import UsageError
 from custody.records import Call, Run
 
@@ -55,7 +55,7 @@ def show_command(
     """Show a run as it went, or all about one call or step."""
     from custody.cli.view import opened
 
-    settings = load(store)
+    settings = look(store)
     with opened(settings) as view:
         found = view.index.find(identifier)
         if perf:
@@ -316,6 +316,7 @@ def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = Non
             ("caller", call.caller),
             ("effect", call.effect),
             ("level", call.level),
+            ("sandbox", call.sandbox),
             ("source", call.source if call.source != "executed" else None),
             ("door", call.door),
             ("workspace", call.workspace),
@@ -329,11 +330,23 @@ def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = Non
             ("record", f"shard {call.shard}, sequence {call.sequence}"),
         ]
     )
+    _print_allowing(call)
     _print_usage(call)
     _print_host(call)
     _print_withheld(call)
     _print_content(call)
     print_changes_of(view, call, call.workspace or cwd, differ)
+
+
+def _print_allowing(call: Call) -> None:
+    """Of a call that the policy here refused."""
+    from custody.cli.refusing import lines_that_allow
+    from custody.cli.render import heading
+
+    lines = lines_that_allow(call)
+    if lines:
+        heading("What would allow it")
+        print(printable("\n".join(lines)))
 
 
 def _decision(call: Call) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.lines import one_line
-from custody.cli.options import Duration, json_option, load, store_option
+from custody.cli.options import Duration, json_option, look, store_option
 from custody.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def sql_command(query: str | None, limit: int, seconds: float, store: str | None
     from custody.cli.view import opened
 
     text = _from_stdin() if query == "-" else query
-    with opened(load(store)) as view:
+    with opened(look(store)) as view:
         answer = view.index.sql(text, limit=limit, seconds=seconds)
         if as_json:
             from custody.cli.document import print_document

@@ -11,7 +11,7 @@ import click
 from msgspec.structs import replace
 
 from custody.cli.asking import OF_PROPOSALS, narrowed, say_nothing_found, say_where
-from custody.cli.options import load
+from custody.cli.options import look
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -120,7 +120,7 @@ def tools_command(
     from custody.cli.view import opened
     from custody.index import CallFilter
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(CallFilter, given, settings, everywhere)
     with opened(settings) as view:
         stats = view.index.stats(asked)

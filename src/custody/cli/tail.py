@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from custody.cli.cursor import read_cursor, write_cursor
-from custody.cli.options import json_lines_option, load, store_option
+from custody.cli.options import json_lines_option, look, store_option
 from custody.errors import Denied, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def tail_command(
         raise UsageError("A token is for a daemon.", hint="Name it with --url.")
     from custody.stores import open_view
 
-    with open_view(load(store)) as view:
+    with open_view(look(store)) as view:
         cursor = None if cursor_file is None else read_cursor(cursor_file)
         while True:
             cursor = _catch_up(view, cursor, cursor_file, as_json=as_json)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from custody.cli.options import Duration, json_option, load, store_option
-from custody.errors import CustodyError, Denied, NotRecorded, StoreReadOnly, UsageError
+from custody.cli.options import Duration, json_option, look, store_option
+from custody.errors import CustodyError, NotRecorded, StoreReadOnly, UsageError
 
 if TYPE_CHECKING:
-    from custody.calls.descent import Descent
     from custody.recorder import Recorder
     from custody.rpc.tokens import OnRecord, Tokens
     from custody.settings import Settings
 
+
+MAKES = "makes tokens for operators and hosts"
 
 EXPIRES_SECONDS_MAX = 100 * 365.25 * 86_400  # what is later has no date
 
@@ -98,7 +99,7 @@ def create(
     if expires is not None and expires > EXPIRES_SECONDS_MAX:
         raise UsageError("--expires is a hundred years at most.", hint="Without it a token is good for ever.")
     expires_at_us = now_us() + round(expires * 1e6) if expires else None
-    settings = load(store)
+    settings = look(store)
     if role in ("operator", "host"):
         _refuse_agents(settings, "token create")
     with _changing(settings, create=True) as (tokens, on_record):
@@ -122,7 +123,7 @@ def list_tokens(store: str | None, as_json: bool) -> int:
     from custody.rpc.tokens import Tokens
     from custody.stores import open_disk
 
-    tokens = Tokens(open_disk(load(store).store, create=False)).named()
+    tokens = Tokens(open_disk(look(store).store, create=False)).named()
     now = now_us()
     if as_json:
         items = [
@@ -147,33 +148,23 @@ def list_tokens(store: str | None, as_json: bool) -> int:
 
 
 def _refuse_agents(settings: "Settings", what: str) -> None:
-    """Such a token answers questions: an agent must not make itself one. Raises Denied, which is recorded."""
-    from custody.calls.descent import descent
+    """Such a token answers questions: an agent must not make itself one, and where an agent cannot be ruled
+    out it takes one to make another. Raises AnswerRefused, which is recorded."""
+    from custody.cli.answering import TOKEN_VARIABLE, holder_of, no_agents_child, refusals_recorded
     from custody.cli.view import opened
     from custody.stores import make_recorder, open_disk
 
-    if not os.path.isdir(settings.store):  # nobody has a run in it
-        _refuse(descent())
+    if not os.path.isdir(settings.store):  # nothing was asked in it: here the first token comes from
+        no_agents_child(None, MAKES)
         return
     with opened(settings) as view:
-        found = descent(view.index)
-        if found is not None and found.certain:
-            disk = open_disk(settings.store, create=False)
-            by = {"by_call": found.call_id, "by_run": found.run_id}
-            said = {name: value for name, value in by.items() if value is not None}
-            with suppress(CustodyError, OSError):  # what cannot be recorded is refused all the same
-                recorder = make_recorder(disk, view.journal, os.environ, settings)
-                data = {"what": what, "why": "agent", **said}
-                recorder.event("approval.refused", data, leaf_data=True).wait_durable()
-        _refuse(found)
 
+        def recorder() -> "Recorder":
+            return make_recorder(open_disk(settings.store, create=False), view.journal, os.environ, settings)
 
-def _refuse(found: "Descent | None") -> None:
-    if found is not None and found.certain:
-        raise Denied(
-            f"A token for operators and hosts is not made here: it was started by {found.why}.",
-            hint="Make it in a terminal of your own.",
-        )
+        with refusals_recorded(recorder, what):
+            if not no_agents_child(view.index, MAKES):
+                holder_of(settings, os.environ.get(TOKEN_VARIABLE), MAKES)
 
 
 def _listed(names: tuple[str, ...] | None) -> str:
@@ -186,7 +177,7 @@ def _complete_name(ctx: click.Context, _param: click.Parameter, incomplete: str)
     from custody.stores import open_disk
 
     try:
-        named = Tokens(open_disk(load(ctx.params.get("store")).store, create=False)).named()
+        named = Tokens(open_disk(look(ctx.params.get("store")).store, create=False)).named()
     except Exception:  # whatever is wrong, the shell has nobody to tell it to
         return []
     return [each.name for each in named if each.name.startswith(incomplete)]
@@ -198,7 +189,7 @@ def _complete_name(ctx: click.Context, _param: click.Parameter, incomplete: str)
 @json_option
 def revoke(name: str, store: str | None, as_json: bool) -> int:
     """End a token: whoever is connected with it is put out within a second."""
-    with _changing(load(store)) as (tokens, on_record):
+    with _changing(look(store)) as (tokens, on_record):
         gone = tokens.revoke(name, on_record)
     if as_json:
         _print_json({"revoked": gone.name})
@@ -215,7 +206,7 @@ def renew(name: str, store: str | None, as_json: bool) -> int:
     """Make another of the daemon's own tokens, keys/serve.token or keys/host.token."""
     from custody.rpc.tokens import PLAIN_NAMES
 
-    settings = load(store)
+    settings = look(store)
     if name == "host":
         _refuse_agents(settings, "token renew")
     with _changing(settings) as (tokens, on_record):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.asking import limited, narrowed, say_nothing_found, say_where
-from custody.cli.options import load
+from custody.cli.options import look
 from custody.cli.render import Cell, at_least, cost, count, number, remark, short, table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def usage_command(
     from custody.cli.view import opened
     from custody.index import Scope
 
-    settings = load(store)
+    settings = look(store)
     asked = filter_of(Scope, given, settings, everywhere)
     with opened(settings) as view:
         report = view.index.usage(by, asked, limit)

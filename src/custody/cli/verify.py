@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.invocation import printable
-from custody.cli.options import json_option, load, store_option
+from custody.cli.options import json_option, look, store_option
 from custody.cli.progress import Progress
 from custody.errors import InvalidInput, MalformedKey, UsageError
 
@@ -71,7 +71,7 @@ def _verify_store(anchors: tuple[str, ...], keys: "list[Verifier] | None", store
     from custody.stores import open_disk
     from custody.verify import Wanted, verify_store
 
-    settings = load(store)
+    settings = look(store)
     disk = open_disk(settings.store, create=False)
     wanted = Wanted({name: _read_file(name) for name in anchors}, keys)
     with Progress("{} records verified") as line:

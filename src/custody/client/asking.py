@@ -30,6 +30,8 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     run: Working | None = None
     timeout: float | None = None
+    level: str | None = None
+    sandbox: str | None = None
     dry_run: bool = False
     external_id: str | None = None
     agent: str | None = None
@@ -63,6 +65,8 @@ async def make_call(link: Link, tool: str, arguments: Mapping[str, Any] | None, 
         "marked": said.marked,
         "part": None if run is None else run.part.id,
         "timeout": 0 if asked.timeout == math.inf else asked.timeout,  # JSON has no infinity
+        "level": asked.level,
+        "sandbox": asked.sandbox,
         "dry_run": asked.dry_run,
         "external_id": asked.external_id,
         "agent": asked.agent,

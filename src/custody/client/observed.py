@@ -126,13 +126,7 @@ class RemoteCall:
         self.close(error)
 
     async def __aenter__(self) -> Self:
-        self._open()
-        start = self._start
-        if start is not None and (self._strict or self._durable):
-            try:
-                await start.over()
-            except BaseException as error:
-                self._not_begun(error)
+        await self.open_on_loop()
         self._enter()
         return self
 
@@ -140,13 +134,7 @@ class RemoteCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        end = self._close(error)
-        if end is not None and (self._strict or self._durable):
-            try:
-                await end.over()
-            except Exception:
-                if self._strict:
-                    raise
+        await self.close_on_loop(error)
 
     def _enter(self) -> None:
         if self.call_id:
@@ -173,6 +161,27 @@ class RemoteCall:
             except BaseException as error:
                 self._not_begun(error)
         return self
+
+    async def open_on_loop(self) -> Self:
+        """`open` for a coroutine. Raises the same."""
+        self._open()
+        start = self._start
+        if start is not None and (self._strict or self._durable):
+            try:
+                await start.over()
+            except BaseException as error:
+                self._not_begun(error)
+        return self
+
+    async def close_on_loop(self, error: BaseException | None = None) -> None:
+        """`close` for a coroutine. Raises the same."""
+        end = self._close(error)
+        if end is not None and (self._strict or self._durable):
+            try:
+                await end.over()
+            except Exception:
+                if self._strict:
+                    raise
 
     def close(self, error: BaseException | None = None) -> None:
         """Tell how it ended; once. Raises NotRecorded where `on_error` is `raise`, else nothing."""

@@ -51,11 +51,15 @@ class RemoteRun(Told):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: str | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
-        asked = self._home.asked(run=self, timeout=timeout, dry_run=dry_run, external_id=external_id)
+        asked = self._home.asked(
+            run=self, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id
+        )
         return await self._home.link.work(self._home.make(tool, arguments, asked)).over()
 
     async def finish(
@@ -109,11 +113,15 @@ class BlockingRemoteRun(Told):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: str | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
-        asked = self._home.asked(run=self, timeout=timeout, dry_run=dry_run, external_id=external_id)
+        asked = self._home.asked(
+            run=self, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id
+        )
         return self._home.link.wait(self._home.make(tool, arguments, asked))
 
     def finish(

@@ -215,6 +215,8 @@ class RemoteRuntime(Remote):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
+        level: str | None = None,
+        sandbox: str | None = None,
         dry_run: bool = False,
         run: Any = None,
         external_id: str | None = None,
@@ -227,8 +229,8 @@ class RemoteRuntime(Remote):
         """Make a call; see `Runtime.call`. Raises NotRecorded also where the daemon cannot be reached, and
         OutcomeUnknown where the connection breaks before it answers."""
         asked = self.asked(
-            run=run, timeout=timeout, dry_run=dry_run, external_id=external_id, agent=agent, caller=caller,
-            session=session, cwd=cwd, as_recorded=as_recorded,
+            run=run, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id,
+            agent=agent, caller=caller, session=session, cwd=cwd, as_recorded=as_recorded,
         )  # fmt: skip
         return await self.link.work(self.make(tool, arguments, asked)).over()
 

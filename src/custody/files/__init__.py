@@ -8,7 +8,7 @@ and nothing of undo. Used by `changes` and `tools`.
 from custody.files.beneath import open_beneath
 from custody.files.protected import Protected, load_protected
 from custody.files.putting import TEMPORARY_PREFIX
-from custody.files.reach import Opened, Reach, Target, parent_of
+from custody.files.reach import Opened, Opening, Reach, Target, parent_of
 from custody.files.state import ABSENT, State, look, same, version_of
 from custody.files.walking import Entry, TooDeep, TooMany, walk
 
@@ -16,6 +16,7 @@ __all__ = [
     "ABSENT",
     "Entry",
     "Opened",
+    "Opening",
     "Protected",
     "Reach",
     "State",

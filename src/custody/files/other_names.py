@@ -23,7 +23,7 @@ FOLDERS_REMEMBERED_MAX = 8_192
 """What was found in a folder is remembered for as long as the folder stays as it is."""
 
 _Stamp = tuple[int, int, int]
-_Found = tuple[dict[int, str], tuple[str, ...]]
+_Found = tuple[dict[int, tuple[str, ...]], tuple[str, ...]]
 
 
 class OtherNames:
@@ -35,17 +35,14 @@ class OtherNames:
         self._leads_on = leads_on
         self._remembered: dict[str, tuple[_Stamp, _Found]] = {}
 
-    def of(self, path: str, inode: tuple[int, int], places: Iterable[str]) -> str | None:
-        """A protected name of the file with this device and inode. `path` is the name that is known."""
+    def of(self, path: str, inode: tuple[int, int], places: Iterable[str]) -> Iterator[str]:
+        """Protected names of the file with this device and inode. `path` is the name that is known."""
         device, number = inode
         for place in dict.fromkeys((*_above(path), *places)):
             for names in islice(self._below(place, device), FOLDERS_MAX):
-                found = names.get(number)
-                if found is not None and found != path and _is(found, inode):
-                    return found
-        return None
+                yield from (found for found in names.get(number, ()) if found != path and _is(found, inode))
 
-    def _below(self, folder: str, device: int) -> Iterator[dict[int, str]]:
+    def _below(self, folder: str, device: int) -> Iterator[dict[int, tuple[str, ...]]]:
         """Protected names in the folder, by inode, and in the folders below it that may hold some."""
         ahead = deque([folder])
         while ahead:
@@ -68,7 +65,7 @@ class OtherNames:
             ahead.extend(below)
 
     def _look_into(self, folder: str) -> _Found:
-        names: dict[int, str] = {}
+        names: dict[int, tuple[str, ...]] = {}
         below: list[str] = []
         try:
             with os.scandir(folder) as entries:
@@ -80,7 +77,7 @@ class OtherNames:
                         if self._leads_on(path):
                             below.append(path)
                     elif self._protects(path):
-                        names[entry.inode()] = path
+                        names[entry.inode()] = (*names.get(entry.inode(), ()), path)
         except OSError:  # it may not be read, or it is gone
             pass
         return names, tuple(below)

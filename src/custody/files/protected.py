@@ -50,6 +50,14 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     commit: _Commit
 
 
+class Refused(Struct, frozen=True):
+    """Why an agent may not do something with a file."""
+
+    words: str
+    own: bool = False
+    """It belongs to Custody itself, and no person opens it to an agent."""
+
+
 class Protected(Struct, frozen=True):
     """The list as it holds here; `load_protected` makes one."""
 
@@ -61,6 +69,11 @@ class Protected(Struct, frozen=True):
     """Patterns added: not written."""
 
     def refusal(self, path: str, *, write: bool, inode: tuple[int, int] | None = None) -> str | None:
+        """The words of `refused`."""
+        refused = self.refused(path, write=write, inode=inode)
+        return None if refused is None else refused.words
+
+    def refused(self, path: str, *, write: bool, inode: tuple[int, int] | None = None) -> Refused | None:
         """Why an agent may not do this with what stands at the path; None where it may.
 
         `path` is absolute, its links resolved. To write a folder is to remove it or to change its attributes:
@@ -71,24 +84,28 @@ class Protected(Struct, frozen=True):
         name = folded(path)
         own = table.own_of(name, write)
         if own is not None:
-            return f"{shown(path)} belongs to Custody itself ({own}), which agents are kept out of."
+            said = f"{shown(path)} belongs to Custody itself ({own}), which agents are kept out of."
+            return Refused(said, own=True)
+        by_names = None if inode is None else self._refused_by_names(path, inode, write)
         rule = table.rule_of(name, write)
-        if rule is not None:
-            return f"{shown(path)} is protected ({rule.text}: {rule.category.name}). {_why(rule, write)}"
-        return None if inode is None else self._refusal_of_names(path, inode, write)
+        if rule is None or (by_names is not None and by_names.own):
+            return by_names
+        said = f"{shown(path)} is protected ({rule.text}: {rule.category.name}). {_why(rule, write)}"
+        return Refused(said if by_names is None else f"{said} {by_names.words}")
 
-    def _refusal_of_names(self, path: str, inode: tuple[int, int], write: bool) -> str | None:
+    def _refused_by_names(self, path: str, inode: tuple[int, int], write: bool) -> Refused | None:
+        """A name of Custody's own goes before others: those a person may open."""
         table = _table(self)
-        name = table.other_names.of(path, inode, table.places())
-        if name is None:
-            return None
-        said = f"{shown(path)} is another name of {shown(name)}, which"
-        rule = table.rule_of(folded(name), write)
-        if rule is not None:
-            return f"{said} is protected ({rule.text}: {rule.category.name}). {_why(rule, write)}"
-        if table.own_of(folded(name), False) is None:  # it is protected from writing, and this reads
-            return None
-        return f"{said} belongs to Custody itself."
+        refused: Refused | None = None
+        for name in table.other_names.of(path, inode, table.places()):
+            said = f"{shown(path)} is another name of {shown(name)}, which"
+            if table.own_of(folded(name), False) is not None:
+                return Refused(f"{said} belongs to Custody itself.", own=True)
+            rule = table.rule_of(folded(name), write)  # none: it is protected from writing, and this reads
+            if rule is not None and refused is None:
+                said = f"{said} is protected ({rule.text}: {rule.category.name}). {_why(rule, write)}"
+                refused = Refused(said)
+        return refused
 
     def secret_name(self, relative: str) -> bool:
         """Whether a file of this name holds secrets, or so often does that it stays out of commits."""
@@ -100,16 +117,25 @@ class Protected(Struct, frozen=True):
 def load_protected(own: Iterable[str], secret: Iterable[str] = (), write: Iterable[str] = ()) -> Protected:
     """The list that ships, with what is added to it.
 
-    `own`: absolute folders and files of Custody itself (store, settings files), neither written nor read.
+    `own`: absolute folders and files of Custody itself (store, settings files), neither written nor read; one
+    that is a link is both the link and what it leads to.
     `secret` and `write`: patterns, spelled as in the list (`.ssh/**`, `~/keys/*`). Raises InvalidSetting for
     what is none.
     """
     made = Protected(
-        tuple(dict.fromkeys(os.path.realpath(path) for path in own)), tuple(secret), tuple(write)
+        tuple(dict.fromkeys(real for path in own for real in (os.path.realpath(path), _as_link(path)))),
+        tuple(secret),
+        tuple(write),
     )
     for pattern in (*made.secret, *made.write):
         _parse(pattern)
     return made
+
+
+def _as_link(path: str) -> str:
+    """The path itself, whatever stands there: only the links on the way to it are resolved."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _why(rule: "Rule", write: bool) -> str:

@@ -8,11 +8,12 @@ and changes nothing. Used by every tool that takes a path.
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Literal, NoReturn, Self
 
+import msgspec
 from msgspec import Struct
 
 from custody.errors import PathInvalid, PathRefused
@@ -37,6 +38,16 @@ class Target(Struct, frozen=True):
     def path(self) -> str:
         """Absolute."""
         return os.path.join(self.root, self.relative) if self.relative else self.root
+
+
+class Opening(Struct, frozen=True):
+    """A path that no tool may write, and that a person may open for one call."""
+
+    path: str
+    """Absolute, links resolved."""
+    why: Literal["outside", "protected"]
+    refusal: str
+    """Why it may not be written, as a sentence."""
 
 
 class Opened:
@@ -73,6 +84,8 @@ class Reach(Struct, frozen=True):
     roots: tuple[str, ...]
     """Folders below which it may go, absolute, links resolved."""
     protected: Protected
+    opens: Callable[[Opening], bool] | None = None
+    """Whether a path that could not be written otherwise may be; None: none may."""
 
     def target(self, path: str, *, write: bool, follow: bool = True) -> Target:
         """What `path` names, to be written, deleted or listed. It, and folders on its way, may be missing.
@@ -81,7 +94,7 @@ class Reach(Struct, frozen=True):
         followed, and one that leads nowhere refused; otherwise the link is what is named. Raises PathInvalid,
         PathRefused (outside the roots, protected, a root itself if `write`), OSError.
         """
-        target, status = self._resolve(path, follow)
+        target, status = self._resolve_opened(path, follow) if write else self._resolve(path, follow)
         if write and not target.relative:
             raise PathRefused(
                 f"{shown(target.root)} is an allowed root itself, which is not changed as a whole."
@@ -204,17 +217,21 @@ class Reach(Struct, frozen=True):
             real = os.path.join(os.path.realpath(folder), name)
         found = self._lexical(real)
         if found is None:
-            self._refuse(path, absolute, real)
+            self._refuse(path, real)
         return found
 
-    def _refuse(self, path: str, absolute: str, real: str) -> NoReturn:
+    def _refuse(self, path: str, real: str) -> NoReturn:
         folder = real
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
-        way = "" if os.path.normpath(absolute) == real else f" leads to {shown(real)}, which"
+        way = "" if path == real else f" leads to {shown(real)}, which"
+        if "//" in path[1:]:  # perhaps a URL: without one of its slashes nobody knows the password in it
+            plain = path[0] == "/" and ".." not in path and os.path.normpath(path) == real
+            way = "" if plain else f" leads into {shown(folder)}, which"
         raise PathRefused(
             f"{shown(path)}{way} is outside the allowed roots ({', '.join(map(shown, self.roots))}); "
-            f"--root {shown(folder)} would allow it."
+            f"--root {shown(folder)} would allow it.",
+            outside=real,
         )
 
     def _check(self, path: str, real: str, status: os.stat_result | None, *, write: bool) -> None:
@@ -222,14 +239,35 @@ class Reach(Struct, frozen=True):
         inode = None
         if status is not None and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
             inode = (status.st_dev, status.st_ino)
-        refusal = self.protected.refusal(real, write=write, inode=inode)
-        if refusal is None and real not in (path, f"{self.cwd}/{path}"):
+        refused = self.protected.refused(real, write=write, inode=inode)
+        if (refused is None or not refused.own) and real not in (path, f"{self.cwd}/{path}"):
             spelled = os.path.normpath(absolute_path(path, self.cwd))
-            refusal = self.protected.refusal(spelled, write=write)
-        if refusal is not None:
-            raise PathRefused(refusal)
+            by_spelling = self.protected.refused(spelled, write=write)
+            if by_spelling is not None and (refused is None or by_spelling.own):
+                words = f"{by_spelling.words} It leads to {shown(real)}."
+                refused = msgspec.structs.replace(by_spelling, words=words)
+        if refused is None:
+            return
+        if refused.own or not write or not self._opens(real, "protected", refused.words):
+            raise PathRefused(refused.words)
+
+    def _opens(self, path: str, why: Literal["outside", "protected"], refusal: str) -> bool:
+        return self.opens is not None and self.opens(Opening(path, why, refusal))
 
     # -- resolving --------------------------------------------------------------------------------------
+
+    def _resolve_opened(self, path: str, follow: bool) -> tuple[Target, os.stat_result | None]:
+        """As `_resolve`, also for a path outside the roots that may be written all the same."""
+        try:
+            return self._resolve(path, follow)
+        except PathRefused as error:
+            outside = error.details.get("outside")
+            if outside is None or not self._opens(outside, "outside", str(error)):
+                raise
+        target, status = msgspec.structs.replace(self, roots=("/",))._resolve(outside, follow=False)
+        if target.path != outside:
+            raise PathRefused(f"{shown(path)} was changed to lead elsewhere while it was opened.")
+        return target, status
 
     def _resolve(self, path: str, follow: bool) -> tuple[Target, os.stat_result | None]:
         """The target, and what stands there (None: nothing)."""

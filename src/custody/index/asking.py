@@ -186,6 +186,11 @@ def step_totals(sums: Any) -> dict[str, int | None]:
     }
 
 
+def places_of_open_call(found: tuple[Any, ...]) -> Places:
+    started, answered = optional_place(found[5:8]), optional_place(found[8:11])
+    return Places(found[2:5], started=started, answered=answered)
+
+
 def optional_place(found: tuple[Any, ...]) -> Place | None:
     return None if found[0] is None else (found[0], found[1], found[2])
 

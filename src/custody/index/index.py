@@ -16,10 +16,10 @@ from custody.index import places
 from custody.index.asking import (
     call_conditions,
     event_conditions,
-    optional_place,
     page_of,
     parts_of_run,
     places_of_call,
+    places_of_open_call,
     places_of_run,
     run_conditions,
     session_of,
@@ -278,8 +278,7 @@ class Index:
     def open_calls(self, *, refresh: bool = True) -> list[OpenCall]:
         """Calls that have no terminal record, the oldest first."""
         rows = self._answer(lambda database: database.rows("open_calls"), refresh=refresh)
-        places = [(Places(row[2:5], started=optional_place(row[5:8])), row[1]) for row in rows]
-        return [self._reader.open_call(*one) for one in places]
+        return [self._reader.open_call(places_of_open_call(row), row[1]) for row in rows]
 
     def open_runs(self, *, refresh: bool = True) -> list[OpenRun]:
         """Runs that have no terminal record, the oldest first."""

@@ -333,7 +333,8 @@ WHERE r.id = ? AND s.position > ? ORDER BY s.position, s.at_us, s.id LIMIT ?;
 
 -- name: open_calls
 SELECT c.id, r.id, c.first_shard, c.first_segment, c.first_offset,
-  c.started_shard, c.started_segment, c.started_offset
+  c.started_shard, c.started_segment, c.started_offset,
+  c.answered_shard, c.answered_segment, c.answered_offset
 FROM calls c LEFT JOIN runs r ON r.row = c.run
 WHERE c.outcome = 0 AND c.at_us > 0 ORDER BY c.at_us, c.id;
 

@@ -156,7 +156,18 @@ class Reader:
             redactions=tuple(hit for leaf in leaves.values() for hit in leaf.redactions),
             cwd=payload.get("cwd"),
             environment_withheld=None if withheld is None else tuple(withheld),
+            sandbox=self._sandbox(places, request, payload),
         )
+
+    def _sandbox(self, places: Places, request: Request, payload: dict[str, Any]) -> str | None:
+        """It is said by whichever record says that the call starts: behind a question that is its second."""
+        if request.level != "confined" or places.started is None:
+            return None
+        if places.started != places.first:
+            payload = self.payload(self._journal.read(*places.started))
+        said: Any = payload.get("sandbox")
+        name: Any = said.get("name") if isinstance(said, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return name if isinstance(name, str) else None
 
     def samples(self, places: Places) -> tuple[bytes | None, bytes | None]:
         """Ids of the events that describe the machine before and after."""
@@ -177,6 +188,7 @@ class Reader:
             sequence=stored.sequence,
             run_id=run_id,
             started=started is not None,
+            answered=places.answered is not None,
             tool=request.tool,
             asked_at_us=request.asked_at_us,
             started_monotonic_ns=started and started.monotonic_ns,

@@ -3,7 +3,7 @@
 Owns the transactions in which that is counted, the connection they go over, and what becomes of reservations
 whose process is gone. Knows nothing of limits: `calls.budgets` asks for sums and decides inside the
 transaction it is handed. The tables stand in index.db, but are no part of the view: making that anew leaves
-them alone, and should the file be deleted they are folded from the records again.
+them alone, and should the file be deleted they are folded from the records again, all but the slots of rates.
 
 A call is in the totals from its reservation on. The record of its start, once folded, takes the reservation's
 place; so nothing is counted twice and nothing is left out, however late the fold is. What only the journal
@@ -25,7 +25,7 @@ import msgspec
 
 from custody.errors import CorruptJournal, StoreError
 from custody.index.database import BUSY_MS, DAMAGE, Database
-from custody.index.spending_fold import fold, fold_runs
+from custody.index.spending_fold import Names, fold, fold_runs, no_names
 from custody.index.spending_rows import (
     COUNTED,
     HOUR_US,
@@ -41,7 +41,8 @@ from custody.journal.lease import own_start_ticks
 from custody.records import Kind, Leaf, decode_leaf, now_us
 
 BATCH_RECORDS = 5_000
-"""Folded in one transaction: a tenth of a second, for which nobody else can reserve."""
+"""Folded in one transaction: a tenth of a second, for which nobody else can reserve; some tenths where the
+calls among them were never reserved, and what they named is read in their arguments."""
 
 FRESH_SECONDS = 0.1
 """So old may be what other processes' calls used. Their number is exact at any time: they reserve."""
@@ -114,9 +115,11 @@ class SpendingTables:
         journal: Journal,
         clock_us: Callable[[], int] = now_us,
         holder: Holder | None = None,
+        names: Names = no_names,
     ) -> None:
         """`path` of index.db; None keeps them in memory, as for a store in memory. `holder` is the process
         whose death ends its reservations; None: this one. Opens nothing yet."""
+        self._names = names
         self._path = path
         self._journal = journal
         self._clock_us = clock_us
@@ -350,16 +353,16 @@ class SpendingTables:
 
     def _fold_batch(self, rows: Writing, marks: dict[int, Place], found: list[Stored]) -> None:
         last: dict[int, Stored] = {}
-        leaves: list[Leaf] = []
+        records: list[tuple[Leaf, Stored]] = []
         for stored in found:
             seen = last.get(stored.shard)
             next_sequence = marks.get(stored.shard, (0, 0, 0))[2] if seen is None else seen.sequence + 1
             if stored.sequence < next_sequence:
                 raise _SteppedBack
-            leaves.append(_leaf(stored))
+            records.append((_leaf(stored), stored))
             last[stored.shard] = stored
-        fold_runs(rows, leaves)
-        fold(rows, leaves)
+        fold_runs(rows, (leaf for leaf, _ in records))
+        fold(rows, records, self._names)
         rows.do_all(
             "put_mark",
             [
@@ -413,6 +416,7 @@ class SpendingTables:
                 else:
                     rows.put_call(call_id, COUNTED, found[1], found[2])
                     rows.count(found[2], found[1])
+                    rows.count_named(found[2], found[1])
             rows.flush()
         self._checked = True
         self._runs_ahead = False

@@ -110,6 +110,8 @@ SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'spending~_%' 
 DELETE FROM spending_marks;
 DELETE FROM spending_runs;
 DELETE FROM spending_totals;
+DELETE FROM spending_hosts;
+DELETE FROM spending_same;
 DELETE FROM spending_tools;
 
 -- name: marks

@@ -5,7 +5,7 @@ of its end; one that was rejected never counts. A call that was reserved counts 
 takes the reservation's place. Knows nothing of where records come from. Used by `spending`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from custody.index.spending_rows import (
     AGENT,
@@ -18,10 +18,12 @@ from custody.index.spending_rows import (
     THE_STORE,
     CallSaid,
     KnownRun,
+    Named,
     Scope,
     SpendingRows,
     clamped,
 )
+from custody.journal import Stored
 from custody.records import (
     CallAsked,
     CallFinished,
@@ -38,6 +40,14 @@ CHAIN_MAX = 1_000
 
 WENT_WRONG = ("failed", "timed_out")
 
+Names = Callable[[bytes, Request, Stored], Named]
+"""What a call named that was not reserved: its id, what was asked, and its first record."""
+
+
+def no_names(call_id: bytes, request: Request, stored: Stored) -> Named:
+    """For whoever counts neither hosts nor what is the same."""
+    return Named()
+
 
 def fold_runs(rows: SpendingRows, leaves: Iterable[Leaf]) -> None:
     """What their starts say: who is above them. Doing it twice changes nothing."""
@@ -51,18 +61,18 @@ def fold_runs(rows: SpendingRows, leaves: Iterable[Leaf]) -> None:
     )
 
 
-def fold(rows: SpendingRows, leaves: list[Leaf]) -> None:
+def fold(rows: SpendingRows, records: list[tuple[Leaf, Stored]], names: Names) -> None:
     """One batch, whose runs have been folded. Each record once: only the order may be any."""
-    folding = _Folding(rows)
-    for leaf in leaves:
+    folding = _Folding(rows, names)
+    for leaf, stored in records:
         if isinstance(leaf, CallAsked):
-            folding.asked(leaf)
-    for leaf in leaves:
+            folding.asked(leaf, stored)
+    for leaf, stored in records:
         if isinstance(leaf, CallStarted):
-            folding.started(leaf)
-    for leaf in leaves:
+            folding.started(leaf, stored)
+    for leaf, stored in records:
         if isinstance(leaf, CallFinished):
-            folding.finished(leaf)
+            folding.finished(leaf, stored)
         elif isinstance(leaf, Step):
             folding.step(leaf)
         elif isinstance(leaf, RunFinished):
@@ -79,37 +89,41 @@ def scopes_of(runs: Iterable[bytes], session: str | None, agent: str | None) -> 
 class _Folding:
     """The calls of one batch."""
 
-    def __init__(self, rows: SpendingRows) -> None:
+    def __init__(self, rows: SpendingRows, names: Names) -> None:
         self._rows = rows
+        self._names = names
         self._runs: dict[bytes, KnownRun | None] = {}
 
-    def asked(self, leaf: CallAsked) -> None:
+    def asked(self, leaf: CallAsked, stored: Stored) -> None:
         if self._rows.call(leaf.call_id) is None:
-            self._rows.put_call(leaf.call_id, ASKED, leaf.request.asked_at_us, self._said(leaf.request))
+            said = self._said(leaf.call_id, leaf.request, stored)
+            self._rows.put_call(leaf.call_id, ASKED, leaf.request.asked_at_us, said)
 
-    def started(self, leaf: CallStarted) -> None:
+    def started(self, leaf: CallStarted, stored: Stored) -> None:
         rows = self._rows
         found = rows.call(leaf.call_id)
         if found is None:
-            found = 0, leaf.at_us, CallSaid() if leaf.request is None else self._said(leaf.request)
+            known = CallSaid() if leaf.request is None else self._said(leaf.call_id, leaf.request, stored)
+            found = 0, leaf.at_us, known
         flags, at_us, said = found
         if flags & STARTED:
             return
         if flags & ENDED and leaf.request is not None:
             kept = said
-            said, at_us = self._said(leaf.request), leaf.at_us
+            said, at_us = self._said(leaf.call_id, leaf.request, stored), leaf.at_us
             said.used, said.outcome, said.ended_us = kept.used, kept.outcome, kept.ended_us
         if not said.scopes:
             said.scopes = (THE_STORE,)  # its question is not to be found: it counts for what is sure
         if not flags & COUNTED:
             at_us = leaf.at_us
             rows.count(said, at_us)
+            rows.count_named(said, at_us)
         if flags & ENDED:
             self._end(leaf.call_id, flags | COUNTED, at_us, said)
         else:
             rows.put_call(leaf.call_id, flags | COUNTED | STARTED, at_us, said)
 
-    def finished(self, leaf: CallFinished) -> None:
+    def finished(self, leaf: CallFinished, stored: Stored) -> None:
         rows = self._rows
         found = rows.call(leaf.call_id)
         if leaf.outcome == "rejected" and (found is None or not found[0] & COUNTED):
@@ -117,8 +131,9 @@ class _Folding:
             rows.do("drop_call", leaf.call_id)
             return
         if found is None and leaf.request is not None:
-            found = 0, leaf.at_us, self._said(leaf.request)
+            found = 0, leaf.at_us, self._said(leaf.call_id, leaf.request, stored)
             rows.count(found[2], leaf.at_us)
+            rows.count_named(found[2], leaf.at_us)
             found = COUNTED | STARTED, *found[1:]
         flags, at_us, said = (0, leaf.at_us, CallSaid()) if found is None else found
         if flags & ENDED:
@@ -161,17 +176,21 @@ class _Folding:
 
     # -- who it is of -----------------------------------------------------------------------------------
 
-    def _said(self, request: Request) -> CallSaid:
+    def _said(self, call_id: bytes, request: Request, stored: Stored) -> CallSaid:
         run_id = request.run_id
         run = None if run_id is None else self._run(run_id)
         session, agent = request.session_id, request.agent
         if run is not None:
             session, agent = session or run.session, agent or run.agent
+        named = self._names(call_id, request, stored)
         return CallSaid(
             scopes=scopes_of(() if run_id is None else self._chain(run_id), session, agent),
             tool=request.tool,
             effect=request.effect,
             dry_run=request.dry_run,
+            loop_key=session if run_id is None else run_id,
+            digest=named.digest,
+            hosts=named.hosts,
         )
 
     def _chain(self, run_id: bytes) -> list[bytes]:

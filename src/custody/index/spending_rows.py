@@ -73,6 +73,18 @@ class CallSaid(Struct, array_like=True, kw_only=True):
         return int(self.effect in ("write", "irreversible") and not self.dry_run)
 
 
+class Named(Struct, frozen=True, kw_only=True):
+    """What tells a recorded call from others: `digest` and `hosts` of `CallSaid`."""
+
+    digest: bytes | None = None
+    hosts: tuple[bytes, ...] = ()
+
+
+def unknown_same(tool: str) -> bytes:
+    """Stands for the digest of those calls of this tool whose arguments nobody knows."""
+    return b"unknown " + tool.encode("utf-8", "surrogatepass")
+
+
 class KnownRun(Struct):
     """A run as its start described it."""
 
@@ -225,6 +237,11 @@ class SpendingRows:
         since_us = 0 if since_us is None or scope[0] in (RUN, SESSION) else since_us
         (count,) = self.row("hosts", *scope, since_us) or (0,)
         return count, sum(self.row("has_host", *scope, host, since_us) is None for host in named)
+
+    def same(self, key: Any, digest: bytes, tool: str) -> int:
+        """How often such a call was made there, at the most: those nobody knows may each have been one."""
+        found = (self.row("same", key, one) for one in (digest, unknown_same(tool)))
+        return sum(max(0, row[0]) for row in found if row is not None)
 
     # -- runs -------------------------------------------------------------------------------------------
 

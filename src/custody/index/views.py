@@ -82,6 +82,8 @@ class OpenCall(Struct, frozen=True, kw_only=True):
     run_id: bytes | None
     started: bool
     """False: asked, and not yet allowed to start."""
+    answered: bool
+    """A person has said yes or no."""
     tool: str
     asked_at_us: int
     started_monotonic_ns: int | None

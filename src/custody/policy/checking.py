@@ -4,9 +4,8 @@ Owns the findings of `policy check`. Refuses to decide calls; a finding changes 
 the command line.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as Ordered
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from msgspec import Struct
@@ -14,11 +13,13 @@ from msgspec import Struct
 from custody.errors import ConditionFailed
 from custody.policy.denials import GLOB_CHARACTERS, Unusable
 from custody.policy.model import GLOB_PREFIX, STRICTNESS, Layer, Match, Pattern, Rule
-from custody.policy.tables import nearest
+from custody.policy.names import fits, fits_any
+from custody.policy.tables import nearest, shown
 
 FindingKind = Literal[
     "unreachable",
     "unregistered_tool",
+    "unknown_argument",
     "conflict",
     "duplicate",
     "always_error",
@@ -42,14 +43,23 @@ class Finding(Struct, frozen=True, kw_only=True):
     severity: Literal["error", "warning"] = "warning"
 
 
+Arguments = Callable[[str], Collection[str] | None]
+"""The arguments a registered tool takes, by its name; None where it takes any, or nobody knows."""
+
+
 def check_document(
-    layer: Layer, *, tools: Collection[str] | None, others: Ordered[Layer] = ()
+    layer: Layer,
+    *,
+    tools: Collection[str] | None,
+    others: Ordered[Layer] = (),
+    arguments: Arguments | None = None,
 ) -> tuple[Finding, ...]:
     """What is odd about a layer. `tools`: the names that are registered, None if that is not known; `others`:
-    the layers above it, which it cannot loosen."""
+    the layers above it, which it cannot loosen; `arguments` is asked for tools that conditions look into."""
     findings = [*_alone(layer), *_against_each_other(layer, others), *_budgets(layer)]
     if tools is not None:
         findings += _unregistered(layer, tools)
+        findings += _unknown_arguments(layer, tools, arguments) if arguments is not None else ()
     return tuple(sorted(findings, key=lambda finding: (finding.line or 0, finding.kind, finding.rule or "")))
 
 
@@ -97,7 +107,7 @@ def _unregistered(layer: Layer, tools: Collection[str]) -> Iterator[Finding]:
     for rule in layer.rules:
         after = () if rule.sequence is None else rule.sequence.after
         for pattern in (*rule.match.tools, *after):
-            if _matches_any(pattern, tools):
+            if any(fits(pattern, tool) for tool in tools):
                 continue
             near = nearest(pattern, tools)
             meant = f"; did you mean {near}?" if near else "."
@@ -105,10 +115,25 @@ def _unregistered(layer: Layer, tools: Collection[str]) -> Iterator[Finding]:
             yield _of(rule, "unregistered_tool", f"{what} {pattern}{meant}")
 
 
-def _matches_any(pattern: Pattern, names: Collection[str]) -> bool:
-    if not pattern.startswith(GLOB_PREFIX):
-        return pattern in names
-    return any(fnmatchcase(name, pattern[len(GLOB_PREFIX) :]) for name in names)
+def _unknown_arguments(layer: Layer, tools: Collection[str], arguments: Arguments) -> Iterator[Finding]:
+    """Conditions that read what no tool they are about is ever given. Of a rule for every tool nobody knows
+    which those are."""
+    for rule in layer.rules:
+        read = None if rule.when is None else rule.when.fields.get("params")
+        if not read or not rule.match.tools:
+            continue
+        about = sorted(tool for tool in tools if fits_any(rule.match.tools, tool))
+        exact = {pattern for pattern in rule.match.tools if not pattern.startswith(GLOB_PREFIX)}
+        taken = [arguments(tool) for tool in about]
+        if not about or not exact.issubset(about) or None in taken:
+            continue
+        known = {name for names in taken for name in names or ()}
+        who = f"{about[0]} does not take" if len(about) == 1 else "none of its tools takes"
+        for name in sorted(read - known):
+            near = nearest(name, known)
+            meant = f"; did you mean {near}?" if near else "."
+            what = f"its condition reads the argument {shown(name)}, which {who}{meant}"
+            yield _of(rule, "unknown_argument", what)
 
 
 def _budgets(layer: Layer) -> Iterator[Finding]:
@@ -215,9 +240,9 @@ def _glob_covers(wide: Pattern, pattern: Pattern) -> bool:
     """Of two globs only a plain prefix is understood; what is not seen here is only not told."""
     if not wide.startswith(GLOB_PREFIX):
         return False
-    glob = wide[len(GLOB_PREFIX) :]
     if not pattern.startswith(GLOB_PREFIX):
-        return fnmatchcase(pattern, glob)
+        return fits(wide, pattern)
+    glob = wide[len(GLOB_PREFIX) :]
     prefix = glob[:-1]
     return (
         glob.endswith("*")

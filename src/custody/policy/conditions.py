@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from custody.errors import ConditionFailed, InvalidCondition
 from custody.policy import expressions
+from custody.policy.arguments import InvalidExpression, compile_expression
 from custody.policy.expressions import Expression, Pattern, refuse
 from custody.policy.handing import CHARACTERS_MAX, ELEMENTS_MAX, ROOTS, Fields, Handing, Size
 
@@ -198,17 +199,10 @@ def _unknown(expression: Expression, what: str, name: str, known: frozenset[str]
 
 def _searching(expression: Expression, pattern: Pattern) -> Callable[[Any], bool]:
     """A function of a text: whether the pattern is found in it."""
-    import re2  # pyright: ignore[reportMissingTypeStubs]
-
-    library: Any = re2
-    options = library.Options()
-    options.log_errors = False
     try:
-        search = library.compile(_literal(pattern.literal.text), options=options).search
-    except library.error as error:
-        detail = error.args[0] if error.args else b""
-        said = detail.decode("utf-8", "replace") if isinstance(detail, bytes) else str(detail)
-        refuse(expression.text, pattern.literal.start, f"the pattern is no RE2 expression: {said}")
+        search = compile_expression(_literal(pattern.literal.text)).search
+    except InvalidExpression as error:
+        refuse(expression.text, pattern.literal.start, f"the pattern is no RE2 expression: {error}")
 
     def found(text: Any) -> bool:
         if type(text) is not str:

@@ -34,7 +34,7 @@ from custody.policy.arguments import (
     json_equal,
 )
 from custody.policy.model import GLOB_PREFIX, Case, Match, Rule
-from custody.policy.tables import Table, listed, shown
+from custody.policy.tables import Table, listed, rule_name, shown
 
 KINDS = ("deny_tool", "deny_tool_glob", "deny_tool_param")
 RULE_KEYS = (*KINDS, "name", "reason")
@@ -103,7 +103,7 @@ def read_denial(table: Table, unnamed: str) -> Rule | None:
         expected = f"one of {listed(KINDS)}"
         table.refuse(kinds[-1], expected, f"stands beside {' and '.join(kinds[:-1])} in one rule")
         return None
-    name = table.text("name") or unnamed
+    name = rule_name(table) or unnamed
     reason = table.text("reason")
     if kinds[0] == "deny_tool_param":
         return _param_denial(table, name, reason)
@@ -190,10 +190,15 @@ def json_value(table: Table, key: str) -> str | None:
     return text
 
 
+def is_pattern(tool: str) -> bool:
+    """Whether a name is none, but something for which there is `glob:`."""
+    return tool.startswith(GLOB_PREFIX) or bool(GLOB_CHARACTERS & set(tool))
+
+
 def tool_name(table: Table, key: str, hint: str) -> str | None:
     """The exact name of a tool, or a fault and None."""
     tool = table.text(key, required=True)
-    if tool is not None and GLOB_CHARACTERS & set(tool):
+    if tool is not None and is_pattern(tool):
         table.refuse(key, "the exact name of a tool", hint=hint)
         return None
     return tool

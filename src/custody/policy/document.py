@@ -12,11 +12,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from msgspec import Struct, structs
 
 from custody.errors import InvalidPolicy
+from custody.policy.hosts import webhook_host
 from custody.policy.model import Approvals, Budget, Layer, LayerKind, Loops, Mode, Per, Rule
 from custody.policy.places import KEY_PARTS_MAX, Lines, Places, deepest, long_key
 from custody.policy.rule_tables import DECISIONS, PERS, RATE_KEYS, RULE_KEYS, SEQUENCE_KEYS, read_rule
@@ -91,6 +91,8 @@ def read_document(
     raw, places = _parsed(text, source)
     faults = Faults(source, places)
     top = Table(raw, (), faults, "a policy")
+    if section and kind == "project":
+        _only_policy(raw, faults)
     if section:
         policy = top.table("policy", "[policy]", prefix="policy.")
         top = policy or Table({}, ("policy",), faults, "[policy]")
@@ -99,6 +101,18 @@ def read_document(
     if section:
         data = json.dumps(top.raw, sort_keys=True, default=repr).encode()
     return structs.replace(layer, digest="sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def _only_policy(raw: Mapping[str, Any], faults: Faults) -> None:
+    """What a project says comes with the code an agent works on: it may speak of policy, of nothing else."""
+    others = [key for key in raw if key != "policy"]
+    if others:
+        faults.add(
+            faults.places.key((others[0],)),
+            f"a project's own file may only add a [policy]; it has {', '.join(sorted(others))}.",
+            key=others[0],
+            hint="Move the rest to your own custody.toml; custody doctor says where it is.",
+        )
 
 
 # -- the text -----------------------------------------------------------------------------------------
@@ -283,7 +297,7 @@ def _notify(table: Table) -> tuple[str | tuple[str, ...], ...]:
         return ()
     kept: list[str | tuple[str, ...]] = []
     for index, item in enumerate(cast("list[Any]", value)):
-        if isinstance(item, str) and _is_address(item):
+        if isinstance(item, str) and webhook_host(item) is not None:
             kept.append(item)
         elif _is_command(item):
             kept.append(tuple(item))
@@ -292,14 +306,6 @@ def _notify(table: Table) -> tuple[str | tuple[str, ...], ...]:
             message = f"notify[{index}] is neither, expected {expected}."  # an address can hold a token
             table.faults.add(place, message, key="notify", expected=expected)
     return tuple(kept)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _is_command(value: Any) -> bool:
@@ -311,11 +317,3 @@ def _is_command(value: Any) -> bool:
         and all(isinstance(word, str) and "\0" not in word for word in words)
         and bool(words[0])
     )
-
-
-# -- trust --------------------------------------------------------------------------------------------
-
-
-def with_trust(layer: Layer, trusted: bool) -> Layer:
-    """The same layer, of a project, with a person's word on whether its text is trusted."""
-    return structs.replace(layer, trusted=trusted or layer.kind != "project")

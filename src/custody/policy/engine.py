@@ -11,9 +11,8 @@ which order rules and layers are given says nothing.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import translate
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -32,11 +31,11 @@ from custody.policy.model import (
     LayerKind,
     Loops,
     Matched,
-    Pattern,
     Rule,
     RuleExplained,
     Ruling,
 )
+from custody.policy.names import Names
 from custody.records import By, Verdict
 
 CACHED_MAX = 4_096
@@ -135,27 +134,6 @@ class Policy:
 # -- whether a rule matches ---------------------------------------------------------------------------
 
 
-class _Names:
-    """Names that are compared exactly, and patterns of them."""
-
-    __slots__ = ("_every", "_exact", "_globs")
-
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self._every = not patterns
-        self._exact = frozenset(one for one in patterns if not one.startswith(GLOB_PREFIX))
-        self._globs = tuple(
-            re.compile(translate(one[len(GLOB_PREFIX) :])).match
-            for one in patterns
-            if one.startswith(GLOB_PREFIX)
-        )
-
-    def fits(self, name: str | None) -> bool:
-        """A call that names nobody is matched by no name and no pattern."""
-        if self._every:
-            return True
-        return name is not None and (name in self._exact or any(glob(name) for glob in self._globs))
-
-
 class _Placed:
     """A rule in its layer, its names compiled."""
 
@@ -164,9 +142,9 @@ class _Placed:
     def __init__(self, at: int, layer: Layer, rule: Rule) -> None:
         self.at, self.layer, self.rule = at, layer, rule
         match = rule.match
-        self.tools = _Names(match.tools)
-        self.sessions = _Names(match.sessions) if match.sessions else None
-        self._agents, self._doors = _Names(match.agents), _Names(match.doors)
+        self.tools = Names(match.tools)
+        self.sessions = Names(match.sessions) if match.sessions else None
+        self._agents, self._doors = Names(match.agents), Names(match.doors)
         self._effects = frozenset(match.effects)
 
     def differs(self, case: Case) -> "_Seen | None":
@@ -257,7 +235,8 @@ class _Look:
         try:
             if rule.when is not None:
                 if self._handing is None:
-                    self._handing = Handing(self._root, self._wanted)
+                    # of the case alone: a way back to this look would leave both to the garbage collector
+                    self._handing = Handing(partial(_root, self.case), self._wanted)
                 if not rule.when.holds_in(self._handing):
                     return _CONDITION_FALSE
             if rule.check is not None and not _bool(rule.check(self.case)):
@@ -284,25 +263,20 @@ class _Look:
                 return _NOT_HAPPENED
         return unknown or _MATCHES
 
-    def _root(self, root: str) -> Mapping[str, Any]:
-        case = self.case
-        if root == "params":
-            return case.params
-        if root == "facts":
-            return case.facts()
-        if root == "run":
-            return case.run
-        if root == "state":
-            return case.state()
-        if root == "counters":
-            return case.counters()
-        assert root == "agent", "a condition that reads anything else is not compiled"
-        return {
-            "name": case.agent,
-            "caller": case.caller,
-            "session": case.session_id,
-            "door": case.door,
-        }
+
+def _root(case: Case, root: str) -> Mapping[str, Any]:
+    if root == "params":
+        return case.params
+    if root == "facts":
+        return case.facts()
+    if root == "run":
+        return case.run
+    if root == "state":
+        return case.state()
+    if root == "counters":
+        return case.counters()
+    assert root == "agent", "a condition that reads anything else is not compiled"
+    return {"name": case.agent, "caller": case.caller, "session": case.session_id, "door": case.door}
 
 
 def _once(ask: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, Any]]:
@@ -337,30 +311,37 @@ def _matched(placed: _Placed, seen: _Seen) -> Matched:
 
 def _said(layer: Layer, rule: Rule, decision: Verdict, reason: str, by: By) -> Matched:
     return Matched(
-        rule=rule.name, decision=decision, layer=layer.kind, reason=reason, by=by, param=rule.param
+        rule=rule.name,
+        decision=decision,
+        layer=layer.kind,
+        source=layer.source,
+        reason=reason,
+        by=by,
+        param=rule.param,
     )
 
 
 def _by_default(layer: Layer, default: Verdict) -> Matched:
     words = f"No rule of {_OWNERS[layer.kind]} is about it, and by default that {_DOES[default]}."
-    return Matched(rule=None, decision=default, layer=layer.kind, reason=words)
+    return Matched(rule=None, decision=default, layer=layer.kind, source=layer.source, reason=words)
 
 
 def _ruling(
     layers: Sequence[Layer], found: Sequence[tuple[int, Matched]], undecidable: tuple[str, ...]
 ) -> Ruling:
-    matched = tuple(one for at, one in found if layers[at].mode == "enforce")
-    counting = [one for _, one in _counting(layers, found, shadow=False)]
-    verdict = _strictest(one.decision for one in counting)
+    matched = tuple([one for at, one in found if layers[at].mode == "enforce"])
+    first: Matched | None = None
+    for _, one in _counting(layers, found, shadow=False):
+        if first is None or _goes_before(one, first):
+            first = one
+    verdict: Verdict = "allow" if first is None else first.decision
     shadow: tuple[Matched, ...] = ()
-    if any(layer.mode == "shadow" for layer in layers):
+    if "shadow" in [layer.mode for layer in layers]:
         shadow = tuple(
             one
             for at, one in _counting(layers, found, shadow=True)
             if layers[at].mode == "shadow" and STRICTNESS[one.decision] > STRICTNESS[verdict]
         )
-    deciding = [one for one in counting if one.decision == verdict]
-    first = next((one for one in deciding if one.rule is not None), deciding[0] if deciding else None)
     if first is None:
         return Ruling(verdict=verdict, by="rule", reason="", shadow=shadow, undecidable=undecidable)
     return Ruling(
@@ -375,11 +356,18 @@ def _ruling(
     )
 
 
-def _strictest(verdicts: Iterable[Verdict]) -> Verdict:
+def _goes_before(one: Matched, first: Matched) -> bool:
+    """Stricter; or as strict, and a rule where the other is a default."""
+    if one.decision == first.decision:
+        return first.rule is None and one.rule is not None
+    return STRICTNESS[one.decision] > STRICTNESS[first.decision]
+
+
+def _strictest(matched: Sequence[Matched]) -> Verdict:
     found: Verdict = "allow"
-    for verdict in verdicts:
-        if STRICTNESS[verdict] > STRICTNESS[found]:
-            found = verdict
+    for one in matched:
+        if STRICTNESS[one.decision] > STRICTNESS[found]:
+            found = one.decision
     return found
 
 
@@ -394,7 +382,7 @@ def _counting(
             continue
         own = [one for place, one in found if place == at]
         if own:
-            verdict = _strictest(one.decision for one in own)
+            verdict = _strictest(own)
             made += [(at, one) for one in own if one.decision == verdict]
             lifted = lifted or (layer.kind == "project" and layer.trusted and verdict == "allow")
         elif layer.default is not None:

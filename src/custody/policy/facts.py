@@ -97,19 +97,16 @@ class Facts(Mapping[str, Any]):
         cwd: str,
         roots: Sequence[str],
         resolve: Callable[[str], str] = posixpath.normpath,
-        path_params: Collection[str] | None = None,
         home: str | None = None,
     ) -> None:
-        """`resolve` makes an absolute path one without links; `roots` have none. `path_params` replaces the
-        names that are taken for paths. `home` is what `~` stands for; without it a path that begins so is
-        inside of no root."""
+        """`resolve` makes an absolute path one without links; `roots` have none. `home` is what
+        `~` stands for; without it a path that begins so is inside of no root."""
         self._tool = tool
         self._effect: Effect = effect
         self._params = params
         self._cwd = cwd
         self._roots = tuple(roots)
         self._resolve = resolve
-        self._path_names = PATH_NAMES if path_params is None else frozenset(path_params)
         self._home = home
         self._known: dict[str, Any] = {}
 
@@ -126,10 +123,6 @@ class Facts(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(FACTS)
-
-    def as_mapping(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """Those of these names, all of them where none are said."""
-        return {name: self[name] for name in FACTS if names is None or name in names}
 
     # -- what is looked at once -----------------------------------------------------------------------
 
@@ -199,7 +192,7 @@ class Facts(Mapping[str, Any]):
 
     def _paths_of_params(self) -> Iterator[dict[str, Any]]:
         for text in self._texts:
-            if text.name not in self._path_names or _is_url(text.text):
+            if text.name not in PATH_NAMES or _is_url(text.text):
                 continue
             folder = self._cwd if text.name in FOLDER_NAMES else self._folder
             beside = text.beside.get("path")

@@ -44,6 +44,7 @@ def _library() -> Any:
 Size = tuple[int, int, int]
 """Of some values: their elements, their characters, and the characters of the longest text."""
 
+_NO_FIELDS: Fields = frozenset()
 _NOTHING: Size = (0, 0, 0)
 _SCALAR: Size = (1, 0, 0)
 
@@ -113,9 +114,10 @@ class Handing:
         if not _is_table(value):
             self.whole = False
             return _Handed("is no table")
-        fields = None if self._wanted is None else self._wanted.get(root, frozenset[str]())
+        fields = None if self._wanted is None else self._wanted.get(root, _NO_FIELDS)
         handed = _Handed()
         fit: dict[str, Any] = {}
+        elements, characters, longest = self.total
         for name in value if fields is None else fields:
             if fields is not None and name not in value:
                 continue
@@ -128,7 +130,11 @@ class Handing:
                 continue
             handed.sizes[name] = size
             fit[name] = one
-            self.total = _sum(self.total, size)
+            elements += size[0]
+            characters += size[1]
+            if size[2] > longest:
+                longest = size[2]
+        self.total = elements, characters, longest
         self.context.add_variable(root, fit)
         return handed
 

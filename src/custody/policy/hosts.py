@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
@@ -315,3 +315,19 @@ def _split_port(place: str) -> tuple[str, int | None]:
 
 def _port(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 65_536 else None
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def webhook_host(address: str) -> str | None:
+    """The host of a webhook that people are told by; None where this is no address of one. What is asked goes
+    over no network in plain text."""
+    try:
+        url = urlsplit(address)
+        host = url.hostname if url.port != 0 else None
+    except ValueError:
+        return None
+    if url.scheme == "http":
+        return host if host in LOOPBACK else None
+    return host if url.scheme == "https" else None

@@ -43,12 +43,19 @@ STANDING: tuple[LayerKind, ...] = ("organisation", "user", "project", "builtin")
 def join(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Those that hold together, in order of standing, and of their files' names within one.
 
-    The built-in layer makes way for an organisation's or a user's file. A project's does not replace it: an
-    empty file in a repository would else take away what holds without any.
+    The built-in layer makes way for an organisation's or a user's file that is enforced and says which calls
+    may happen. A project's does not replace it: an empty file in a repository would else take away what holds
+    without any.
     """
     ordered = sorted(layers, key=lambda layer: (STANDING.index(layer.kind), layer.source))
-    replaced = any(layer.kind in ("organisation", "user") for layer in ordered)
+    replaced = any(map(_replaces_built_in, ordered))
     return tuple(layer for layer in ordered if layer.kind != "builtin" or not replaced)
+
+
+def _replaces_built_in(layer: Layer) -> bool:
+    """Budgets, or how questions are put, replace no rules; nor does what is only tried out."""
+    says = bool(layer.rules) or layer.default is not None
+    return says and layer.mode == "enforce" and layer.kind in ("organisation", "user")
 
 
 def joined_budgets(layers: Iterable[Layer]) -> tuple[Budget, ...]:
@@ -286,8 +293,8 @@ def what_would_allow(tool: str, matched: Iterable[Matched], layers: Iterable[Lay
         return None
     first = obstacles[0]
     return Allowing(
-        words=" ".join(obstacle.sentence(tool) for obstacle in obstacles),
-        file=first.layer.source,
+        words=" ".join(dict.fromkeys(obstacle.sentence(tool) for obstacle in obstacles)),
+        file=None if first.layer.kind == "builtin" else first.layer.source,
         line=None if first.rule is None else first.rule.line,
         text=rule_that_allows(tool) if all(one.rule is None for one in obstacles) else None,
     )
@@ -306,7 +313,13 @@ class _Obstacle(Struct, frozen=True):
         return self.layer.kind in ("user", "builtin") and (self.rule is None or self.verdict == "ask")
 
     def sentence(self, tool: str) -> str:
-        place = "the built-in policy" if self.layer.kind == "builtin" else self.layer.source
+        place = self.layer.source
+        if self.layer.kind == "builtin":
+            name = "" if self.rule is None else f" ({self.rule.name})"
+            return (
+                f"The built-in policy asks{name}. A policy of your own takes its place; "
+                "custody init writes one that asks the same, to be changed."
+            )
         if self.rule is None:
             return f"The default of {place} is {self.verdict}; a rule there can allow {tool}."
         where = f"{place}:{self.rule.line}" if self.rule.line else place
@@ -321,7 +334,7 @@ def _obstacles(matched: Ordered[Matched], layers: Iterable[Layer]) -> list[_Obst
         if layer.mode == "shadow":
             continue
         said: dict[str | None, Verdict] = {
-            match.rule: match.decision for match in matched if match.layer == layer.kind
+            match.rule: match.decision for match in matched if match.source == layer.source
         }
         own = [rule for rule in layer.rules if rule.name in said]
         against = [_Obstacle(layer, said[rule.name], rule) for rule in own if said[rule.name] != "allow"]

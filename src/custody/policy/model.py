@@ -154,6 +154,13 @@ class Case(Struct, frozen=True, kw_only=True, eq=False):
     facts: Callable[[], Mapping[str, Any]] = _nothing
     state: Callable[[], Mapping[str, Any]] = _nothing
     counters: Callable[[], Mapping[str, Any]] = _nothing
+    dry_run: bool = False
+    typed: bool = False
+    """Whether a person has typed it at a terminal."""
+    writes_outside: bool = False
+    """Whether its tool would write where the roots keep it from writing."""
+    writes_protected: bool = False
+    """Whether its tool would write a file that is protected."""
     rate_used: Callable[[Rule], bool] | None = None
     """Whether the rule's rate is used up. Asked for each rule with a rate whose names, condition and check
     hold: those are the rules the call takes a slot of, should it be admitted. None: not known here."""
@@ -167,6 +174,8 @@ class Matched(Struct, frozen=True, kw_only=True):
     rule: str | None
     decision: Verdict
     layer: LayerKind
+    source: str
+    """The file's path."""
     reason: str
     by: By = "rule"
     """`error`: the rule could not be decided, and so denies."""

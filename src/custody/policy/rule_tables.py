@@ -4,14 +4,13 @@ Owns the keys of a rule, the forms of what it matches, its rate and its sequence
 does (`engine`) and what else a document holds. Used by `document`.
 """
 
-import re
 from typing import cast
 
 from custody.errors import InvalidCondition
 from custody.policy.conditions import Condition, compile_condition
 from custody.policy.denials import GLOB_CHARACTERS, KINDS, read_denial
 from custody.policy.model import GLOB_PREFIX, Match, Pattern, Per, Rate, Rule, Sequence
-from custody.policy.tables import Table, listed
+from custody.policy.tables import Table, listed, rule_name
 from custody.records import EFFECTS, Effect, Verdict
 
 RULE_KEYS = (
@@ -23,9 +22,6 @@ SEQUENCE_KEYS = ("after", "effect", "seconds", "per")
 DECISIONS: tuple[Verdict, ...] = ("deny", "ask", "allow")
 """The strictest first."""
 PERS: tuple[Per, ...] = ("run", "agent", "session", "store")
-
-NAME = re.compile(r"[A-Za-z0-9_.:/-](?:[A-Za-z0-9_.:/ -]{0,98}[A-Za-z0-9_.:/-])?")
-NAME_WORDS = "1 to 100 letters, digits, blanks and - _ . : /"
 
 CONDITION_CHARACTERS_MAX = 4_096
 """A longer one is not read by people any more, and it is asked before every call."""
@@ -42,9 +38,7 @@ def read_rule(table: Table, unnamed: str) -> Rule | None:
     if any(kind in table.raw for kind in KINDS):
         return read_denial(table, unnamed)
     table.only((*RULE_KEYS, *KINDS))
-    name = table.text("name", required=True)
-    if name is not None and not NAME.fullmatch(name):
-        table.refuse("name", NAME_WORDS)
+    name = rule_name(table, required=True)
     decision = _decision(table)
     match = _match(table)
     when = _condition(table)

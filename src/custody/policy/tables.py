@@ -5,6 +5,7 @@ are for: `document` and the rule kinds say which there are. Used by those, and b
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -284,3 +285,15 @@ def listed(names: Collection[str]) -> str:
 
 def _figure(number: float) -> str:
     return f"{int(number):,}" if number == int(number) else f"{number:g}"
+
+
+NAME = re.compile(r"[A-Za-z0-9_.:/-](?:[A-Za-z0-9_.:/ -]{0,98}[A-Za-z0-9_.:/-])?")
+NAME_WORDS = "1 to 100 letters, digits, blanks and - _ . : /"
+
+
+def rule_name(table: Table, *, required: bool = False) -> str | None:
+    """What a rule calls itself: it goes into records and sentences as it is."""
+    name = table.text("name", required=required)
+    if name is not None and not NAME.fullmatch(name):
+        table.refuse("name", NAME_WORDS)
+    return name

@@ -113,6 +113,8 @@ class Call(Struct, frozen=True, kw_only=True):
     cwd: str | None
     """Where its process ran."""
     environment_withheld: tuple[str, ...] | None
+    sandbox: str | None
+    """Behind which walls its process ran; None at every level but `confined`."""
     door: str
     workspace: str | None
     pid: int

@@ -5,12 +5,15 @@ bounds a command has when nobody says otherwise. Knows nothing of how a process 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from custody.records import Usage
 from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output, nothing
+
+if TYPE_CHECKING:
+    from custody.sandbox.walls.model import Sandbox  # loaded by who makes one: most commands have none
 
 DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
 GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
@@ -57,6 +60,14 @@ class Command(Struct, frozen=True, kw_only=True):
     """Run under a pseudo-terminal of this size; what it writes is the one stream `stdout`."""
     joined: bool = False
     """What it writes to either stream is the one stream `stdout`, in the order it was written."""
+    sandbox: "Sandbox | None" = None
+    """The walls it runs behind; None: those of its user. Behind walls it has the variables the sandbox lets
+    through and a TMPDIR of its own."""
+    roots: tuple[str, ...] = ()
+    """The roots of its call; what the sandbox allows of roots, it allows beneath these. Absolute."""
+    run_id: str = ""
+    """Only commands of one run, one sandbox and the same roots may come to see what another left behind in
+    the folders that are private to them."""
 
 
 class Finished(Struct, frozen=True, kw_only=True):
@@ -69,8 +80,9 @@ class Finished(Struct, frozen=True, kw_only=True):
     stdout: Output
     stderr: Output
     usage: Usage
-    child_pid: int
-    child_start_ticks: int
+    child_pid: int | None
+    """None behind walls: it is known by another number there, which would name a stranger here."""
+    child_start_ticks: int | None
     started_monotonic_ns: int
     ended_monotonic_ns: int
     """When the last process of its tree had ended."""

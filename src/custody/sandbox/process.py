@@ -11,23 +11,42 @@ the host starts launchers of its own and leaves the host's alone.
 import asyncio
 import contextlib
 import os
+import random
 import select
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from custody.errors import LauncherLost, SandboxError
 from custody.sandbox.cgroup import Cgroup, make_cgroup, parent_folder, remove_abandoned
 from custody.sandbox.command import Command, Finished
+from custody.sandbox.confined import (
+    REFUSED_EXIT_CODE,
+    Key,
+    Shared,
+    Walls,
+    key_of,
+    look_at_this_machine,
+    packed_plan,
+    refusal,
+)
 from custody.sandbox.control import Control
+from custody.sandbox.idle import Idle
 from custody.sandbox.launcher import messages
 from custody.sandbox.launcher.messages import Reply
-from custody.sandbox.running import OnOutput, Running
+from custody.sandbox.running import OnOutput, Running, memory_file
 from custody.sandbox.survivors import end_survivors, ticks_now
 
-IDLE_LAUNCHERS_MAX = 4  # kept for the next command: 10 MB each, and a few are what an agent uses at once
-IDLE_SECONDS = 10.0  # how long more of them are kept, so that a second burst of commands finds them
+if TYPE_CHECKING:
+    from custody.sandbox.walls.machine import Machine
+    from custody.sandbox.walls.model import Sandbox
+
+IDLE_SECONDS = 10.0  # how long more than a few are kept, so that a second burst of commands finds them
+LAUNCHER_NUMBERS = 1 << 30
+"""Each launcher behind walls has the next user of those there are; where the count begins is left to chance,
+as another program may have begun its own."""
 LAUNCHER_SLACK_SECONDS = 10.0
 """On top of all a launcher's own bounds: then it hangs (a command may have stopped it), and is lost."""
 LAUNCHER_KILL_SECONDS = 6.0  # a little more than its own bound for ending a tree, at most
@@ -45,11 +64,16 @@ class _Launcher:
     def __init__(
         self,
         python: str,
-        no_new_privs: bool,
+        key: Key,
+        plan: bytes | None,
         cgroup: Cgroup | None,
         on_idle_end: Callable[["_Launcher"], None],
     ) -> None:
-        self.no_new_privs = no_new_privs
+        self.key = key
+        self.is_fresh = True
+        """It has finished no command yet; only now may it refuse to be walled in."""
+        self.is_last = False
+        """It serves no command after this one."""
         self._on_idle_end = on_idle_end
         self.idle_since = 0.0
         self.cgroup = cgroup
@@ -63,8 +87,18 @@ class _Launcher:
         self._readable = select.epoll()
         """The streams of its command: in the loop once and for all, which costs less than two changes of the
         loop for each stream."""
-        arguments = (theirs.fileno(), os.getpid(), int(no_new_privs), cgroup.path if cgroup else "")
+        plan_file = None
         try:
+            plan_file = None if plan is None else memory_file(plan)
+            passed = [theirs.fileno(), *([] if plan_file is None else [plan_file])]
+            no_new_privs = isinstance(key, Shared) and key.no_new_privs
+            arguments = (
+                theirs.fileno(),
+                os.getpid(),
+                int(no_new_privs),
+                cgroup.path if cgroup else "",
+                -1 if plan_file is None else plan_file,
+            )
             self.process = subprocess.Popen(
                 [python, "-I", "-S", _PROGRAM, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
@@ -72,7 +106,7 @@ class _Launcher:
                 stderr=self._errors,
                 cwd="/",
                 env={"LC_ALL": "C.UTF-8"},  # no secret of the host's is in it, and no call's token
-                pass_fds=(theirs.fileno(),),
+                pass_fds=passed,
                 start_new_session=True,
             )
         except OSError as error:
@@ -80,6 +114,8 @@ class _Launcher:
             raise SandboxError(f"No launcher process can be started: {error}.") from error
         finally:
             theirs.close()
+            if plan_file is not None:
+                os.close(plan_file)
 
     @property
     def pid(self) -> int:
@@ -100,6 +136,7 @@ class _Launcher:
     def release(self) -> None:
         """The command has ended."""
         self._running = None
+        self.is_fresh = False
 
     def kill(self) -> None:
         """The launcher itself, when it does not answer."""
@@ -173,29 +210,48 @@ class _Launcher:
 
 class Launchers:
     """The launcher processes of one runtime. A launcher runs one command at a time; as many as there are
-    commands at once are started, and a few are kept. How many run at once is the caller's to bound."""
+    commands at once are started, and a few are kept. How many run at once is the caller's to bound.
 
-    def __init__(self, *, python: str = sys.executable, cgroups: bool = True) -> None:
+    One that is walled in serves the commands of one sandbox, one set of roots and one run. Its private
+    folders are there as long as it is: what a command leaves in them is found by the next, not by one that
+    runs beside it."""
+
+    def __init__(
+        self,
+        *,
+        python: str = sys.executable,
+        cgroups: bool = True,
+        look_at_machine: "Callable[[], Machine] | None" = None,
+    ) -> None:
+        """`look_at_machine` is asked once, in a thread, before the first command behind walls; None: every
+        wall is tried."""
         self._python = python
         self._cgroups = cgroups
+        self.uids: tuple[int, int] | None = None
+        """First and count of the users that root's commands behind walls run as; None: the usual ones. Set
+        before the first of those, as the settings may be read after a launcher has been started."""
+        self._look_at_machine = look_at_machine or (lambda: look_at_this_machine(self.uids))
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: dict[bool, list[_Launcher]] = {False: [], True: []}
+        self._idle = Idle[_Launcher]()
         self._busy: dict[_Launcher, Running] = {}
         self._ending: dict[asyncio.Task[None], _Launcher] = {}
         self._trim_timer: asyncio.TimerHandle | None = None
+        self._number = random.randrange(LAUNCHER_NUMBERS)
         self._cgroup_parent: str | None = None
         self._cgroup_known = False
         self._closed = False
+        self._machine: asyncio.Future[Machine] | None = None
 
     def prepare(self, *, no_new_privs: bool = False) -> None:
         """Start a launcher now, without waiting for it: the first command will not."""
         self._check()
-        if not self._idle[no_new_privs]:
-            self._idle[no_new_privs].append(self._start(no_new_privs))
+        key = Shared(no_new_privs)
+        if key not in self._idle:
+            self._idle.put(self._start(key, None))
 
     async def run(
         self,
@@ -216,19 +272,39 @@ class Launchers:
         loop = self._loop = asyncio.get_running_loop() if self._loop is None else self._loop
         assert loop is asyncio.get_running_loop(), "the launchers of one runtime belong to one event loop"
         began_ticks = ticks_now()
+        plan = None
+        if command.sandbox is not None:
+            plan = await self._planner(command)
+            self._check()
         running = Running(loop, command, on_output)
         try:
-            launcher = self._begin(running, command.no_new_privs)
+            launcher = self._begin(running, key_of(command), plan)
+            was_fresh = launcher.is_fresh
             try:
                 reply = await self._answer(launcher, running, command, control)
             finally:
                 running.close()
                 self._release(launcher, running)
+            if reply is None and was_fresh and command.sandbox is not None:
+                await self._check_walls(launcher, command.sandbox)
             if reply is None:
                 raise await self._loss(launcher, command, began_ticks)
             return running.finished(reply)
         finally:
             running.close()
+
+    def end_run(self, run_id: str) -> None:
+        """The run is over: nothing of what its commands left behind walls stays. What runs still goes on, and
+        its launcher ends after it."""
+        self._check()
+        for launcher in self._idle.all():
+            if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
+                assert self._loop is not None, "it has run a command"
+                self._idle.discard(launcher)
+                self._retire(launcher, self._loop)
+        for launcher in self._busy:
+            if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
+                launcher.is_last = True
 
     async def close(self) -> None:
         """End what runs, as if it were cancelled, then the launchers."""
@@ -246,9 +322,9 @@ class Launchers:
             await asyncio.wait(answers, timeout=bound)
             for answer in answers:
                 answer.cancel()
-        for launcher in (*self._idle[False], *self._idle[True], *self._busy):
+        for launcher in (*self._idle.all(), *self._busy):
             self._retire(launcher, loop)
-        self._idle = {False: [], True: []}
+        self._idle = Idle[_Launcher]()
         if self._ending:
             await asyncio.wait(self._ending, timeout=LAUNCHER_EXIT_SECONDS)
         for launcher in self._ending.values():
@@ -258,11 +334,13 @@ class Launchers:
 
     # -- one command --------------------------------------------------------------------------------------
 
-    def _begin(self, running: Running, no_new_privs: bool) -> _Launcher:
+    def _begin(self, running: Running, key: Key, plan: Callable[[], bytes] | None) -> _Launcher:
         assert self._loop is not None, "only `run` comes here"
-        idle = self._idle[no_new_privs]
-        for _ in range(len(idle) + 1):  # an idle one may have been killed by somebody
-            launcher = idle.pop() if idle else self._start(no_new_privs)
+        is_idle = True
+        while is_idle:  # an idle one may have been killed by somebody
+            launcher = self._idle.take(key)
+            is_idle = launcher is not None
+            launcher = launcher or self._start(key, None if plan is None else plan())
             if launcher.run(running, self._loop):
                 self._busy[launcher] = running
                 return launcher
@@ -304,14 +382,20 @@ class Launchers:
         del self._busy[launcher]
         launcher.release()
         reply = running.reply
-        if reply is None or reply.worn or reply.tree_left or self._closed:
+        if reply is None or reply.worn or reply.tree_left or launcher.is_last or self._closed:
             self._retire(launcher, self._loop)
             return
         launcher.idle_since = self._loop.time()
-        idle = self._idle[launcher.no_new_privs]
-        idle.append(launcher)
-        if len(idle) > IDLE_LAUNCHERS_MAX and self._trim_timer is None:
-            self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
+        self._idle.put(launcher)
+        self._trim(is_time=False)
+
+    async def _check_walls(self, launcher: _Launcher, sandbox: "Sandbox") -> None:
+        """Raises what a launcher said that could not be walled in, and began nothing."""
+        ending = [task for task, one in self._ending.items() if one is launcher]
+        if ending:
+            await asyncio.wait(ending, timeout=LAUNCHER_EXIT_SECONDS)
+        if launcher.process.returncode == REFUSED_EXIT_CODE and launcher.last_words:
+            raise refusal(launcher.last_words, sandbox)
 
     async def _loss(self, launcher: _Launcher, command: Command, began_ticks: int) -> LauncherLost:
         """End what the launcher left behind, as far as it is provably the command's."""
@@ -338,11 +422,11 @@ class Launchers:
             raise SandboxError("No command can be started: the runtime has been closed.")
 
     def _leave_to_parent(self) -> None:
-        for launcher in (*self._idle[False], *self._idle[True], *self._busy, *self._ending.values()):
+        for launcher in (*self._idle.all(), *self._busy, *self._ending.values()):
             launcher.forget()
         self._forget()
 
-    def _start(self, no_new_privs: bool) -> _Launcher:
+    def _start(self, key: Key, plan: bytes | None) -> _Launcher:
         if self._cgroups and not self._cgroup_known:
             self._cgroup_known = True
             self._cgroup_parent = parent_folder()
@@ -352,7 +436,7 @@ class Launchers:
         if cgroup is None:
             self._cgroup_parent = None  # not allowed here: no use in trying again
         try:
-            return _Launcher(self._python, no_new_privs, cgroup, self._drop)
+            return _Launcher(self._python, key, plan, cgroup, self._drop)
         except SandboxError:
             if cgroup is not None:
                 cgroup.remove()
@@ -361,9 +445,7 @@ class Launchers:
     def _drop(self, launcher: _Launcher) -> None:
         """Somebody killed an idle one."""
         assert self._loop is not None, "it was noticed on the loop"
-        idle = self._idle[launcher.no_new_privs]
-        if launcher in idle:
-            idle.remove(launcher)
+        if self._idle.discard(launcher):
             self._retire(launcher, self._loop)
 
     def _retire(self, launcher: _Launcher, loop: asyncio.AbstractEventLoop) -> None:
@@ -372,16 +454,33 @@ class Launchers:
         self._ending[task] = launcher
         task.add_done_callback(lambda done: self._ending.pop(done, None))
 
-    def _trim(self) -> None:
-        """End those that were idle for long, but for a few."""
-        self._trim_timer = None
-        assert self._loop is not None, "the timer is the loop's"
-        now = self._loop.time()
-        for idle in self._idle.values():
-            while len(idle) > IDLE_LAUNCHERS_MAX and now - idle[0].idle_since >= IDLE_SECONDS:
-                self._retire(idle.pop(0), self._loop)
-            if len(idle) > IDLE_LAUNCHERS_MAX and self._trim_timer is None:
-                self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
+    def _trim(self, *, is_time: bool = True) -> None:
+        """End those that are too many."""
+        assert self._loop is not None, "only `run` comes here, and the timer is the loop's"
+        if is_time:
+            self._trim_timer = None
+        ended, will_be = self._idle.surplus(self._loop.time() - IDLE_SECONDS)
+        for launcher in ended:
+            self._retire(launcher, self._loop)
+        if will_be and self._trim_timer is None:
+            self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
+
+    async def _planner(self, command: Command) -> Callable[[], bytes]:
+        """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
+        if self._machine is None:  # many may ask at once, and it is looked at once
+            self._machine = asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
+        looking = self._machine
+        try:
+            machine = await asyncio.shield(looking)
+        except Exception:
+            self._machine = None
+            raise
+
+        def plan() -> bytes:
+            self._number += 1
+            return packed_plan(command, machine, self._number)
+
+        return plan
 
 
 def _tail(descriptor: int) -> str:

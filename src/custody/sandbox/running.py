@@ -25,6 +25,7 @@ from custody.errors import (
 )
 from custody.records import Usage
 from custody.sandbox.command import Command, Finished, LimitHit
+from custody.sandbox.confined import confined_environment
 from custody.sandbox.launcher import messages
 from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.output import Capture
@@ -145,7 +146,7 @@ class Running:
             descriptors.append(self._open_terminal(command.terminal.rows, command.terminal.columns))
         else:
             if command.stdin is not None:
-                descriptors.append(self._hand(_memory_file(command.stdin)))
+                descriptors.append(self._hand(memory_file(command.stdin)))
             elif command.stdin_fd is not None:
                 descriptors.append(command.stdin_fd)
             flags = messages.HAS_STDIN if descriptors else 0
@@ -154,7 +155,7 @@ class Running:
         body = _request(command, flags)
         if len(body) < messages.MESSAGE_BYTES_MAX:
             return messages.RUN + body, descriptors
-        return messages.RUN_LONG, [self._hand(_memory_file(body)), *descriptors]
+        return messages.RUN_LONG, [self._hand(memory_file(body)), *descriptors]
 
     def _open_pipe(self, name: StreamName) -> int:
         reading, writing = os.pipe()
@@ -286,8 +287,8 @@ class Running:
                 stdout_dropped_bytes=stdout.dropped_bytes,
                 stderr_dropped_bytes=stderr.dropped_bytes,
             ),
-            child_pid=reply.pid,
-            child_start_ticks=reply.start_ticks,
+            child_pid=reply.pid if self._command.sandbox is None else None,
+            child_start_ticks=reply.start_ticks if self._command.sandbox is None else None,
             started_monotonic_ns=reply.started_ns,
             ended_monotonic_ns=reply.ended_ns,
             tree_killed=reply.tree_killed,
@@ -306,7 +307,7 @@ def _known(value: int) -> int | None:
     return None if value < 0 else value
 
 
-def _memory_file(data: bytes) -> int:
+def memory_file(data: bytes) -> int:
     """A file in memory: no pump, so no deadlock with a command that does not read."""
     descriptor = os.memfd_create("custody")
     try:
@@ -321,7 +322,7 @@ def _memory_file(data: bytes) -> int:
 
 
 def _request(command: Command, flags: int) -> bytes:
-    environment = command.environment
+    environment = command.environment if command.sandbox is None else confined_environment(command)
     if command.token:
         environment = {**environment, TOKEN_NAME: command.token}
     texts = [command.cwd, *command.argv, *map("=".join, environment.items())]

@@ -14,7 +14,7 @@ from msgspec import Struct
 from custody.records import Decision
 
 if TYPE_CHECKING:
-    from custody.files import Protected, Reach
+    from custody.files import Opening, Protected, Reach
 
 
 class Scope(Struct, frozen=True):
@@ -24,13 +24,15 @@ class Scope(Struct, frozen=True):
     roots: tuple[str, ...]
     protected: "Callable[[], Protected]"
     """What no tool may touch, loaded where a path is first asked for."""
+    opens: "Callable[[Opening], bool] | None" = None
+    """Whether a path that could not be written otherwise may be; None: none may."""
 
     @property
     def reach(self) -> "Reach":
         """Where this call's file work may go."""
         from custody.files import Reach  # most commands of a person run a program and touch no file
 
-        return Reach(self.cwd, self.roots, self.protected())
+        return Reach(self.cwd, self.roots, self.protected(), self.opens)
 
     def at(self, folder: str | None) -> "Scope":
         """The same roots, with another working directory (relative ones are taken from this one)."""

@@ -6,6 +6,8 @@ and the built-ins that work on files, one file each. Knows nothing of runs, reco
 executes tools.
 """
 
+import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -16,14 +18,19 @@ from msgspec import Struct
 
 from custody.records import Change, Decision, Effect, Level, Source, Usage
 from custody.sandbox import Command, Control, Finished, Launchers, TerminalSize
+from custody.sandbox.walls import Sandbox
 from custody.tools.roots import Scope
 from custody.tools.schema import ArgumentsSchema
 
 if TYPE_CHECKING:
     from custody.changes import UndoStore
+    from custody.files import Opening
     from custody.index import Index
 
 Keep = Literal["full", "digest", "none"]
+
+NULL_DEVICE = os.makedev(1, 3)
+"""/dev/null, on every Linux."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -56,6 +63,8 @@ class Asker(Struct, frozen=True, kw_only=True):
     caller: str | None = None
     session_id: str | None = None
     run_id: str | None = None
+    typed: bool = False
+    """Whether a person has typed it: at the command line, and not by a command of a recorded call."""
 
 
 class Offered(Protocol):
@@ -103,6 +112,14 @@ class ProcessIO(Struct, frozen=True, kw_only=True):
     control: Control | None = None
     """Through which the door sends signals, keys and sizes while it runs."""
 
+    @property
+    def unread(self) -> bool:
+        """Whether the process would be handed what nobody can look at before: a pipe's content, a file's."""
+        if self.stdin_fd is None or os.isatty(self.stdin_fd):
+            return False
+        status = os.fstat(self.stdin_fd)
+        return not (stat.S_ISCHR(status.st_mode) and status.st_rdev == NULL_DEVICE)
+
 
 class Means(Struct, frozen=True, kw_only=True):
     """What a runtime lends to every call it makes."""
@@ -132,6 +149,7 @@ class Context:
         means: Means,
         asker: Asker = Asker(),  # noqa: B008 - frozen
         origin: Origin | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -142,6 +160,7 @@ class Context:
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
         self.asker = asker
         self.origin = origin or Origin()
+        self._sandbox = sandbox
         self._means = means
         self._cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
@@ -156,6 +175,20 @@ class Context:
     def environment(self, added: Mapping[str, str]) -> dict[str, str]:
         """A child's whole environment."""
         return {**self.inherited[0], **added}
+
+    def open(self, openings: "tuple[Opening, ...]") -> None:
+        """Let this one call write where a person has said it may."""
+        opened = {(opening.path, opening.why) for opening in openings}
+
+        def opens(opening: "Opening") -> bool:
+            return (opening.path, opening.why) in opened
+
+        self.scope = msgspec.structs.replace(self.scope, opens=opens)
+
+    @property
+    def input_unread(self) -> bool:
+        """Whether its command would be handed on its standard input what nobody has looked at."""
+        return self._io.unread
 
     @property
     def cwd(self) -> str:
@@ -219,6 +252,9 @@ class Context:
             no_new_privs=means.no_new_privs,
             limits=dict(means.limits),
             token=self.call_id,
+            sandbox=self._sandbox,
+            roots=self.scope.roots,
+            run_id=self.run_id or self.call_id,
         )
         control = io.control or Control()
         self.on_cancel(control.cancel)

@@ -24,7 +24,7 @@ from custody.records import Call, Change, Decision, Effect, Level, document, rfc
 from custody.tools.roots import Scope
 from custody.tools.threads import Changed, run_in_thread
 from custody.tools.tool import Context, Ended, Keep
-from custody.tools.undone import Undoing, Undone, undoing_of
+from custody.tools.undone import Undoing, Undone, touched_by, undoing_of
 
 PAGE_CALLS = 100
 """Calls read from the index at once, each with its arguments, of which `file_write` has up to 64 MiB."""
@@ -38,6 +38,9 @@ NAMED_MAX = 1_000
 ALWAYS_KEPT = frozenset({"file_delete", "file_edit", "file_write", "undo"})
 """Tools that keep what was there before they change it: where nothing is kept they changed nothing, or what
 they had begun was put back when the store was opened."""
+
+UNDOINGS_MAX = 100
+"""Calls of `undo` that took back one another; beyond it nobody knows what is written."""
 
 REASONS_MAX = 3  # in the sentence; the result has the others
 
@@ -261,7 +264,7 @@ class _Taking:
         """Take a call back; False where that cannot be done."""
         call_id = bytes.fromhex(candidate.call_id)
         try:
-            sets = self._sets(call_id)
+            sets = self._sets(call_id, candidate)
             changes, plan = self._plan(call_id) if self._context.dry_run else self._carry_out(call_id)
         except UndoConflict as error:
             self._conflicts += error.details.get("conflicts", ())
@@ -277,19 +280,28 @@ class _Taking:
             self._undone.append(candidate.named(changes=changes, **partly))
         return self._stopped is None
 
-    def _sets(self, call_id: bytes) -> list[UndoSet]:
-        """What was kept of a call. Raises PathRefused: the roots may be others than they were."""
-        undo, roots = self._context.undo, self._context.scope.roots
+    def _sets(self, call_id: bytes, candidate: _Candidate) -> list[UndoSet]:
+        """What was kept of a call. Raises PathRefused: the roots may be others than they were, and what a
+        person was asked about is not taken back without one."""
+        undo = self._context.undo
         sets = [undo.read(call_id, part) for part in range(undo.parts(call_id))]
         found = [undo_set for undo_set in sets if undo_set is not None]
         for entry in (entry for undo_set in found for entry in undo_set.entries):
-            path = entry.target.path
-            if not any(path.startswith(root.rstrip("/") + "/") for root in roots):
-                raise PathRefused(
-                    f"Call {call_id.hex()} changed {path}, which is outside the allowed roots "
-                    f"({', '.join(roots)}); --root {os.path.dirname(path)} would allow it."
-                )
+            self._check(candidate, entry.target.path)
         return found
+
+    def _check(self, candidate: _Candidate, path: str) -> None:
+        scope = self._context.scope
+        if not any(path.startswith(root.rstrip("/") + "/") for root in scope.roots):
+            raise PathRefused(
+                f"Call {candidate.call_id} changed {path}, which is outside the allowed roots "
+                f"({', '.join(scope.roots)}); --root {os.path.dirname(path)} would allow it."
+            )
+        if self._context.asker.typed:
+            return
+        refused = scope.protected().refusal(path, write=True)
+        if refused is not None and _asks_for_protected(candidate, self._context.index):
+            raise PathRefused(f"{refused} A person takes it back: custody undo {candidate.call_id}.")
 
     def _plan(self, call_id: bytes) -> tuple[int, UndoPlan]:
         plan = plan_call(self._context.undo, call_id, force=self._force, standing=self._standing)
@@ -341,6 +353,25 @@ class _Taking:
         if self._context.dry_run:
             return Changed({"dry_run": True, "would_undo": result}, (), error)
         return Changed(result, tuple(net_changes(self._changes)), error)
+
+
+def _asks_for_protected(candidate: _Candidate, index: Index) -> bool:
+    """Whether the call's tool writes a protected file with a person's yes alone. One that is known to write
+    such files of its own (git's, a lock file) takes them back as well; an undo is what it took back."""
+    if candidate.tool != UndoTool.name:
+        return candidate.tool in ALWAYS_KEPT
+    pending, seen = [candidate.call_id], {candidate.call_id}
+    while pending and len(seen) <= UNDOINGS_MAX:
+        touched = touched_by(index.call(pending.pop()))
+        if touched is None:
+            return True
+        for call in (index.call(call_id, details=False) for call_id in touched):
+            if call.tool != UndoTool.name and call.tool in ALWAYS_KEPT:
+                return True
+            if call.tool == UndoTool.name and call.id not in seen:
+                seen.add(call.id)
+                pending.append(call.id)
+    return bool(pending)
 
 
 def _leaves_some(sets: list[UndoSet], plan: UndoPlan) -> bool:

@@ -67,11 +67,19 @@ def undoing_of(call: Call) -> Undoing | None:
 
     What was forced, and taken back in part only, still stands: what is left of it can be taken back later.
     """
-    if call.dry_run:
-        return None
+    said = None if call.dry_run else _said(call)
+    targets = () if said is None else tuple(one.call for one in said.undone if not one.partly)
+    return Undoing(call.id, targets) if targets else None
+
+
+def touched_by(call: Call) -> tuple[str, ...] | None:
+    """Every call that a call of `undo` took back, some in part only; None where the record does not say."""
+    said = _said(call)
+    return None if said is None else tuple(one.call for one in said.undone)
+
+
+def _said(call: Call) -> _Said | None:
     try:
-        said = msgspec.convert(call.result, _Said)
+        return msgspec.convert(call.result, _Said)
     except msgspec.ValidationError:  # it failed before it had a result, or the record does not keep one
         return None
-    targets = tuple(one.call for one in said.undone if not one.partly)
-    return Undoing(call.id, targets) if targets else None

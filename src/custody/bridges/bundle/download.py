@@ -24,7 +24,6 @@ from custody.tools import Asker, Context, Ended, Scope
 from custody.tools.threads import run_in_thread
 
 NAME = "witness_download"
-TERMINAL = "cli"
 
 FINISH_SECONDS = 10.0
 """Past its deadline: what it writes is in memory alone, so nothing is lost when it is left behind."""
@@ -87,7 +86,7 @@ class WitnessDownload:
 
     def permit(self, arguments: Mapping[str, Any], asker: Asker) -> Decision | None:
         """The built-in rule of who may."""
-        if asker.door == TERMINAL:
+        if asker.typed:
             return None
         if asker.caller is None or asker.caller not in self._callers:
             who = "This caller" if asker.caller is None else f"Caller {asker.caller}"
@@ -149,7 +148,7 @@ def _bounded(selection: Selection, context: Context) -> Selection:
     """What the asker may see of it."""
     asker = context.asker
     only: dict[str, Any] = {}
-    if asker.door != TERMINAL:
+    if not asker.typed:
         only = {"only_run": asker.run_id} if asker.session_id is None else {"only_session": asker.session_id}
         assert any(only.values()), "the rule has refused who belongs nowhere"
     return msgspec.structs.replace(selection, not_call=context.call_id, **only)

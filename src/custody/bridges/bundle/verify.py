@@ -279,6 +279,7 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
     ended: Any = finished.leaf if finished else {}
     said = finished.payload if finished else {}
     prompt = first.payload.get("prompt")
+    walls = started.payload.get("sandbox") if started else None
     ran = started or (first is finished and ended["outcome"] != "rejected")  # or was told of afterwards
     decided = ended.get("decision") or (answered.leaf["decision"] if answered else request["decision"])
     hits = [hit for kind in (ASKED, STARTED, FINISHED) if kind in records
@@ -294,6 +295,7 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
         **{name: around.get(name) if request[name] is None else request[name]
            for name in ("session_id", "agent", "caller", "workspace")},
         **{name: first.payload.get(name) for name in ("arguments", "cwd", "environment_withheld")},
+        "sandbox": walls.get("name") if isinstance(walls, dict) else None,
         **{name: said.get(name) for name in ("result", "error", "changes")},
         **{name: ended.get(name) for name in over},
         "prompt": prompt if isinstance(prompt, str) else None,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from msgspec import structs
 
+from custody.calls.answers import Prompt
 from custody.calls.guards import Proposal
 from custody.calls.handle import RunHandle
 from custody.doors.mcp.caller import Caller
@@ -48,11 +49,12 @@ async def make_call(
     run: RunHandle | None = None,
     timeout: float | None = None,
     called: str | None = None,
+    prompt: Prompt | None = None,
 ) -> Call:
     """Make one call, in the client's run or in `run`; the finished call for every outcome.
 
-    `called` is the tool by whose name the client asked for it, where that is another. Raises NotRecorded,
-    OutcomeUnknown.
+    `called` is the tool by whose name the client asked for it, where that is another; `prompt` asks the
+    person behind it. Raises NotRecorded, OutcomeUnknown.
     """
     run = run or await caller.run()
     origin = caller.peer.origin()
@@ -69,6 +71,7 @@ async def make_call(
         agent=caller.peer.agent if run is None else None,
         io=ProcessIO(on_output=_counting(progress)) if progress.wanted else None,
         origin=structs.replace(origin, guards=guards),
+        prompt=prompt,
     )
 
 

@@ -60,6 +60,8 @@ class Backing(Struct, frozen=True, kw_only=True):
     """The command of a trainer; empty: there is none."""
     only: frozenset[str] | None = None
     """Names of the tools that are offered; None: all."""
+    asks: bool = True
+    """Whether questions of its calls are put to a client that may answer them."""
 
 
 class Caller:
@@ -74,6 +76,8 @@ class Caller:
         self.service = backing.service
         self.runtime = backing.service.runtime
         self.lasting = lasting
+        self.kept: set[asyncio.Task[Any]] = set()
+        """What goes on while no request of it is here."""
         self.peer = Peer(door=DOOR, address=address, access=access)
         self.peer.join(self.service, TABLE, _no_frames)
         self.service.counters.connections += 1
@@ -136,14 +140,7 @@ class Caller:
     async def work(self, doing: Coroutine[Any, Any, T]) -> T:
         """Do something for it, to its end: cancelled meanwhile, it is ended and recorded before anybody
         hears. Raises RpcError where too much is under way, and what the work raises."""
-        tasks = self.peer.tasks
-        if len(tasks) >= self.service.limits.in_flight_max:
-            doing.close()
-            most = self.service.limits.in_flight_max
-            raise RpcError(BUSY, f"busy: {most} requests of this client are under way")
-        task: asyncio.Task[Any] = asyncio.create_task(doing)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task = self._begun(doing)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -154,6 +151,24 @@ class Caller:
             with anyio.CancelScope(shield=True):  # else it is cancelled anew in every turn of the loop
                 await until_done(task)
             raise
+
+    def keep(self, doing: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Do something for it that goes on when its request is answered. Raises RpcError."""
+        task = self._begun(doing)
+        self.kept.add(task)
+        task.add_done_callback(self.kept.discard)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may not come again
+        return task
+
+    def _begun(self, doing: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        tasks, most = self.peer.tasks, self.service.limits.in_flight_max
+        if len(tasks) >= most:
+            doing.close()
+            raise RpcError(BUSY, f"busy: {most} requests of this client are under way")
+        task: asyncio.Task[Any] = asyncio.create_task(doing)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
 
     async def close(self, why: str) -> None:
         """End what is under way, then its run. A second close does nothing."""

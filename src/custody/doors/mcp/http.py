@@ -6,7 +6,7 @@ sessions, and that both end with their token. The transport is the SDK's. Used b
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,6 +48,8 @@ class McpOverHttp:
         self._sessions: dict[str, Caller] = {}
         """By the id that the SDK gives a session."""
         self._ending: set[asyncio.Task[None]] = set()
+        self._left: set[Caller] = set()
+        """Without a session, and with a call that waits for its client to come again."""
         server = build_server(self._caller_of)
         server.middleware.append(self._greeted)
         self._manager = StreamableHTTPSessionManager(
@@ -66,6 +68,8 @@ class McpOverHttp:
             yield
         for session in list(self._sessions):
             self._end(session)
+        for caller in self._left:
+            caller.peer.close(SESSION_OVER)
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -80,7 +84,7 @@ class McpOverHttp:
         try:
             await self._serve({**scope, OF_SCOPE: caller}, receive, send, caller)
         finally:
-            if newcomer and not caller.lasting:
+            if newcomer and not caller.lasting and not self._leaves(caller):
                 await caller.close(SESSION_OVER)
 
     async def _serve(self, scope: Any, receive: Receive, send: Send, caller: Caller) -> None:
@@ -124,9 +128,30 @@ class McpOverHttp:
         """In a task of its own: the SDK waits a few seconds for it, and a call may take longer to end."""
         caller = self._sessions.pop(session, None)
         if caller is not None:
-            ending = asyncio.create_task(caller.close(SESSION_OVER))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._beside(caller.close(SESSION_OVER))
+
+    def _leaves(self, caller: Caller) -> bool:
+        """Whether a call of a request that is answered goes on; then it has its end when that has."""
+        if not caller.kept or caller.peer.closing.is_set():
+            return False
+        self._left.add(caller)
+        self._beside(self._close_later(caller))
+        return True
+
+    async def _close_later(self, caller: Caller) -> None:
+        closing = asyncio.create_task(caller.peer.closing.wait())
+        try:
+            while caller.kept and not closing.done():
+                await asyncio.wait({closing, *caller.kept}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+            self._left.discard(caller)
+            await caller.close(caller.peer.why or SESSION_OVER)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
 
 def _session_of(scope: Any) -> str | None:

@@ -44,10 +44,17 @@ async def plan_check(asked: Asked, params: PlanCheckParams) -> PlanReport:
 
 
 class PlanRunParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which plan, and whether from the beginning."""
+    """Which plan, whether from the beginning, and what is decided about an earlier run that was cut."""
 
     plan: Plan
     again: Annotated[bool, Meta(description="Begin anew, whatever an earlier run of it has done.")] = False
+    retry: Annotated[
+        list[str],
+        Meta(description="Ids of actions to do again, which failed or whose end nobody knows."),
+    ] = []
+    done: Annotated[
+        list[str], Meta(description="Ids of such actions that somebody saw to, or saw that they were done.")
+    ] = []
 
 
 async def plan_run(asked: Asked, params: PlanRunParams) -> StepsResult:
@@ -78,8 +85,11 @@ async def plan_run(asked: Asked, params: PlanRunParams) -> StepsResult:
         origin=structs.replace(origin, guards=(allowed_here, *origin.guards)),
         on_change=told,
         again=params.again,
+        retry=params.retry,
+        done=params.done,
         agent=caller.peer.agent,
         own_runs_only=not caller.peer.access.reads_everything,
+        prompt=asked.prompt,
     )
 
 

@@ -4,7 +4,7 @@ Owns which handlers there are and the way of a request: whose it is, its progres
 protocol itself, in every version, is the SDK's. Used by `stdio` and `http`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import mcp_types as types
@@ -15,10 +15,12 @@ from mcp.shared.exceptions import MCPError
 from custody import __version__
 from custody.doors.mcp import resources
 from custody.doors.mcp.acts import make_call, refusal
+from custody.doors.mcp.asking import Put, Shown, by_request, may_be_asked, prompt_of
 from custody.doors.mcp.caller import Caller
 from custody.doors.mcp.offering import nearest, offered
 from custody.doors.mcp.progress import Progress
 from custody.doors.mcp.results import answered, call_ended, refused, within
+from custody.doors.mcp.rounds import Answered, Rounds, Waiting
 from custody.doors.mcp.table import BY_NAME
 from custody.doors.mcp.tool import NOT_IMPLEMENTED, RUNTIME_UNAVAILABLE, Asked, DoorTool
 from custody.errors import Denied
@@ -56,6 +58,8 @@ class _Handlers:
 
     def __init__(self, caller_of: CallerOf) -> None:
         self._caller_of = caller_of
+        self._rounds = Rounds()
+        self._shown = Shown()
 
     async def list_tools(
         self, request: Request, params: types.PaginatedRequestParams | None
@@ -65,25 +69,36 @@ class _Handlers:
         with _told(caller):
             return types.ListToolsResult(tools=offered(caller))
 
-    async def call_tool(self, request: Request, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(self, request: Request, params: types.CallToolRequestParams) -> Answered:
         caller = await self._caller(request)
-        progress = _progress_of(request)
-        arguments: dict[str, Any] = params.arguments or {}
-        tool = BY_NAME.get(params.name)
-
-        async def work() -> types.CallToolResult:
-            async with progress.telling():
-                if tool is None:
-                    return await _called(caller, params.name, arguments, progress)
-                return await _asked(Asked(caller, progress), tool, arguments)
-
         try:
-            result = await caller.work(work())
+            result = await self._answered(caller, request, params)
         except MCPError:
             raise
         except Exception as error:
             result = refused(error, caller.service)
+        if isinstance(result, types.InputRequiredResult):
+            return result
         return within(result, caller.backing.message_bytes_max)
+
+    async def _answered(
+        self, caller: Caller, request: Request, params: types.CallToolRequestParams
+    ) -> Answered:
+        """In the newest version a client that is asked something comes again: then its call goes on."""
+        if params.request_state is not None:
+            return await self._rounds.answered(caller, self._rounds.taken(caller, params))
+
+        def work(put: Put | None) -> Coroutine[Any, Any, types.CallToolResult]:
+            prompt = None if put is None else prompt_of(caller, request, put, self._shown)
+            return _worked(Asked(caller, _progress_of(request), prompt), params)
+
+        if not may_be_asked(caller, request):
+            return await caller.work(work(None))
+        if request.session.can_send_request:
+            return await caller.work(work(by_request(request)))
+        waiting = Waiting(caller.peer.access, params.name, params.arguments or {})
+        waiting.begin(caller, work(waiting.put))
+        return await self._rounds.answered(caller, waiting)
 
     async def list_resources(
         self, request: Request, params: types.PaginatedRequestParams | None
@@ -132,11 +147,19 @@ class _told:  # noqa: N801 - reads as what it does in a `with`
             raise MCPError(code, message, data) from None
 
 
-async def _called(
-    caller: Caller, name: str, arguments: dict[str, Any], progress: Progress
-) -> types.CallToolResult:
+async def _worked(asked: Asked, params: types.CallToolRequestParams) -> types.CallToolResult:
+    """What comes of a tool call."""
+    tool, arguments = BY_NAME.get(params.name), params.arguments or {}
+    async with asked.progress.telling():
+        if tool is None:
+            return await _called(asked, params.name, arguments)
+        return await _asked(asked, tool, arguments)
+
+
+async def _called(asked: Asked, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
     """A tool of the registry. One that is not there is an error of the protocol, and on the record."""
-    call = await make_call(caller, name, arguments, progress)
+    caller = asked.caller
+    call = await make_call(caller, name, arguments, asked.progress, prompt=asked.prompt)
     if call.outcome == "rejected" and caller.runtime.tools.get(name) is None:
         near = nearest(caller, name)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -17,8 +17,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
+from msgspec import structs
 from pydantic import ValidationError
 
+from custody.calls.descent import descent
 from custody.doors.mcp.caller import Backing, Caller
 from custody.doors.mcp.offering import warn_of_hidden
 from custody.doors.mcp.pipes import Pipes, TooLong
@@ -75,6 +77,8 @@ async def serve_stdio(
 
 async def _caller(open_backing: Callable[[], Awaitable[Backing]], agent: str | None) -> Caller:
     backing = await open_backing()
+    if backing.asks and await asyncio.to_thread(descent) is not None:  # an agent would answer itself
+        backing = structs.replace(backing, asks=False)
     warn_of_hidden(backing.service.runtime.tools)
     # It is the user's own process on the user's own store: it sees what `custody runs` would show.
     return Caller(backing, Access(role="operator"), address="stdio", agent=agent, lasting=True)
@@ -118,12 +122,13 @@ async def _read(pipes: Pipes, incoming: Messages, stop: asyncio.Event) -> None:
 async def _take(line: bytes | TooLong, pipes: Pipes, incoming: Messages) -> None:
     if isinstance(line, bytes) and not line.strip():
         return
-    parsed = parse(line)
-    if isinstance(parsed, types.JSONRPCError):
+    try:
+        message = parse(line)
+    except NoMessage as wrong:
         with suppress(BrokenPipeError):  # the writer hears of it too
-            await pipes.write(_encoded(parsed))
+            await pipes.write(_encoded(wrong.answer))
     else:
-        await incoming.send(SessionMessage(parsed))
+        await incoming.send(SessionMessage(message))
 
 
 async def _write(
@@ -142,27 +147,38 @@ async def _write(
                 stop.set()
 
 
+class NoMessage(Exception):
+    """A line is none. Not told by its answer alone: an error is a message too, and answers what a client was
+    asked and cannot do."""
+
+    def __init__(self, identity: int | str | None, code: int, message: str) -> None:
+        super().__init__(message)
+        self.answer = _error(identity, code, message)
+
+
 def parse(line: bytes | TooLong) -> types.JSONRPCMessage:
-    """The message in a line, or the error it is answered with."""
+    """The message in a line. Raises NoMessage."""
     if isinstance(line, TooLong):
-        return _error(None, types.INVALID_REQUEST, str(line))
+        raise NoMessage(None, types.INVALID_REQUEST, str(line))
     try:
         said = pydantic_core.from_json(line, allow_inf_nan=False)
     except ValueError as error:  # no JSON, no UTF-8, nested without end
-        return _error(None, types.PARSE_ERROR, f"Parse error: {error}")
+        raise NoMessage(None, types.PARSE_ERROR, f"Parse error: {error}") from None
     if not isinstance(said, dict):
         what = "a batch" if isinstance(said, list) else "no object"
-        return _error(None, types.INVALID_REQUEST, f"Invalid request: one object a line, and this is {what}")
+        why = f"Invalid request: one object a line, and this is {what}"
+        raise NoMessage(None, types.INVALID_REQUEST, why)
     named = cast("dict[str, Any]", said)
     identity = named.get("id")
     odd = "id" in named and (isinstance(identity, bool) or not isinstance(identity, int | str))
     if odd and ("method" in named or identity is not None):  # an error to what nobody could read has null
-        return _error(None, types.INVALID_REQUEST, "Invalid request: id is an integer or a string")
+        raise NoMessage(None, types.INVALID_REQUEST, "Invalid request: id is an integer or a string")
     try:
         return types.jsonrpc_message_adapter.validate_python(named, by_name=False)
     except ValidationError:
         identity = cast("int | str | None", identity)
-        return _error(identity, types.INVALID_REQUEST, "Invalid request: this is no message of JSON-RPC 2.0")
+        why = "Invalid request: this is no message of JSON-RPC 2.0"
+        raise NoMessage(identity, types.INVALID_REQUEST, why) from None
 
 
 def _error(identity: int | str | None, code: int, message: str) -> types.JSONRPCError:

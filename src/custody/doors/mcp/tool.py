@@ -12,6 +12,7 @@ import msgspec
 from mcp_types import ToolAnnotations
 from msgspec import Struct
 
+from custody.calls.answers import Prompt
 from custody.doors.mcp.caller import Backing, Caller
 from custody.doors.mcp.progress import Progress
 from custody.errors import InvalidInput
@@ -35,6 +36,8 @@ class Asked(Struct, frozen=True):
 
     caller: Caller
     progress: Progress
+    prompt: Prompt | None = None
+    """Asks the person behind the client, where a rule asks."""
 
 
 class DoorTool(Struct, frozen=True, kw_only=True):

@@ -126,6 +126,7 @@ async def training_trigger(asked: Asked, params: TrainingTriggerParams) -> Train
             run=handle,
             timeout=params.timeout_s,
             called="training_trigger",
+            prompt=asked.prompt,
         )
         await handle.finish(call.outcome, reason=call.reason)
     return Trained(run_id=handle.id, scope=params.scope, outcome=call.outcome, call=call_said(call))

@@ -41,6 +41,7 @@ from custody.records import Call, Run, RunOutcome
 from custody.tools import Offered, Origin
 
 if TYPE_CHECKING:
+    from custody.calls.answers import Prompt
     from custody.calls.handle import RunHandle
     from custody.calls.runtime import Runtime
 
@@ -60,6 +61,8 @@ class Decisions(Struct, frozen=True, kw_only=True):
     """They are to be done again."""
     done: tuple[str, ...] = ()
     """Somebody saw to them, or saw that they were done."""
+    person: str | None = None
+    """Who said so at a terminal, where somebody was asked there."""
 
     @property
     def by_id(self) -> dict[str, str]:
@@ -76,27 +79,30 @@ async def run_steps(
     again: bool = False,
     retry: Iterable[str] = (),
     done: Iterable[str] = (),
+    person: str | None = None,
     agent: str | None = None,
     caller: str | None = None,
     session: str | None = None,
     own_runs_only: bool = False,
     parallel_max: int = CONCURRENT_ACTIONS_MAX,
     settings: ScheduleSettings = DEFAULT,
+    prompt: "Prompt | None" = None,
 ) -> StepsResult:
     """Run a plan to its end, in one run of its own; go on from where its last run in this folder came to.
 
     What is done is not done again, however that run ended: where all is done, nothing begins and no run is
     made. `again` begins anew. `retry` and `done` name actions that failed, or whose end nobody knows, and
-    which are to be done again, or which somebody saw to. With `own_runs_only` other agents' runs of the plan
-    are as if they had never been: neither gone on from, nor in the way, nor told of. `origin` says through
-    which door the calls come; `tools` is where their names are looked up, by default the runtime's.
+    which are to be done again, or which somebody saw to; `person` is who said so when asked at a terminal.
+    With `own_runs_only` other agents' runs of the plan are as if they had never been: neither gone on from,
+    nor in the way, nor told of. `origin` says through which door the calls come; `tools` is where their names
+    are looked up, by default the runtime's; `prompt` asks a person at that door, where a rule asks.
 
     Raises InvalidInput for a plan that cannot be run (`details` has `faults`) and for decisions where there
     is nothing to decide, PlanBusy while it is being run, NotRecorded; nothing has begun then. When cancelled,
     what runs is cancelled and the run is recorded as cancelled before CancelledError goes on."""
     origin = origin or Origin()
     offered = tools or origin.tools or runtime.tools
-    decisions = Decisions(retry=tuple(retry), done=tuple(done))
+    decisions = Decisions(retry=tuple(retry), done=tuple(done), person=person)
     if again and decisions.by_id:
         raise InvalidInput("`again` begins anew, so there is nothing to decide about an earlier run.")
     await asyncio.to_thread(check_runnable, plan, schemas_of(plan, offered))
@@ -108,6 +114,7 @@ async def run_steps(
         on_change,
         {"agent": agent, "caller": caller, "session": session},
         own_runs_only=own_runs_only,
+        prompt=prompt,
     )
     return await work.alone(again, decisions)
 
@@ -125,6 +132,7 @@ class _Stepping:
         who: dict[str, Any],
         *,
         own_runs_only: bool,
+        prompt: "Prompt | None",
     ) -> None:
         self._runtime = runtime
         self._plan = plan
@@ -132,6 +140,7 @@ class _Stepping:
         self._origin = origin
         self._settings = settings
         self._on_change = on_change
+        self._prompt = prompt
         self._who = who
         self._recorder = runtime.ledger.recorder
         agent = stated.name(who["agent"] or runtime.settings.agent)
@@ -205,7 +214,7 @@ class _Stepping:
         open_questions = [one.id for one in ended.values() if one.outcome == "unknown"]
         if open_questions:
             steps.stop(f"Not begun: nobody knows how {open_questions[0]!r} ended.")
-        elif steps.may_begin:
+        elif steps.may_begin or decisions.by_id:  # what was decided is on the record, whatever is left
             await self._in_a_run(steps, decisions)
         return self._result(steps)
 
@@ -273,6 +282,8 @@ class _Stepping:
             )
         for action_id, decided in decisions.by_id.items():
             said = {"action_id": action_id, "as": decided, "who": self._decider}
+            if decisions.person is not None:
+                said["person"] = decisions.person
             await self._event("plan.decided", said, leaf=True)
 
     def _outcome(self, steps: StepRun) -> tuple[RunOutcome, str | None]:
@@ -329,7 +340,12 @@ class _Stepping:
         )
         try:
             call = await self._runtime.call(
-                step.tool, arguments, run=self._run, timeout=step.timeout_s, origin=origin
+                step.tool,
+                arguments,
+                run=self._run,
+                timeout=step.timeout_s,
+                origin=origin,
+                prompt=self._prompt,
             )
         except RunClosed as error:  # so would all that follows
             self._is_closed = True
@@ -387,7 +403,10 @@ class _Stepping:
 
     @property
     def _decider(self) -> str | None:
-        return self._who["caller"] or self._runtime.settings.caller or user_name()
+        caller = self._who["caller"] or self._runtime.settings.caller
+        if caller is None and self._origin.door is not None:  # who says so is on the other side of it
+            caller = self._who["agent"]
+        return caller or user_name()
 
     def _clean(self, text: str) -> str:
         """As the record has it."""

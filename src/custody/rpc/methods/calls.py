@@ -6,7 +6,7 @@ beginning and end `live`'s, what a client tells of its own work is recorded by `
 
 import asyncio
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -56,6 +56,9 @@ class MakeParams(Struct, frozen=True, kw_only=True):
     """Of `runs.begin`, `runs.join` or `runs.named`: the run it belongs to; none: it stands alone."""
     timeout: float | None = None
     """Seconds; 0: none."""
+    level: Literal["process", "confined"] | None = None
+    sandbox: str | None = None
+    """The walls of its command, by name; for agents never fewer than the settings say."""
     dry_run: bool = False
     external_id: str | None = None
     agent: str | None = None
@@ -114,6 +117,8 @@ async def _make(peer: Peer, params: MakeParams, part: Part | None) -> Call:
             params.tool,
             arguments,
             timeout=params.timeout,
+            level=params.level,
+            sandbox=params.sandbox,
             dry_run=params.dry_run,
             run=None if part is None else part.handle,
             external_id=params.external_id,

@@ -1,4 +1,4 @@
-"""The launcher as a program: `python -I -S program.py DESCRIPTOR PARENT NO_NEW_PRIVS CGROUP`.
+"""The launcher as a program: `python -I -S program.py DESCRIPTOR PARENT NO_NEW_PRIVS CGROUP PLAN`.
 
 A file of its own because a program is compiled at every start, and what it imports is not. Started by
 `process`.

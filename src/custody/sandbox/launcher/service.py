@@ -5,7 +5,7 @@ and what becomes of the output: descriptors arrive with the request and go strai
 
 The process is single-threaded, has a session of its own and is the subreaper of everything below it, so "this
 process has no children" means "the tree is gone". Its life is bound to its socket and to the process that
-started it.
+started it. With a plan for walls it is pid 1 of a pid namespace, which leaves it the socket (see `confine`).
 """
 
 from __future__ import annotations  # importing `typing` would cost a sixth of the launcher's start
@@ -24,7 +24,7 @@ from _socket import (  # `socket` itself would cost a fifth of the launcher's st
 )
 
 # The program knows no package `custody`, so its parts name each other.
-from . import messages
+from . import kernel, messages
 from .messages import CANCELLED, DEADLINE, NO_LIMIT, Reply, Request
 from .spawn import Refused, start
 from .tree import Tree, children_of, read, stat_of
@@ -46,9 +46,6 @@ that."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # What Python itself ignores, and no program expects to inherit so.
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
-
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
 
 RUNNING, SETTLING, TERMINATING, KILLING = range(4)
 
@@ -108,7 +105,7 @@ class Call:
             limit=self.limit,
             worn=self.phase == KILLING,
             status=self.status if self.status is not None else signal.SIGKILL,
-            pid=self.pid,
+            pid=-1 if os.getpid() == 1 else self.pid,  # of its own pid namespace, it says nothing outside
             start_ticks=self.start_ticks,
             started_ns=self.started_ns,
             ended_ns=time.monotonic_ns(),
@@ -146,7 +143,8 @@ def _own_peak_bytes() -> int:
 class Launcher:
     """The process's one loop."""
 
-    def __init__(self, channel: socket, parent: int, cgroup: str | None) -> None:
+    def __init__(self, channel: socket, parent: int | None, cgroup: str | None) -> None:
+        """`parent` is None within walls: it cannot be seen from there, and another process watches it."""
         self._channel = channel
         self._parent = parent
         self._cgroup = cgroup
@@ -163,11 +161,13 @@ class Launcher:
         signal.signal(signal.SIGCHLD, _wake)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._poll = select.poll()
-        self._bonds = (channel.fileno(), os.pidfd_open(parent))
+        self._bonds = [channel.fileno()]
+        if parent is not None:
+            self._bonds.append(os.pidfd_open(parent))
+            if os.getppid() != parent:  # it ended before the pidfd was opened, which may be of another then
+                self._alone = True
         for descriptor in (*self._bonds, self._wakeup):
             self._poll.register(descriptor, select.POLLIN)
-        if os.getppid() != parent:  # it ended before the pidfd was opened, which may be of another then
-            self._alone = True
 
     def serve(self) -> None:
         """One command after the other, until nobody is there."""
@@ -229,7 +229,10 @@ class Launcher:
     def _kill(self, call: Call, now: float) -> None:
         if call.phase != KILLING:
             call.phase, call.give_up = KILLING, now + KILL_SECONDS
-            self._kill_cgroup(call.tree)
+            if self._parent is None:
+                self._kill_namespace(call.tree)
+            else:
+                self._kill_cgroup(call.tree)
         call.tree.sweep(signal.SIGKILL)
         call.until = time.monotonic() + SWEEP_SECONDS
 
@@ -245,6 +248,16 @@ class Launcher:
                         tree.signalled.add((pid, found.start_ticks))
             _write(f"{folder}/cgroup.kill", b"1")
         except OSError:  # removed by hand, perhaps
+            pass
+
+    def _kill_namespace(self, tree: Tree) -> None:
+        """As pid 1: all others at once, which no fork outruns."""
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if pid != os.getpid() and (found := stat_of(pid)) is not None and not found.dead:
+                tree.signalled.add((pid, found.start_ticks))
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
             pass
 
     def _leave_cgroup(self) -> bool:
@@ -339,25 +352,24 @@ def _write(path: str, data: bytes) -> None:
         file.write(data)
 
 
-def _prctl(option: int) -> None:
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(option, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
 def main(arguments: list[str]) -> None:
-    """Arguments: the socket's descriptor, the parent's pid, `1` for no_new_privs, the cgroup or nothing."""
-    descriptor, parent, no_new_privs, cgroup = arguments
+    """Arguments: the socket's descriptor, the parent's pid, `1` for no_new_privs, the cgroup or nothing, the
+    descriptor of the plan for its walls or -1."""
+    descriptor, parent, no_new_privs, cgroup, plan = arguments
     os.set_inheritable(int(descriptor), False)
-    _prctl(_PR_SET_CHILD_SUBREAPER)
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     if no_new_privs == "1":
-        _prctl(_PR_SET_NO_NEW_PRIVS)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if cgroup:
         try:
             _write(f"{cgroup}/cgroup.procs", b"0")
         except OSError:  # not ours to move in: sweeps do without
             cgroup = ""
-    Launcher(socket(fileno=int(descriptor)), int(parent), cgroup or None).serve()
+    bond: int | None = int(parent)
+    if plan != "-1":
+        from . import confine
+
+        confine.enter(int(plan), int(descriptor), bond)
+        bond, cgroup = None, ""  # both are of the world outside
+    Launcher(socket(fileno=int(descriptor)), bond, cgroup or None).serve()
     os._exit(0)

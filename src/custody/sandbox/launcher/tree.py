@@ -113,11 +113,14 @@ class Tree:
         return fresh
 
     def _end(self, pid: int, found: Stat, descriptor: int, signum: int) -> int:
+        name = (pid, found.start_ticks)
+        fresh = not found.dead and name not in self.signalled
+        if signum == signal.SIGTERM and not fresh:
+            return 0  # told once: a handler that is cleaning up is not to be begun again
         _send(descriptor, signum)
         if signum == signal.SIGTERM:
             _send(descriptor, signal.SIGCONT)  # a stopped process handles nothing
-        name = (pid, found.start_ticks)
-        if found.dead or name in self.signalled:
+        if not fresh:
             return 0
         self.signalled.add(name)
         return 1

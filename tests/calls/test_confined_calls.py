@@ -1,0 +1,204 @@
+"""A call at level `confined`: its command stays behind walls, and the record says which.
+
+A real runtime and real walls, on a machine that gives them.
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.settings_for_tests import NEVER_SHORT
+
+import custody
+from custody.blocking import BlockingRuntime
+from custody.calls.answers import yes
+from custody.cli.options import SANDBOXES
+from custody.errors import UsageError
+from custody.sandbox.walls import NAMED
+from custody.sandbox.walls.machine import look_at_machine
+
+SENTINEL = "as it was\n"
+
+
+@functools.cache
+def missing() -> str:
+    return "; ".join(finding.why for finding in look_at_machine().missing)
+
+
+@pytest.fixture(autouse=True)
+def walls():
+    if missing():
+        pytest.skip(f"`confined` is not offered here: {missing()}")
+
+
+@pytest.fixture
+def runtime(work) -> Iterator[BlockingRuntime]:
+    with custody.open(":memory:") as runtime:
+        yield runtime
+
+
+def sh(runtime, line: str, **options):
+    return runtime.call("shell", {"command": line}, **{"level": "confined", **options})
+
+
+def settings(tmp_path: Path, calls: str) -> None:
+    path = tmp_path / "config" / "custody" / "custody.toml"
+    path.write_text(f"{NEVER_SHORT}\n[calls]\n{calls}\n", encoding="utf-8")
+
+
+def test_it_writes_in_its_root_as_the_owner_and_not_outside_and_the_record_says_so(runtime, work, tmp_path):
+    (tmp_path / "sentinel").write_text(SENTINEL)
+
+    call = sh(
+        runtime,
+        "echo made > made; (echo changed > ../sentinel) 2>/dev/null; touch ../new 2>/dev/null; "
+        "cat /proc/net/dev",
+    )
+    found = runtime.index.call(call.id)
+
+    assert (work / "made").read_text() == "made\n"
+    assert (work / "made").stat().st_uid == os.getuid()
+    assert (tmp_path / "sentinel").read_text() == SENTINEL
+    assert not (tmp_path / "new").exists()
+    devices = [line.split(":")[0].strip() for line in call.result["stdout"].splitlines()[2:]]
+    assert devices == ["lo"]
+    assert (call.outcome, call.level, call.sandbox) == ("succeeded", "confined", "workspace")
+    assert (found.level, found.sandbox) == ("confined", "workspace")
+    assert [change.path for change in found.changes] == [str(work / "made")]
+
+
+def test_what_the_record_says_of_the_walls_is_their_name_their_network_and_the_roots(runtime, work):
+    call = sh(runtime, "true", sandbox="network")
+
+    inner = runtime._runtime
+    (place, *_) = runtime.index.call_records(call.id)
+    started = runtime.index.describe(inner.journal.read(*place))
+    said = started["payload"]["sandbox"]
+    assert (said["name"], said["network"]) == ("network", "open")
+    assert str(work) in said["roots"]
+
+
+def test_read_only_reads_the_root_and_changes_nothing_there(runtime, work):
+    (work / "sentinel").write_text(SENTINEL)
+
+    call = runtime.call("shell", {"command": "cat sentinel; echo changed > sentinel"}, sandbox="read_only")
+
+    assert call.outcome == "failed"
+    assert call.result["stdout"] == SENTINEL
+    assert (work / "sentinel").read_text() == SENTINEL
+    assert (call.level, call.sandbox) == ("confined", "read_only")
+
+
+def test_calls_of_one_run_share_their_private_folder_and_others_see_nothing_of_it(runtime):
+    with runtime.run() as run:
+        first = run.call("shell", {"command": "echo left > /tmp/left"}, level="confined")
+        second = run.call("shell", {"command": "cat /tmp/left"}, level="confined")
+    with runtime.run() as other:
+        third = other.call("shell", {"command": "cat /tmp/left"}, level="confined")
+    outside = sh(runtime, "ls -A /tmp")
+
+    assert first.outcome == "succeeded"
+    assert second.result["stdout"] == "left\n"
+    assert third.exit_code == 1
+    assert "left" not in outside.result["stdout"].split()
+
+
+def test_what_a_run_has_left_behind_walls_ends_with_it(runtime):
+    with runtime.run() as run:
+        run.call("shell", {"command": "true"}, level="confined")
+        before = walled(runtime)
+    sh(runtime, "true")  # asked of the same loop, later
+
+    assert before == 1
+    assert walled(runtime) == 0
+
+
+def walled(runtime) -> int:
+    """Launchers with walls that wait for more of their run."""
+    launchers = runtime._runtime._launchers
+    return sum(hasattr(launcher.key, "sandbox") for launcher in launchers._idle.all())
+
+
+def test_what_the_settings_say_is_the_least_that_an_agent_has(tmp_path, work):
+    settings(tmp_path, 'level = "confined"\nsandbox = "read_only"')
+    with custody.open(":memory:") as runtime:
+        unsaid = runtime.call("shell", {"command": "touch new"})
+        wider = runtime.call("shell", {"command": "touch new"}, sandbox="open")
+        without = runtime.call("shell", {"command": "touch new"}, level="process")
+
+    assert [call.level for call in (unsaid, wider, without)] == ["confined"] * 3
+    assert [call.sandbox for call in (unsaid, without)] == ["read_only"] * 2
+    assert NAMED["read_only"].network == "none"
+    assert not (work / "new").exists()
+
+
+def test_a_project_cannot_choose_the_level(tmp_path, work):
+    (work / "custody.toml").write_text('[calls]\nlevel = "process"\n', encoding="utf-8")
+
+    with pytest.raises(UsageError):
+        custody.open(":memory:").__enter__()
+
+
+def test_a_tool_that_starts_no_process_has_no_level_to_choose(runtime, work):
+    (work / "notes").write_text("text")
+
+    call = runtime.call("file_read", {"path": "notes"}, sandbox="workspace")
+
+    assert (call.outcome, call.decision.by, call.level) == ("rejected", "schema", "none")
+    assert call.reason == "file_read starts no process, so there is no level to choose."
+    assert runtime.call("file_read", {"path": "notes"}).outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sandbox": "s3cret"}, "read_only, workspace, network, open"),
+        ({"level": "transaction"}, "process or confined"),
+        ({"level": "process", "sandbox": "open"}, "Leave one out"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_with_what_can(runtime, options, said):
+    with pytest.raises(UsageError) as caught:
+        runtime.call("shell", {"command": "true"}, **options)
+    assert said in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_unknown_sandbox_in_the_settings_is_refused_with_the_four(tmp_path):
+    settings(tmp_path, 'sandbox = "s3cret"')
+
+    with pytest.raises(UsageError, match="read_only, workspace, network, open") as caught:
+        custody.open(":memory:").__enter__()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_walls_that_cannot_be_had_end_the_call_as_failed_with_what_to_do(runtime, tmp_path):
+    beside = tmp_path / "beside"  # allowed as it lies in the temporary folder, which is private behind walls
+    beside.mkdir()
+
+    call = sh(runtime, "touch new", cwd=str(beside))
+
+    assert (call.outcome, call.reason, call.level) == ("failed", "SandboxError", "confined")
+    assert "Name it as a root" in call.error["message"]
+    assert not (beside / "new").exists()
+
+
+def test_behind_a_yes_the_record_names_the_walls_as_well(policy):
+    policy("[approvals]\nwait_seconds = 20\n[[rules]]\nname = 'look'\ndecision = 'ask'\ntool = 'shell'\n")
+
+    async def prompt(question):
+        return yes(question, "kim")
+
+    with custody.open(":memory:") as runtime:
+        runtime._runtime.prompt = prompt
+        call = sh(runtime, "true")
+        found = runtime.index.call(call.id)
+
+    assert (call.outcome, call.sandbox) == ("succeeded", "workspace")
+    assert (found.level, found.sandbox) == ("confined", "workspace")
+
+
+def test_the_command_line_offers_the_sandboxes_there_are():
+    assert tuple(NAMED) == SANDBOXES
