@@ -44,6 +44,8 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     after: Version | None = None
     """None: there is nothing any more."""
     renamed_from: str | None = None
+    inferred: bool = False
+    """Nobody saw the file move: one went, and one with the same content came."""
     undoable: bool = True
     """Whether what is needed to take it back was kept."""
 

@@ -13,7 +13,7 @@ from custody.records import Usage
 from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output, nothing
 
 if TYPE_CHECKING:
-    from custody.sandbox.walls.model import Sandbox  # loaded by who makes one: most commands have none
+    from custody.sandbox.walls.model import Sandbox, View  # loaded by who makes one: most commands have none
 
 DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
 GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
@@ -68,6 +68,8 @@ class Command(Struct, frozen=True, kw_only=True):
     run_id: str = ""
     """Only commands of one run, one sandbox and the same roots may come to see what another left behind in
     the folders that are private to them."""
+    views: "tuple[View, ...]" = ()
+    """What it sees in place of roots. Its launcher serves it alone then."""
 
 
 class Finished(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,6 @@ launcher is told, with `seccomp` and `landlock` for what the kernel takes. Nothi
 this process.
 """
 
-from custody.sandbox.walls.model import NAMED, Network, Sandbox, narrowed
+from custody.sandbox.walls.model import NAMED, Network, Sandbox, View, narrowed
 
-__all__ = ["NAMED", "Network", "Sandbox", "narrowed"]
+__all__ = ["NAMED", "Network", "Sandbox", "View", "narrowed"]

@@ -131,6 +131,17 @@ class Sandbox(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return hash((*others, *self.limits.items()))
 
 
+class View(Struct, frozen=True):
+    """What a command sees in place of a root, so that the root itself stays as it is."""
+
+    root: str
+    kind: Literal["overlay", "copy"]
+    upper: str
+    """Where what it changes is written, beside the root; or a copy of the root, seen in its place."""
+    work: str = ""
+    """A folder beside `upper` that is the kernel's, for an overlay."""
+
+
 WORKSPACE = Sandbox(name="workspace", roots="write", network="loopback")
 """What an agent's commands have by default: the roots are theirs, the rest of the machine is not."""
 
