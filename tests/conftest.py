@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.settings_for_tests import never_short_of_resources
+from tests.settings_for_tests import never_short_of_resources, without_walls
 
 Mounted = Callable[..., Path]
 
@@ -34,6 +34,7 @@ def _nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
         patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
         never_short_of_resources(home / "config")
+        without_walls(home / "config")  # most tests are about something else, and many start a command
         patch.setenv("NO_COLOR", "1")
         patch.setenv("COLUMNS", "120")
         yield

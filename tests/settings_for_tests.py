@@ -25,3 +25,11 @@ def nothing_is_asked(config_home: Path) -> None:
     path = config_home / "custody" / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('default = "allow"\n', encoding="utf-8")
+
+
+def without_walls(config_home: Path) -> None:
+    """Add to the user's settings that commands of agents run at level `process`."""
+    path = config_home / "custody" / "custody.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('[calls]\nlevel = "process"\n')

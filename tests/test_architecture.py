@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "custody"
 
 # Lowest first. A module imports from lower levels only; names on one level do not import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "native", "cuts"),
+    ("errors", "hosts", "native", "cuts"),
     ("records", "safe_yaml"),
     ("journal", "redaction", "policy", "prices", "host", "sandbox", "files"),
     ("index", "recorder", "trust"),
@@ -67,7 +67,7 @@ PROCESS_CALLS = re.compile(
     r"|asyncio\.create_subprocess_\w+|_posixsubprocess\.\w+)$"
 )
 PROCESS_FILES = {
-    "sandbox/process.py": "starts the launchers",
+    "sandbox/one_launcher.py": "starts a launcher",
     "sandbox/walls/machine.py": "tries the walls in a child",
     "sandbox/walls/trial.py": "is that child: each wall is tried in one of its own",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",

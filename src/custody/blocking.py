@@ -15,8 +15,8 @@ from custody.calls.beginning import NewRun, RunOptions
 from custody.calls.lifecycle import left_with
 from custody.calls.run import FINISH_SECONDS, RunRecord
 from custody.calls.runtime import Runtime
-from custody.calls.walled import ChosenLevel
 from custody.errors import StoreClosed, UsageError
+from custody.policy.model import Afterwards, WallLevel
 from custody.records import Call, RunOutcome
 
 if TYPE_CHECKING:
@@ -100,8 +100,9 @@ class BlockingRun(RunRecord):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
-        level: ChosenLevel | None = None,
+        level: WallLevel | None = None,
         sandbox: str | None = None,
+        afterwards: Afterwards | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
@@ -113,6 +114,7 @@ class BlockingRun(RunRecord):
                 timeout=timeout,
                 level=level,
                 sandbox=sandbox,
+                afterwards=afterwards,
                 dry_run=dry_run,
                 external_id=external_id,
                 run=self,

@@ -21,7 +21,15 @@ from custody.policy_files import ORGANISATION_FILE, POLICY_FILE, trust_path
 from custody.recorder import Recorder
 from custody.redaction import SecretTools
 from custody.settings import MEMORY, Settings, load_settings, store_path, user_settings_path
-from custody.stores import OpenStore, open_index, open_store, redaction_key, undo_store, unfinished_in
+from custody.stores import (
+    OpenStore,
+    held_store,
+    open_index,
+    open_store,
+    redaction_key,
+    undo_store,
+    unfinished_in,
+)
 
 if TYPE_CHECKING:
     from custody.blocking import BlockingRuntime
@@ -103,6 +111,7 @@ async def open_runtime(
         observing=_observe_settings(settings, on_error),
         load_prices=prices,
         undo=functools.cache(lambda: undo_store(settings, opened.disk)),
+        held=functools.cache(lambda: held_store(settings)),
         unfinished=unfinished_in(settings.store),
         recovered=opened.recovered,
         notices=None if make_notices is None else make_notices(opened.recorder),
@@ -273,6 +282,8 @@ def _call_settings(
         no_new_privs=not at_terminal,
         level=calls.level,
         sandbox=calls.sandbox,
+        afterwards=calls.afterwards,
+        hosts=settings.file.sandbox.hosts,
         limits=calls.limits,
         watch=settings.file.files.watch,
         workspace=settings.workspace,

@@ -297,6 +297,24 @@ class PeerLost(ToolError):
     """Whoever was to do the work went away before it answered, so nobody knows what became of it."""
 
 
+class HeldBusy(ToolError):
+    """A root, or what is held, is in use by another call.
+
+    `details` has `call_id`, the other call.
+    """
+
+
+class CannotHold(ToolError):
+    """What a command changes in this root cannot be held.
+
+    `details` may have `limit`, `files` or `disk`, where a bound says so.
+    """
+
+
+class NothingHeld(ToolError):
+    """Nothing is held of this call."""
+
+
 def exit_code(error: BaseException) -> int:
     """The command line's exit code for an error (see the exit table in the README)."""
     return error.exit_code if isinstance(error, CustodyError) else 1

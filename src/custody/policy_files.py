@@ -147,7 +147,13 @@ def _speaks_of_other_things(file: PolicyFile) -> bool:
 def says_nothing(layer: Layer) -> bool:
     """A `custody.toml` without a policy, or a file of nothing but comments."""
     return not (
-        layer.rules or layer.default or layer.budgets or layer.loops or layer.approvals or not layer.may_pause
+        layer.rules
+        or layer.default
+        or layer.budgets
+        or layer.loops
+        or layer.approvals
+        or layer.walls
+        or not layer.may_pause
     )
 
 

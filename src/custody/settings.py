@@ -21,6 +21,7 @@ from custody.records import Effect
 
 SETTINGS_FILE = "custody.toml"
 MEMORY = ":memory:"
+HOSTS_MAX = 200  # with the registries and remotes that are listed anyway as many as a sandbox takes
 PARALLEL_CALLS_MAX = 4096  # each may be a process tree; beyond this the machine, not Custody, decides
 
 
@@ -37,10 +38,13 @@ class CallsSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     first at the command line, the second elsewhere."""
     roots: tuple[str, ...] = ()
     """Folders allowed beside the working directory and the temporary folder."""
-    level: Literal["process", "confined"] = "process"
-    """What the commands of agents run at; what a person types says it for itself."""
+    level: Literal["strongest", "process", "confined", "transaction"] = "strongest"
+    """What the commands of agents run at; what a person types says it for itself. `strongest`: those of
+    `exec`, `shell`, `git` and `check_outcome` at `confined`, where this machine gives that."""
     sandbox: str = "workspace"
-    """The walls of level `confined`, where a call names none; for agents never more than these."""
+    """The walls from level `confined` up, where a call names none; for agents never more than these."""
+    afterwards: Literal["discard", "hold", "ask", "commit_if_passed", "commit"] = "hold"
+    """What becomes of the changes of a transaction that says nothing of it."""
     limits: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
     """Resource limits of every command, as setrlimit(2) has them: `nofile`, `fsize`, `as`, `cpu` …"""
 
@@ -160,8 +164,15 @@ class SandboxSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     uids: tuple[int, int] | None = None
     """First and count of the users that root's commands behind walls run as; unset: 70000 to 79999."""
+    hosts: Annotated[tuple[str, ...], msgspec.Meta(max_length=HOSTS_MAX)] = ()
+    """What commands behind walls with a list may reach beside it: `example.org`, `*.example.org`,
+    `example.org:8443`, `127.0.0.1:4873`."""
 
     def __post_init__(self) -> None:
+        if self.hosts:
+            from custody.sandbox.egress.rules import check_hosts  # most settings name none
+
+            check_hosts(self.hosts)
         if self.uids is not None:
             from custody.sandbox.walls.users import not_users  # hardly anybody says another range
 

@@ -4,8 +4,11 @@ Owns how the settings become each of these, for calls (`open_store`) and for que
 runtime: that is `compose`'s. Used by `compose` and the command line.
 """
 
+import atexit
 import functools
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -20,7 +23,7 @@ from custody.settings import MEMORY, Settings
 
 if TYPE_CHECKING:
     from custody.calls.recovery import Recovered
-    from custody.changes import UndoStore
+    from custody.changes import HeldStore, UndoStore
     from custody.index import Index, Progress
     from custody.redaction import ScanRule
 
@@ -244,6 +247,21 @@ def undo_store(settings: Settings, disk: Disk) -> "UndoStore":
         age_seconds=undo.days_max * DAY_SECONDS,
         call_bytes_max=undo.call_bytes_max,
     )
+
+
+def held_store(settings: Settings) -> "HeldStore":
+    """Where a store keeps changes of commands until they are committed or discarded."""
+    from custody.changes import HeldStore
+
+    @functools.cache
+    def folder() -> str:
+        if settings.store != MEMORY:
+            return os.path.join(settings.store, "undo", "held")
+        made = tempfile.mkdtemp(prefix="custody-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
+
+    return HeldStore(folder, bytes_max=settings.file.undo.call_bytes_max)
 
 
 def recover_from_crashes(

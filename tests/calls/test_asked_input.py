@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from tests.settings_for_tests import without_walls
 
 from custody.calls.answers import no, yes
 from custody.calls.questions import Means, answer_question
@@ -82,7 +83,8 @@ def test_a_late_yes_is_not_for_input_that_nobody_has_seen(policy, tmp_path, sour
         assert (answered, second.outcome) == (True, "succeeded")
 
 
-def test_a_yes_behind_walls_is_none_without_them_and_the_question_says_which(policy):
+def test_a_yes_behind_walls_is_none_without_them_and_the_question_says_which(policy, tmp_path):
+    without_walls(tmp_path / "config")
     policy(ASKS.format(wait=20))
     asked = []
 

@@ -5,6 +5,7 @@ A real runtime and real walls, on a machine that gives them.
 
 import functools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,13 +71,13 @@ def test_it_writes_in_its_root_as_the_owner_and_not_outside_and_the_record_says_
 
 
 def test_what_the_record_says_of_the_walls_is_their_name_their_network_and_the_roots(runtime, work):
-    call = sh(runtime, "true", sandbox="network")
+    call = sh(runtime, "true", sandbox="read_only")
 
     inner = runtime._runtime
     (place, *_) = runtime.index.call_records(call.id)
     started = runtime.index.describe(inner.journal.read(*place))
     said = started["payload"]["sandbox"]
-    assert (said["name"], said["network"]) == ("network", "open")
+    assert (said["name"], said["network"]) == ("read_only", "none")
     assert str(work) in said["roots"]
 
 
@@ -155,7 +156,9 @@ def test_a_tool_that_starts_no_process_has_no_level_to_choose(runtime, work):
     ("options", "said"),
     [
         ({"sandbox": "s3cret"}, "read_only, workspace, network, open"),
-        ({"level": "transaction"}, "process or confined"),
+        ({"level": "none"}, "process, confined, transaction"),
+        ({"afterwards": "s3cret"}, "discard, hold, ask, commit_if_passed, commit"),
+        ({"level": "confined", "afterwards": "commit"}, "this means transaction"),
         ({"level": "process", "sandbox": "open"}, "Leave one out"),
     ],
 )
@@ -164,6 +167,59 @@ def test_what_cannot_be_chosen_is_refused_with_what_can(runtime, options, said):
         runtime.call("shell", {"command": "true"}, **options)
     assert said in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tool", ["exec", "shell", "git", "check_outcome"])
+def test_what_runs_an_agents_words_is_confined_where_nobody_says_anything(runtime, work, tool):
+    subprocess.run(["git", "init", "-q", work], check=True)
+    arguments = {
+        "exec": {"argv": ["true"]},
+        "shell": {"command": "true"},
+        "git": {"operation": "status"},
+        "check_outcome": {"command": "true"},
+    }
+    call = runtime.call(tool, arguments[tool])
+
+    assert (call.level, call.sandbox) == ("confined", "workspace")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo sentinel > .git/hooks/pre-commit",
+        "git config core.fsmonitor sentinel",
+        "mv .git elsewhere && git init -q && git config core.fsmonitor sentinel",
+        "rm -rf .git/hooks/* && echo sentinel > .git/hooks/post-checkout",
+    ],
+)
+def test_a_command_cannot_have_a_person_run_its_programs_by_git(runtime, work, line):
+    subprocess.run(["git", "init", "-q", work], check=True)
+    before = {path: path.read_bytes() for path in (work / ".git").rglob("*") if path.is_file()}
+
+    call = runtime.call("shell", {"command": line})
+
+    assert call.outcome == "failed"
+    assert {path: path.read_bytes() for path in (work / ".git").rglob("*") if path.is_file()} == before
+    assert runtime.call("shell", {"command": "git add . && git status"}).outcome == "succeeded"
+
+
+@pytest.mark.parametrize("less", [{"level": "process"}, {"sandbox": "open"}, {"sandbox": "network"}])
+def test_an_agent_that_asks_for_less_keeps_its_walls(runtime, work, tmp_path, less):
+    call = runtime.call("shell", {"command": "echo x > ../out; cat /proc/net/dev"}, **less)
+
+    assert (call.level, call.sandbox) == ("confined", "workspace")
+    assert not (tmp_path / "out").exists()
+    assert len([line for line in call.result["stdout"].splitlines() if ":" in line]) == 1, "its loopback"
+
+
+def test_settings_can_let_agents_run_as_their_user(tmp_path, work):
+    settings(tmp_path, 'level = "process"')
+    with custody.open(":memory:") as runtime:
+        call = runtime.call("exec", {"argv": ["true"]})
+        walled = runtime.call("exec", {"argv": ["true"]}, sandbox="read_only")
+
+    assert (call.level, call.sandbox) == ("process", None)
+    assert (walled.level, walled.sandbox) == ("confined", "read_only")
 
 
 def test_an_unknown_sandbox_in_the_settings_is_refused_with_the_four(tmp_path):

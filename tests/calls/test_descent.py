@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.settings_for_tests import without_walls
 
 import custody
 from custody.calls.descent import ParentsUnclear, ancestors, descent
@@ -26,6 +27,7 @@ cat said
 
 
 def test_a_command_of_a_call_is_known_however_it_frees_itself(tmp_path):
+    without_walls(tmp_path / "config")
     with custody.open(os.fspath(tmp_path / "store")) as runtime:
         call = runtime.call("shell", {"command": WAYS_OUT})
     said = [json.loads(line) for line in call.result["stdout"].splitlines()]

@@ -352,5 +352,5 @@ def test_every_change_in_json_survives_a_round_trip(custody):
         write(runtime, "a.txt", "x")
     again = json.loads(json.dumps(custody("changes", run.id, "--json").json))
     assert set(again["changes"][0]) == {
-        "path", "change", "kind", "before", "after", "renamed_from", "undoable",
+        "path", "change", "kind", "before", "after", "renamed_from", "inferred", "undoable",
     }  # fmt: skip

@@ -473,10 +473,12 @@ def test_init_writes_a_policy_that_holds_and_never_changes_one(typed: Typed):
 
 def test_the_policy_and_the_case_of_the_how_to_hold(typed: Typed):
     text = (DOCS / "how-to" / "policy.md").read_text(encoding="utf-8")
-    policy, cases = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    policy, cases, walls = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     typed.file("policy.toml", policy)
     typed.file("cases.toml", cases)
+    typed.file("walls.toml", walls)
     assert typed("policy", "check", "policy.toml").out.endswith("nothing to say\n")
+    assert typed("policy", "check", "walls.toml").out.endswith("nothing to say\n")
     assert typed("policy", "test", "policy.toml", "cases.toml").code == 0
 
 

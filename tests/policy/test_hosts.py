@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custody.policy.hosts import Host, host_and_port, hosts_in, parse_address
+from custody.hosts import Host, ascii_name, host_and_port, hosts_in, parse_address
 
 KINDS = {
     "loopback": (
@@ -12,7 +12,8 @@ KINDS = {
         "017700000001 0177.0.0.1 2130706433 [::1] ::1 0:0:0:0:0:0:0:1 [::ffff:127.0.0.1] "
         "::ffff:7f00:1 ::127.0.0.1 64:ff9b::127.0.0.1 2002:7f00:1:: localhost LOCALHOST "
         "localhost. a.localhost %31%32%37.0.0.1 %2531%2532%2537.1 127%2e1 \uff11\uff12\uff17.0.0.1 "
-        "127\u30020\u30020\u30021 \u2460\u2461\u2466.0.0.1 127.0.0.1. loc\xadalhost ip6-localhost"
+        "127\u30020\u30020\u30021 \u2460\u2461\u2466.0.0.1 127.0.0.1. loc\xadalhost ip6-localhost "
+        "127.0.0.1\u034f loc\u034falhost"
     ),
     "private": (
         "10.0.0.1 10.1 0xa000001 192.168.1.1 172.16.0.1 172.31.255.255 fc00::1 fd12:3456::1 ::ffff:10.0.0.1"
@@ -51,6 +52,12 @@ def test_the_address_is_given_in_its_usual_spelling() -> None:
     assert {parse_address(text)[0] for text in spellings} == {"127.0.0.1"}
     assert parse_address("[0:0::1]") == ("::1", "loopback")
     assert parse_address("example.com") == (None, "name")
+
+
+def test_a_name_is_given_as_it_is_asked_for() -> None:
+    assert ascii_name("B\xfccher.Example.") == "xn--bcher-kva.example"
+    assert ascii_name("LocalHost") == "localhost"
+    assert [ascii_name(text) for text in ("127.1", "[::1]", "a..b", "", "127.0.0.1\u034f")] == [None] * 5
 
 
 def test_what_is_no_host_is_odd_and_never_a_name() -> None:

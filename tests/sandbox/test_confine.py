@@ -3,6 +3,7 @@
 import marshal
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -52,7 +53,8 @@ def plan(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     root = os.geteuid() == 0
     whole = {
-        "version": 1, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True, "keep": [],
+        "version": 2, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
+        "listener": False, "overlay": [], "keep": [],
         "cover": [("/tmp", "size=1m,mode=1777")], "proc": True, "read_only": ["/sys", "/proc/sys"],
         "landlock": landlock, "uid": UID if root else None, "gid": UID if root else None,
         "seccomp": ALLOW_ALL, "limits": [], "hostname": None,
@@ -211,6 +213,46 @@ def test_only_loopback_is_there_and_it_is_up(launcher: Walled) -> None:
     assert "127.0.0.1" in " ".join(launcher.run("cat /proc/net/fib_trie"))
 
 
+def test_a_listener_is_made_in_the_network_of_the_plan_and_handed_out_before_all_else() -> None:
+    if not os.access(PYTHON, os.X_OK):
+        pytest.skip(f"commands need {PYTHON}")
+    with walled(plan(listener=True)) as launcher:
+        kind, descriptors, _, _ = socket.recv_fds(launcher.channel, 64, 4)
+        assert kind == messages.LISTENER and len(descriptors) == 1
+        assert not os.get_blocking(descriptors[0])
+        with socket.socket(fileno=descriptors[0]) as listener:
+            assert listener.getsockname() == ("127.0.0.1", 3128)
+            inode = os.fstat(listener.fileno()).st_ino
+            script = (
+                "import socket; there = socket.create_connection(('127.0.0.1', 3128));"
+                "there.sendall(b'asked'); print(there.recv(9).decode())"
+            )
+            with launcher.begin(f'{PYTHON} -I -S -c "{script}"') as output:
+                assert select.select([listener], [], [], WAIT_SECONDS)[0]
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(WAIT_SECONDS)
+                    assert connection.recv(9) == b"asked"
+                    connection.sendall(b"answered")
+                assert output.read() == b"answered\n"
+            launcher.answer()
+            pids = [launcher.process.pid, *children_of(launcher.process.pid)]
+            folders = [Path(f"/proc/{pid}/fd") for pid in pids]
+            held = {os.readlink(link) for folder in folders for link in folder.iterdir()}
+            assert len(pids) == 2 and f"socket:[{inode}]" not in held
+        assert launcher.run("echo there") == ["there"]
+
+
+def test_what_listens_on_the_machine_is_not_what_listens_in_the_plans_network() -> None:
+    """Each network has that port to itself: two launchers at once."""
+    with walled(plan(listener=True)) as one, walled(plan(listener=True)) as other:
+        for launcher in (one, other):
+            kind, descriptors, _, _ = socket.recv_fds(launcher.channel, 64, 4)
+            assert kind == messages.LISTENER
+            os.close(descriptors[0])
+            assert launcher.run("echo there") == ["there"]
+
+
 def test_a_covered_folder_is_empty_and_writable_and_the_machines_stays_as_it_is(
     launcher: Walled, tmp_path: Path
 ) -> None:
@@ -355,10 +397,12 @@ def refused(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("wall", "changes"),
     [
-        ("plan", {"version": 2}),
+        ("plan", {"version": 1}),
         ("plan", {"proc": False}),
         ("plan", {"namespaces": kernel.CLONE_NEWNS}),
         ("plan", {"uid": 65534}),
+        ("plan", {"listener": True, "loopback": False}),
+        ("plan", {"overlay": [("/", "/tmp/held/upper", "/tmp/held/work")]}),
         ("plan", {"cover": [("/tmp/../etc", "mode=755")]}),
         ("seccomp", {"seccomp": b""}),
         ("landlock", {"landlock": {"fs": 1 << 60, "net": 0, "scoped": 0, "rules": [], "ports": []}}),

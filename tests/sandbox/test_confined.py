@@ -1,25 +1,15 @@
-"""Behind walls a command can do what it is for, and nothing it tries gets out.
-
-As root, and as an ordinary user in a forked child that drops to one: with an interpreter such a user can
-execute.
-"""
+"""Behind walls a command can do what it is for, and nothing it tries gets out."""
 
 import asyncio
 import contextlib
 import ctypes
-import importlib
 import json
 import os
 import shutil
 import signal
 import socket
 import stat
-import sys
-import tempfile
-import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,127 +18,14 @@ import pytest
 from tests.sandbox import escapes
 from tests.sandbox.commands import WAIT_SECONDS, command, eventually_async, is_alive, launcher_pids, run_with
 from tests.sandbox.escapes import Given
+from tests.sandbox.places import SENTINEL, WORKSPACE, Place, machine_of
 
 from custody.errors import LauncherLost, SandboxError, WorkingDirectoryGone
-from custody.sandbox import Command, Launchers, TerminalSize
-from custody.sandbox.idle import WALLED_MAX
-from custody.sandbox.launcher.tree import children_of, stat_of
-from custody.sandbox.walls import NAMED
-from custody.sandbox.walls.machine import Machine, look_at_machine
+from custody.sandbox import Launchers, TerminalSize
+from custody.sandbox.launcher.tree import children_of
+from custody.sandbox.walls import NAMED, View
 
-ORDINARY_UID = 61_234  # nobody's
-SYSTEM_PYTHON = "/usr/bin/python3"
 SECRET = "secret-of-another-call"
-WORKSPACE = NAMED["workspace"]
-SENTINEL = "as it was\n"
-
-importlib.import_module("concurrent.futures.thread")  # asyncio does late, when a child may not reach it
-
-
-@cache
-def machine_of(uid: int) -> Machine:
-    """What walls a process of that user has here."""
-    python = sys.executable if uid == os.getuid() else SYSTEM_PYTHON
-
-    def look() -> Any:
-        return msgspec.to_builtins(look_at_machine(tempfile.gettempdir(), python=python))
-
-    found = look() if uid == os.getuid() else _as_user(uid, "/", look)
-    return msgspec.convert(found, Machine)
-
-
-@dataclass
-class Place:
-    """Folders of a test, all of one user, and how something is run as that user."""
-
-    folder: Path
-    uid: int
-
-    def __post_init__(self) -> None:
-        ours = self.uid == os.getuid()
-        self.python = sys.executable if ours else SYSTEM_PYTHON
-        found = machine_of(self.uid)
-        self.machine = found if ours else msgspec.structs.replace(found, homes=(str(self.folder),))
-        for name in ("workspace", "outside", "readable"):
-            (self.folder / name).mkdir()
-        for name in ("outside", "readable"):
-            (self.folder / name / "sentinel").write_text(SENTINEL)
-        for path in (self.folder, *self.folder.rglob("*")):
-            os.chown(path, self.uid, self.uid)
-            path.chmod(0o755 if path.is_dir() else 0o644)
-
-    @property
-    def workspace(self) -> str:
-        return str(self.folder / "workspace")
-
-    def command(self, *argv: str, **options: Any) -> Command:
-        wanted: dict[str, Any] = {
-            "cwd": self.workspace,
-            "roots": (self.workspace,),
-            "run_id": "run",
-            "sandbox": WORKSPACE,
-            "environment": {"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"]},
-        }
-        return command(*argv, **{**wanted, **options})
-
-    def shell(self, text: str, **options: Any) -> Command:
-        return self.command("sh", "-c", text, **options)
-
-    def program(self, text: str, *arguments: str, **options: Any) -> Command:
-        return self.command(self.python, "-I", "-S", "-c", text, *arguments, **options)
-
-    def run(self, body: Callable[[Launchers], Awaitable[Any]]) -> Any:
-        """With launchers of its own, as the user of the place; the result has to be JSON."""
-
-        if self.machine.missing:
-            missing = "; ".join(finding.why for finding in self.machine.missing)
-            pytest.skip(f"`confined` is not offered here: {missing}")
-
-        def run() -> Any:
-            return run_with(body, python=self.python, look_at_machine=lambda: self.machine)
-
-        return run() if self.uid == os.getuid() else _as_user(self.uid, str(self.folder), run)
-
-
-def _as_user(uid: int, home: str, body: Callable[[], Any]) -> Any:
-    """What `body` returns in a child that has dropped to the user; asserts that it returned."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reading)
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            os.environ["HOME"] = home
-            answer: Any = {"ended": body()}
-        except BaseException:
-            answer = {"failed": traceback.format_exc()}
-        with contextlib.suppress(BaseException), open(writing, "w") as file:
-            json.dump(answer, file)
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as file:
-        answer = json.load(file)
-    os.waitpid(pid, 0)
-    assert "failed" not in answer, answer["failed"]
-    return answer["ended"]
-
-
-WHO_ELSE = pytest.param("ordinary user", marks=[pytest.mark.long] if os.getuid() == 0 else [])
-"""Everything is tried as both; a quick round of root has an ordinary user in `test_confine` alone."""
-
-
-@pytest.fixture(params=["root", WHO_ELSE])
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Not below tmp_path, into which only its owner can go."""
-    ordinary = request.param == "ordinary user"
-    if not ordinary and os.getuid() != 0:
-        pytest.skip("not started as root")
-    if ordinary and os.getuid() == 0 and not os.access(SYSTEM_PYTHON, os.X_OK):
-        pytest.skip("no interpreter that an ordinary user can execute")
-    with tempfile.TemporaryDirectory(prefix="custody-walls-") as folder:
-        yield Place(Path(folder), ORDINARY_UID if ordinary and os.getuid() == 0 else os.getuid())
 
 
 @contextlib.contextmanager
@@ -464,56 +341,33 @@ def test_a_wall_that_cannot_be_had_is_named_and_nothing_is_run(place: Place) -> 
     assert os.listdir(place.workspace) == []
 
 
-# -- much at once ---------------------------------------------------------------------------------------
+# -- what is not to count yet --------------------------------------------------------------------------
 
 
-def _left_in(namespaces: set[str]) -> list[int]:
-    """Processes in one of these that nobody else has started: the kernel gives a number that is free again to
-    the next namespace of another test's, whose processes are below the one that started both of us."""
-    return [pid for pid in _everybody() if namespaces & _namespaces_of(pid) and not _anothers(pid)]
+def test_what_is_shown_a_view_is_alone_and_over_when_it_is_finished(place: Place) -> None:
+    held = place.folder / "held"
+    for name in ("upper", "work"):
+        (held / name).mkdir(parents=True)
+    for path in (held, *held.iterdir()):
+        os.chown(path, place.uid, place.uid)
+    if not place.machine.overlay:
+        pytest.skip("no overlay can be mounted here")
+
+    async def body(pool: Launchers) -> list[Any]:
+        view = View(place.workspace, "overlay", str(held / "upper"), str(held / "work"))
+        own = await pool.run(place.shell("echo made >made; echo x >$TMPDIR/left"))
+        before = launcher_pids()
+        text = "cat made; test -e $TMPDIR/left && echo old; rm made; touch new"
+        seen = await pool.run(place.shell(text, views=(view,)))
+        after = launcher_pids()
+        stale = await pool.run(place.shell("ls"))
+        printed = [finished.stdout.data.decode() for finished in (own, seen, stale)]
+        return [printed, before == after, sorted(os.listdir(held / "upper")), os.listdir(place.workspace)]
+
+    assert place.run(body) == [["", "made\n", "made\n"], True, ["made", "new"], ["made"]]
 
 
-def _everybody() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _namespaces_of(pid: int) -> set[str]:
-    found: set[str] = set()
-    for kind in escapes.NAMESPACES:
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
-    return found
-
-
-def _anothers(pid: int) -> bool:
-    while (found := stat_of(pid)) is not None and pid != os.getpid():
-        if found.parent_pid == os.getppid():
-            return True
-        pid = found.parent_pid
-    return False
-
-
-@pytest.mark.long
-def test_fifty_at_once_leave_nothing_behind(place: Place) -> None:
-    async def body(pool: Launchers) -> list[list[str]]:
-        ours = [place.program(escapes.LITTER, run_id=str(number)) for number in range(50)]
-        every = await asyncio.gather(*map(pool.run, ours))
-        await eventually_async(lambda: len(launcher_pids()) <= WALLED_MAX)
-        said = [finished.stdout.data.decode().split() for finished in every]
-        assert _left_in({namespace for its in said for namespace in its}), "some launchers are kept"
-        return said
-
-    descriptors = sorted(os.listdir("/proc/self/fd"))
-    children, ours = set(children_of(os.getpid())), _namespaces_of(os.getpid())
-    mounts = Path("/proc/self/mountinfo").read_text()
-    said = place.run(body)
-    assert {len(its) for its in said} == {len(escapes.NAMESPACES)}
-    assert sorted(os.listdir("/proc/self/fd")) == descriptors
-    assert set(children_of(os.getpid())) == children
-    made = {namespace for its in said for namespace in its}
-    assert not made & ours
-    assert _left_in(made) == []
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+# -- much at once --------------------------------------------------------------------------------------
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ def here() -> Machine:
 
 def test_each_wall_is_told_with_the_reason_and_what_would_change_it(here):
     names = [finding.name for finding in here.findings]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 11
     for finding in here.findings:
         assert finding.why
         assert finding.has == "yes" or finding.change, finding.name
@@ -34,17 +34,19 @@ def test_what_a_plan_is_built_on_agrees_with_what_is_told(here):
     having = {finding.name: finding.has for finding in here.findings}
     assert (having["landlock"] != "no") == (here.landlock_abi >= 3)
     assert (having["namespaces"] == "yes") == (here.namespaces != "none")
+    assert (having["overlay"] == "yes") == here.overlay
     assert (here.uids is not None) == (having["user"] == "yes" and os.geteuid() == 0)
     assert all(path == os.path.realpath(path) for path in (*here.homes, *here.prefixes, here.temporary))
 
 
-def test_trying_leaves_no_mount_no_process_and_no_descriptor():
-    def state() -> tuple[str, list[str], int]:
+def test_trying_leaves_no_mount_no_process_no_descriptor_and_no_file(tmp_path):
+    def state() -> tuple[str, list[str], int, list[str]]:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        return Path("/proc/self/mountinfo").read_text(), children, len(os.listdir("/proc/self/fd"))
+        mounts = Path("/proc/self/mountinfo").read_text()
+        return mounts, children, len(os.listdir("/proc/self/fd")), os.listdir(tmp_path)
 
     before = state()
-    look_at_machine()
+    look_at_machine(environ={"HOME": str(tmp_path)})
     assert state() == before
 
 
@@ -92,9 +94,12 @@ def test_an_ordinary_user_finds_his_own_way():
     sandbox = Path(trial.__file__).parent.parent
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # where this project lies may be closed to others
+        told["held"] = f"{folder}/held"
+        os.mkdir(told["held"])
+        os.chown(told["held"], UIDS[0], UIDS[0])
         for name in (
             "walls/trial.py",
-            *(f"launcher/{part}.py" for part in ("__init__", "kernel", "user_namespace")),
+            *(f"launcher/{part}.py" for part in ("__init__", "kernel", "overlay", "user_namespace")),
         ):
             copy = Path(folder, name)
             copy.parent.mkdir(exist_ok=True)
@@ -114,4 +119,43 @@ def test_an_ordinary_user_finds_his_own_way():
     assert said["way"] in ("user", "none"), "nothing is left of root to make namespaces directly"
     assert (said["way"] == "user") == (said["namespaces"][0] == "")
     assert (said["landlock"][0] == "") == (said["landlock"][1] >= 1)
+    assert (said["way"] == "user") == ("overlaid" in said)
     assert "user" not in said and "idmapped" not in said
+
+
+def test_what_the_kernel_closed_to_everybody_is_removed_by_an_ordinary_user_as_well():
+    def leave_closed_folders(beside: str) -> None:
+        with machine._folder_for_trials([beside]) as folder:
+            closed = Path(folder, "work/work/incompat/volatile")
+            closed.mkdir(parents=True)
+            (closed / "dirty").touch(mode=0)
+            for path in (closed, *list(closed.parents)[:2]):
+                path.chmod(0)
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as beside:
+        os.chmod(beside, 0o777)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setresgid(UIDS[0], UIDS[0], UIDS[0])
+                    os.setresuid(UIDS[0], UIDS[0], UIDS[0])
+                leave_closed_folders(beside)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert os.listdir(beside) == []
+
+
+def test_whether_overlays_can_be_had_is_tried_where_the_store_lies(here):
+    def overlay_at(store: str) -> bool:
+        return look_at_machine(store=store).overlay
+
+    if not here.overlay:
+        pytest.skip("no overlay can be mounted here")
+    with tempfile.TemporaryDirectory() as folder:
+        assert overlay_at(f"{folder}/not/there/yet") == here.overlay
+        assert os.listdir(folder) == []
+    assert not overlay_at("/proc/self")

@@ -1,7 +1,12 @@
 """What a launcher is told of its walls: what is kept, covered, allowed and refused, for one call's roots."""
 
+import json
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -9,7 +14,7 @@ from msgspec.structs import replace
 from custody.errors import SandboxError
 from custody.sandbox.launcher import confine
 from custody.sandbox.walls.machine import Machine, WallFinding
-from custody.sandbox.walls.model import NAMED, Sandbox, is_beneath
+from custody.sandbox.walls.model import NAMED, Sandbox, View, is_beneath
 from custody.sandbox.walls.plan import CLONE_NEWNET, PRIVATE_BYTES_MAX, WallPlan, plan_of
 
 WRITE_FILE = 1 << 1
@@ -170,14 +175,22 @@ def test_a_wall_that_is_missing_is_a_refusal_that_names_it(machine, root):
 
 
 def test_the_network_is_the_runs_own_unless_it_is_open(machine, root):
+    own = replace(NAMED["workspace"], name="own", network="loopback")
     none, loopback, opened = (
-        plan_of(NAMED[name], [root], root, machine) for name in ("read_only", "workspace", "network")
+        plan_of(sandbox, [root], root, machine) for sandbox in (NAMED["read_only"], own, NAMED["network"])
     )
     assert (bool(none.namespaces & CLONE_NEWNET), none.loopback) == (True, False)
     assert (bool(loopback.namespaces & CLONE_NEWNET), loopback.loopback) == (True, True)
     assert (bool(opened.namespaces & CLONE_NEWNET), opened.loopback) == (False, False)
-    with pytest.raises(SandboxError, match="proxy"):
-        plan_of(Sandbox(name="some", network="listed", hosts=("a.example",)), [root], root, machine)
+    assert not any(plan.listener for plan in (none, loopback, opened))
+
+
+def test_what_is_listed_is_reached_by_a_listener_on_a_loopback_of_the_runs_own(machine, root):
+    listing = replace(NAMED["workspace"], name="some", network="listed", hosts=("a.example",))
+    plan = plan_of(listing, [root], root, machine)
+    loopback = plan_of(replace(NAMED["workspace"], network="loopback"), [root], root, machine)
+    assert (bool(plan.namespaces & CLONE_NEWNET), plan.loopback, plan.listener) == (True, True, True)
+    assert (plan.landlock, plan.seccomp) == (loopback.landlock, loopback.seccomp)
 
 
 def test_limits_are_the_narrowest_said_and_no_dump_leaves_the_walls(machine, root):
@@ -202,9 +215,132 @@ def test_private_folders_take_a_bounded_share_of_the_memory(machine, root):
     assert size(1024**3) == 128 * 1024**2
 
 
+# -- views ------------------------------------------------------------------------------------------------
+
+
+def view_of(root: str, store: Path, kind: Literal["overlay", "copy"] = "overlay") -> View:
+    number = str(len(os.listdir(store))) if store.is_dir() else "0"
+    upper, work = store / number / "upper", store / number / "work"
+    upper.mkdir(parents=True)
+    return View(root=root, kind=kind, upper=str(upper), work=str(work) if kind == "overlay" else "")
+
+
+@pytest.fixture
+def store(home: Path) -> Path:
+    return home / ".local/share/custody/held"
+
+
+def test_an_overlay_takes_the_place_of_its_root_which_is_no_mount_any_more(machine, root, store):
+    view = view_of(root, store)
+    plan = plan_of(NAMED["workspace"], [root], root, machine, views=[view])
+    bare = plan_of(NAMED["workspace"], [root], root, machine)
+    assert plan.overlay == ((root, view.upper, view.work),)
+    assert root not in {source for source, _, _ in plan.keep}
+    assert (plan.landlock, plan.cover, plan.read_only) == (bare.landlock, bare.cover, bare.read_only)
+    assert bare.overlay == ()
+
+
+def test_a_copy_is_kept_in_the_place_of_its_root(machine, root, store):
+    view = view_of(root, store, "copy")
+    plan = plan_of(NAMED["workspace"], [root], root, machine, views=[view])
+    assert (view.upper, root, "idmap") in plan.keep and plan.overlay == ()
+    assert root not in {source for source, _, _ in plan.keep}
+    own = plan_of(NAMED["workspace"], [root], root, ordinary(machine), views=[view])
+    assert (view.upper, root, "rw") in own.keep
+
+
+def test_a_root_that_can_only_be_read_needs_no_view(machine, root, store):
+    plan = plan_of(NAMED["read_only"], [root], root, machine, views=[view_of(root, store)])
+    assert plan == plan_of(NAMED["read_only"], [root], root, machine)
+
+
+def test_roots_and_writable_places_within_a_root_are_seen_through_its_view(machine, root, store):
+    inner, listed = f"{root}/inner", f"{root}/listed"
+    for path in (inner, listed):
+        os.mkdir(path)
+    sandbox = replace(NAMED["workspace"], name="more", write=(listed,))
+    plan = plan_of(sandbox, [root, inner], inner, machine, views=[view_of(root, store)])
+    assert [target for target, _, _ in plan.overlay] == [root]
+    assert not any(is_beneath(source, root) for source, _, _ in plan.keep)
+    assert not any(is_beneath(path, root) for path in plan.read_only)
+
+
+def test_views_that_overlap_are_refused(machine, root, store):
+    os.mkdir(f"{root}/inner")
+    views = [view_of(root, store), view_of(f"{root}/inner", store)]
+    for order in (views, views[::-1], [views[0], view_of(root, store)]):
+        with pytest.raises(SandboxError, match="lies in another"):
+            plan_of(NAMED["workspace"], [root, f"{root}/inner"], root, machine, views=order)
+
+
+def test_a_root_without_a_view_beside_one_that_has_one_is_refused(machine, root, home, store):
+    with pytest.raises(SandboxError, match="no view"):
+        plan_of(NAMED["workspace"], [root, str(home / "work")], root, machine, views=[view_of(root, store)])
+
+
+def test_a_sandbox_that_lets_a_root_be_changed_by_another_way_is_refused(machine, root, store):
+    around = replace(NAMED["workspace"], name="around", write=(str(Path(root).parent),))
+    for sandbox in (around, NAMED["open"]):
+        with pytest.raises(SandboxError, match="lets a command change") as refused:
+            plan_of(sandbox, [root], root, machine, views=[view_of(root, store)])
+        assert "workspace" in (refused.value.hint or "")
+
+
+SAME_STORAGE = """
+import json, subprocess, sys
+from custody.sandbox.walls.mounts import same_storage
+root, inner, outer, there = sys.argv[1:]
+subprocess.run(["mount", "--bind", inner, there], check=True)
+beneath = same_storage(root, [there])
+subprocess.run(["mount", "--bind", outer, there], check=True)
+above = same_storage(root, [there])
+print(json.dumps([beneath, above, same_storage(root, [there + " not"]), same_storage(there, [root])]))
+"""
+
+
+def test_a_root_is_found_again_where_it_is_mounted_a_second_time(tmp_path):
+    folder = tmp_path.resolve() / "a name\twith blanks"
+    root, inner, there = folder / "root", folder / "root" / "inner", folder / "some where"
+    for path in (inner, there, folder / "some where not"):
+        path.mkdir(parents=True)
+    paths = [str(path) for path in (root, inner, folder, there)]
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*alone, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("unshare(1) cannot make a mount namespace here")
+    found = subprocess.run(
+        [*alone, sys.executable, "-c", SAME_STORAGE, *paths], check=True, capture_output=True, timeout=30
+    )
+    assert json.loads(found.stdout) == [str(there), str(there), None, str(root)]
+
+
+def test_what_is_held_may_not_lie_where_the_command_writes(machine, root, tmp_path):
+    elsewhere = tmp_path.resolve() / "elsewhere"
+    sandbox = replace(NAMED["workspace"], name="other", write=(str(elsewhere),))
+    for place in (Path(root), elsewhere):
+        with pytest.raises(SandboxError, match="holds back"):
+            plan_of(sandbox, [root], root, machine, views=[view_of(root, place / "held")])
+
+
+def test_what_is_held_is_covered_where_it_would_be_seen(machine, root, tmp_path):
+    around = tmp_path.resolve() / "around"
+    view = view_of(root, around / "held")
+    sandbox = replace(NAMED["workspace"], name="nosy", read=(str(around),))
+    plan = plan_of(sandbox, [root], root, machine, views=[view])
+    assert str(Path(view.upper).parent) in {place for place, _ in plan.cover}
+
+
+def test_temporary_folders_and_roots_that_are_gone_need_no_view(machine, root, store):
+    views = [view_of(root, store), view_of("/tmp", store), view_of("/nonexistent", store)]
+    plan = plan_of(NAMED["workspace"], ["/tmp", root, "/nonexistent"], root, machine, views=views)
+    assert [target for target, _, _ in plan.overlay] == [root]
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_the_launcher_understands_every_plan(name, machine, root):
     plan = plan_of(NAMED[name], [root], root, machine)
     read = confine.Plan(plan.pack())
+    assert (read.listener, read.overlay) == (plan.listener, list(plan.overlay))
     assert (read.filter, read.uid, read.keep) == (plan.seccomp, plan.uid, list(plan.keep))
     assert [tuple(rule) for rule in read.rules] == list(plan.landlock.rules)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from custody.errors import InvalidSetting
 from custody.sandbox.walls import NAMED, Sandbox, narrowed
-from custody.sandbox.walls.model import NAMES_MAX, PATHS_MAX, beneath_both, is_beneath
+from custody.sandbox.walls.model import NAMES_MAX, PATHS_MAX, PROCESSES_MAX, beneath_both, is_beneath
 
 NETWORKS = ("none", "loopback", "listed", "open")
 
@@ -28,14 +28,15 @@ def test_four_sandboxes_have_names_and_each_is_wider_than_the_one_before() -> No
 def test_only_open_reaches_beyond_the_roots_and_only_it_and_network_reach_hosts() -> None:
     assert {name: (s.roots, s.read, s.write, s.network) for name, s in NAMED.items()} == {
         "read_only": ("read", (), (), "none"),
-        "workspace": ("write", (), (), "loopback"),
+        "workspace": ("write", (), (), "listed"),
         "network": ("write", (), (), "open"),
         "open": ("write", ("/",), ("/",), "open"),
     }
 
 
 def test_a_sandbox_that_says_nothing_allows_the_least() -> None:
-    assert structs.replace(Sandbox(name="bare"), name="read_only") == NAMED["read_only"]
+    bounded = structs.replace(Sandbox(name="bare"), name="read_only", processes=PROCESSES_MAX)
+    assert bounded == NAMED["read_only"]
 
 
 def test_the_named_ones_and_their_fields_cannot_be_changed() -> None:

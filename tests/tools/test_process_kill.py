@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.sandbox.commands import eventually, is_alive, launcher_pids
-from tests.settings_for_tests import never_short_of_resources, nothing_is_asked
+from tests.settings_for_tests import never_short_of_resources, nothing_is_asked, without_walls
 
 import custody
 from custody.calls.runtime import Runtime
@@ -33,6 +33,7 @@ def _nobody_has_to_allow_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path))
     never_short_of_resources(tmp_path)
     nothing_is_asked(tmp_path)
+    without_walls(tmp_path)  # behind them nothing has a number that others know
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from custody.calls.numbering import Numbering
 from custody.recorder import Keep
-from custody.sandbox.walls import Sandbox
 from custody.tools import Origin, Scope, Tool
+from custody.tools.confinement import Confinement
 
 if TYPE_CHECKING:
     from custody.calls.answers import Prompt
@@ -68,7 +68,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     origin: Origin
     door: str
     keep: Keep
-    sandbox: Sandbox | None
-    """The walls its command runs behind; None: at the level of its tool."""
+    wish: Confinement | None
+    """What holds its command, as far as call and settings say; None where its tool starts no process."""
     as_recorded: bool
     """Whether the caller gets arguments, result and error as the record has them, or as they were."""

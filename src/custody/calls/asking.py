@@ -4,6 +4,8 @@ Owns what is put on the record of it: that it was asked, and what was answered. 
 reaches us is `answers`', what one is worth `questions`'. Used by `execute`.
 """
 
+from typing import Any
+
 import msgspec
 
 from custody.calls.answers import Answering
@@ -113,10 +115,19 @@ def _digest(progress: Progress, policy_digest: str | None, answering: Answering)
         agent=asked.who.agent,
         policy_digest=policy_digest,
         dry_run=asked.dry_run,
-        walls=None if asked.sandbox is None else (asked.sandbox, asked.scope.roots),
+        walls=_walls(progress),
         opens=[(opening.path, opening.why) for opening in progress.openings],
         input_unread=progress.input_unread,
     )
+
+
+def _walls(progress: Progress) -> tuple[Any, ...] | None:
+    """What holds its command, where that is more than its user; a yes is to that."""
+    held = progress.confinement
+    if held is None or held.sandbox is None:
+        return None
+    more = () if held.level == "confined" else (held.level, held.afterwards)
+    return held.sandbox, progress.asked.scope.roots, *more
 
 
 async def _record_question(progress: Progress, question: Question, machinery: Machinery) -> Question:
@@ -139,8 +150,8 @@ async def _record_question(progress: Progress, question: Question, machinery: Ma
     shown = first.said().get("arguments")
     text = shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()
     name = f"dry run: {asked.name}" if asked.dry_run else asked.name
-    if asked.sandbox is not None:
-        name = f"{name}, behind the walls of {asked.sandbox.name},"
+    if (held := progress.confinement) is not None and held.sandbox is not None:
+        name = f"{name}, behind the walls of {held.sandbox.name},"
     summary = f"{name} {text}"[:SUMMARY_CHARACTERS_MAX]
     reason, _ = recorder.clean_text(question.reason, "reason")
     return msgspec.structs.replace(question, shown=shown, summary=summary, reason=reason)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from custody.policy.model import Afterwards
 from custody.records import Effect
 from custody.tools import Scope
 
@@ -22,10 +23,15 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     environment: Literal["all_but_secret", "allow_list"] = "allow_list"
     environment_added: Mapping[str, str] = {}
     no_new_privs: bool = True
-    level: Literal["process", "confined"] = "process"
-    """What commands that no person has typed run at, unless they are asked for behind more."""
+    level: Literal["strongest", "process", "confined", "transaction"] = "strongest"
+    """What commands that no person has typed run at, unless they are asked for behind more. `strongest`:
+    those of tools that run what an agent writes at `confined`, where this machine gives that."""
     sandbox: str = "workspace"
-    """The walls of level `confined`, where a call names none."""
+    """The walls from level `confined` up, where a call names none."""
+    afterwards: Afterwards = "hold"
+    """What becomes of the changes of a transaction that says nothing of it."""
+    hosts: tuple[str, ...] = ()
+    """What commands may reach beside what their sandbox lists, where its network is `listed`."""
     limits: Mapping[str, int] = {}
     """Resource limits of every process, by the name of setrlimit(2) in lower case."""
     watch: bool = True

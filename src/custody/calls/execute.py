@@ -14,7 +14,7 @@ import msgspec
 from custody.calls.asked import Asked, inside
 from custody.calls.guards import Proposal, decide
 from custody.calls.lifecycle import Judgement, advance, judge
-from custody.calls.machinery import Machinery, append_end, append_first, tell_noted
+from custody.calls.machinery import Machinery, append_end, append_first, tell_connections, tell_noted
 from custody.calls.notices import Ending, Notices, tell_rejected
 from custody.calls.progress import Progress, as_call, in_recorded_words, latency_us, working_directory
 from custody.calls.walled import said_of_walls
@@ -107,7 +107,22 @@ async def _decide(
         proposal = msgspec.structs.replace(proposal, paused=True)
         progress.decision = await _guarded(progress, proposal, machinery, answered=answered)
     progress.noted, progress.openings = proposal.noted, tuple(proposal.openings)
+    if progress.decision.verdict == "allow" and progress.openings:
+        context.open(progress.openings)
+    if progress.decision.verdict != "deny":
+        await _wall_in(progress, context, proposal, machinery)
     progress.decide_us = (time.monotonic_ns() - began_ns) // 1000
+
+
+async def _wall_in(progress: Progress, context: Context, proposal: Proposal, machinery: Machinery) -> None:
+    """What holds its command: what was wished for, and what rules demand, which may be a refusal."""
+    asked = progress.asked
+    held = await machinery.walled.demanded(asked.wish, proposal.walls, asked.tool)
+    if isinstance(held, Decision):
+        progress.decision = held
+    else:
+        progress.confinement = context.confinement = held
+        machinery.walled.entered(held)
 
 
 async def _guarded(
@@ -219,9 +234,8 @@ async def _record_start(progress: Progress, context: Context, machinery: Machine
         progress.withheld = context.inherited[1] or None
         if progress.withheld:
             payload["environment_withheld"] = progress.withheld
-        if asked.sandbox is not None:
-            payload["sandbox"] = said_of_walls(asked.sandbox, asked.scope.roots)
-            progress.sandbox = asked.sandbox.name
+        if progress.confinement is not None and progress.confinement.sandbox is not None:
+            payload["sandbox"] = said_of_walls(progress.confinement.sandbox, asked.scope.roots)
     began_ns = time.monotonic_ns()
     progress.started_at_us, progress.started_ns = now_us(), began_ns
     said = ledger.recorder.redact(payload, progress.asked.keep)
@@ -273,6 +287,9 @@ async def _record_end(progress: Progress, ended: Ended, machinery: Machinery) ->
     progress.state = advance(progress.state, Kind.CALL_FINISHED)
     ledger = machinery.ledger
     judgement = judge(ended, progress.asked.timeout_seconds)
+    if ended.connections:
+        with suppress(NotRecorded):  # how it ended matters more, and says whether that can be recorded
+            await tell_connections(progress, ended, machinery)
     progress.host_after = await machinery.samples.newest()
     finished_at_us = now_us()
     payload: dict[str, Any] = {"result": ended.result if ended.recorded is None else ended.recorded}
@@ -302,6 +319,9 @@ async def _record_end(progress: Progress, ended: Ended, machinery: Machinery) ->
             child_pid=ended.child_pid,
             child_start_ticks=ended.child_start_ticks,
             changes=None if ended.changes is None else len(ended.changes),
+            held=ended.held,
+            settles=None if ended.settles is None else bytes.fromhex(ended.settles[0]),
+            settled=None if ended.settles is None else ended.settles[1],
             host_after=progress.host_after.event_id,
         )
 

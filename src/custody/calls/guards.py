@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.host import Breaker, HostSample
-from custody.policy import Case, Matched, Policy, Rule, Ruling
+from custody.policy import Case, Matched, Policy, Rule, Ruling, Walls
 from custody.records import Decision, Effect
 from custody.tools import Asker, Offered, Registry, Scope, Tool
 
@@ -64,6 +64,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """What rules would have refused or asked, were they enforced: a guard adds to it."""
     openings: "list[Opening]" = msgspec.field(default_factory=list[Any])
     """What a person would have to open for the call to write there: a guard adds to it."""
+    walls: list[Walls] = msgspec.field(default_factory=list[Walls])
+    """What rules demand around its command: a guard adds to it."""
 
 
 Guard = Callable[[Proposal], Decision | None]
@@ -183,6 +185,7 @@ def _of_rules(proposal: Proposal, policy: Policy) -> Decision | None:
     ruling = policy.decide(_case(proposal)) if policy.layers else None
     if ruling is None:
         return None
+    proposal.walls[:] = () if ruling.walls is None else (ruling.walls,)  # a pause takes no wall away
     if proposal.paused:
         proposal.noted[:] = [one for one in ruling.matched if one.decision != "allow"]
         return None
@@ -192,8 +195,11 @@ def _of_rules(proposal: Proposal, policy: Policy) -> Decision | None:
 
 def _of_openings(proposal: Proposal, policy: Policy, said: Decision | None) -> Decision | None:
     """No rule opens what the roots and the list of protected files close. A person does, for one call: where
-    a rule asks, and where the built-in policy does; about protected files an agent's call always asks."""
+    a rule asks, and where the built-in policy does; about protected files an agent's call always asks. Who
+    types a commit has seen what it puts where."""
     if said is not None and said.verdict == "deny":
+        return said
+    if proposal.asker.typed and getattr(proposal.tool, "typed_opens", False):
         return said
     refusals = " ".join(dict.fromkeys(opening.refusal for opening in proposal.openings))
     asks = said is not None and said.verdict == "ask"
@@ -232,6 +238,7 @@ def _case(proposal: Proposal) -> Case:
         happened=None if counting is None else counting.happened,
         dry_run=proposal.dry_run,
         typed=asker.typed,
+        starts_process=proposal.tool is not None and proposal.tool.level != "none",
         writes_outside=any(opening.why == "outside" for opening in proposal.openings),
         writes_protected=any(opening.why == "protected" for opening in proposal.openings),
     )

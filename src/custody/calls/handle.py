@@ -13,8 +13,8 @@ from custody.calls.backlog import Offer
 from custody.calls.beginning import RunOptions
 from custody.calls.lifecycle import left_with
 from custody.calls.run import FINISH_SECONDS, RunRecord
-from custody.calls.walled import ChosenLevel
 from custody.errors import NotRecorded
+from custody.policy.model import Afterwards, WallLevel
 from custody.records import Call, RunOutcome
 
 
@@ -65,8 +65,9 @@ class RunHandle(RunRecord):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
-        level: ChosenLevel | None = None,
+        level: WallLevel | None = None,
         sandbox: str | None = None,
+        afterwards: Afterwards | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
@@ -81,6 +82,7 @@ class RunHandle(RunRecord):
             timeout=timeout,
             level=level,
             sandbox=sandbox,
+            afterwards=afterwards,
             dry_run=dry_run,
             external_id=external_id,
             run=self,

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from custody.calls.new_runs import NewRuns
 from custody.calls.recording import Recording
-from custody.calls.walled import ChosenLevel, Walled
+from custody.calls.walled import Walled
 from custody.journal import Journal
+from custody.policy.model import Afterwards, WallLevel
 from custody.records import Call
 
 
@@ -27,8 +28,9 @@ class Home(Protocol):
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
-        level: ChosenLevel | None = None,
+        level: WallLevel | None = None,
         sandbox: str | None = None,
+        afterwards: Afterwards | None = None,
         dry_run: bool = False,
         run: Any = None,
         external_id: str | None = None,

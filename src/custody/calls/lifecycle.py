@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from custody.errors import CustodyError, LauncherLost, PeerLost
 from custody.records import Kind, Outcome, RunOutcome
+from custody.sandbox import LimitHit
 from custody.tools import Ended
 
 State = Literal["new", "asked", "answered", "started", "finished", "unanswered"]
@@ -49,6 +50,16 @@ class Judgement(Struct, frozen=True):
 
 _SUCCEEDED = Judgement("succeeded")
 
+_LIMITS: dict[LimitHit, str] = {
+    "memory": "its processes needed more memory than they may have",
+    "processes": "no more processes could be started",
+    "cpu_time": "a process used up its processor time",
+    "file_size": "a file grew larger than it may",
+    "disk": "a folder of its own was full",
+    "files": "a folder of its own could take no more files",
+}
+"""Beside time and whoever cancelled it, which have outcomes of their own."""
+
 
 def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     """A limit outranks an exit code, an exit code outranks what the result says of itself."""
@@ -67,6 +78,13 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     if ended.error is not None:
         error = describe(ended.error)
         return Judgement("failed", error["type"], error)
+    if ended.limit_hit is not None:
+        reason = _LIMITS[ended.limit_hit]
+        if ended.signal is not None:
+            reason += f" ({signal_name(ended.signal)})"
+        elif ended.exit_code is not None:
+            reason += f" (exit code {ended.exit_code})"
+        return Judgement("failed", reason, passed=_passed(_mapping(ended.result)))
     if ended.signal is not None:
         return Judgement(
             "failed", f"ended by {signal_name(ended.signal)}", passed=_passed(_mapping(ended.result))

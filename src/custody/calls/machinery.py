@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from custody.calls.deciding import Deciding
@@ -16,10 +17,12 @@ from custody.calls.ledger import Ledger
 from custody.calls.notices import Notices
 from custody.calls.progress import Progress
 from custody.calls.samples import Samples
+from custody.calls.walled import Walled
 from custody.errors import NotRecorded
 from custody.policy import Policy
 from custody.recorder import Draft
 from custody.records import Effect
+from custody.tools import Ended
 
 
 class Machinery(Struct, frozen=True, kw_only=True):
@@ -41,6 +44,7 @@ class Machinery(Struct, frozen=True, kw_only=True):
     policy: Callable[[], Policy]
     """The one in force."""
     deciding: Deciding
+    walled: Walled
 
 
 async def append_first(
@@ -75,6 +79,25 @@ async def append_end(draft: Draft, machinery: Machinery) -> None:
     except NotRecorded:
         machinery.unfinished.append(draft)
         raise
+
+
+async def tell_connections(progress: Progress, ended: Ended, machinery: Machinery) -> None:
+    """Put on the record what its command reached, and what it was refused. Raises NotRecorded."""
+    numbering = progress.asked.numbering
+    told: list[tuple[str, dict[str, Any]]] = []
+    for one in ended.connections:
+        said = {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+        told.append(("network.connected" if said.pop("verdict") == "allowed" else "network.refused", said))
+    if ended.connections_untold:
+        told.append(("network.untold", {"count": ended.connections_untold}))
+    for name, said in told:
+        draft = machinery.ledger.recorder.draft_event(
+            name,
+            said,
+            call_id=progress.asked.call_id,
+            run_id=None if numbering is None else numbering.run_id,
+        )
+        await machinery.ledger.append(draft)
 
 
 async def tell_noted(progress: Progress, machinery: Machinery) -> None:

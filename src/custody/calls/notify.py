@@ -24,7 +24,7 @@ import msgspec
 
 from custody.calls.questions import Question
 from custody.errors import CustodyError, InvalidSetting
-from custody.policy.hosts import webhook_host
+from custody.hosts import webhook_host
 from custody.records import rfc3339
 
 UNDELIVERED = "approvals.undelivered"

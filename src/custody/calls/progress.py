@@ -47,7 +47,8 @@ class Progress:
         """The arguments as the caller gets them back."""
         self.withheld: tuple[str, ...] | None = None
         self.cwd: str | None = None
-        self.sandbox: str | None = None
+        self.confinement = asked.wish
+        """What holds its command, with what rules demand."""
         self.parent_id, self.thread_id = current_call.get(), threading.get_native_id()
         """Of whoever asks: the first record may be made in another thread."""
         self.request: Request | None = None
@@ -74,7 +75,7 @@ class Progress:
             position=position,
             tool=asked.name,
             effect="unknown" if asked.tool is None else asked.tool.effect,
-            level=_level(asked),
+            level=_level(self),
             decision=self.decision,
             asked_at_us=self.at_us,
             session_id=asked.stated.session_id,
@@ -166,10 +167,12 @@ def as_call(
         host_after=progress.host_after.data,
         changes=changes,
         changes_count=None if changes is None else len(changes),
+        held="held" if ended is not None and ended.held is not None else None,
+        settled_by=None,
         redactions=progress.redactions,
         cwd=progress.cwd,
         environment_withheld=progress.withheld,
-        sandbox=progress.sandbox,
+        sandbox=None if progress.started_at_us is None else _sandbox(progress),
         door=asked.door,
         workspace=asked.who.workspace,
         pid=request.pid,
@@ -186,10 +189,15 @@ def as_call(
     )
 
 
-def _level(asked: Asked) -> Level:
-    if asked.sandbox is not None:
-        return "confined"
-    return "none" if asked.tool is None else asked.tool.level
+def _level(progress: Progress) -> Level:
+    if progress.confinement is not None:
+        return progress.confinement.level
+    return "none" if progress.asked.tool is None else progress.asked.tool.level
+
+
+def _sandbox(progress: Progress) -> str | None:
+    held = progress.confinement
+    return None if held is None or held.sandbox is None else held.sandbox.name
 
 
 def working_directory(asked: Asked) -> str:

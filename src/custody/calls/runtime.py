@@ -12,6 +12,8 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import msgspec
+
 from custody.calls.asked import Asked, Who
 from custody.calls.beginning import NewRun, RunOptions, user_name
 from custody.calls.call_settings import CallSettings
@@ -30,23 +32,23 @@ from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
 from custody.calls.telling import tell
-from custody.calls.walled import ChosenLevel, Walled
+from custody.calls.walled import Walled
 from custody.errors import NotRecorded, OutcomeUnknown, StoreClosed, UsageError
 from custody.host import Breaker, Sampler
 from custody.journal import Journal
 from custody.policy import Policy
+from custody.policy.model import Afterwards, WallLevel
 from custody.prices import Prices
 from custody.recorder import Draft, Recorder
 from custody.records import CALL_ID_BYTES, Call, Run
 from custody.redaction import secret_name
 from custody.sandbox import InheritedEnvironment, Launchers
-from custody.sandbox.walls import Sandbox
 from custody.tools import Asker, Context, Means, Origin, ProcessIO, Registry, Scope
 
 if TYPE_CHECKING:
     from custody.calls.answers import Prompt
     from custody.calls.recovery import Recovered
-    from custody.changes import UndoStore
+    from custody.changes import HeldStore, UndoStore
     from custody.index import Index
 
 log = logging.getLogger("custody")
@@ -76,6 +78,7 @@ class Runtime:
         observing: ObserveSettings,
         load_prices: Callable[[], Prices],
         undo: "Callable[[], UndoStore]",
+        held: "Callable[[], HeldStore]",
         unfinished: list[Draft],
         recovered: "Recovered | None" = None,
         notices: Notices | None = None,
@@ -97,7 +100,7 @@ class Runtime:
         self.ledger = Ledger(recorder)
         self._launchers = launchers
         self.walled = Walled(launchers, settings)
-        self._means = _means(settings, launchers, undo, lambda: self.index)
+        self._means = _means(settings, launchers, undo, held, lambda: self.index)
         self._machinery = Machinery(
             ledger=self.ledger,
             samples=Samples(sampler, self.ledger),
@@ -109,6 +112,7 @@ class Runtime:
             notices=notices,
             policy=policy,
             deciding=deciding,
+            walled=self.walled,
         )
         self.prompt: Prompt | None = None
         """Asks a person at the door of this program, where a rule asks."""
@@ -116,9 +120,7 @@ class Runtime:
         self.recording = Recording(
             recorder,
             observing,
-            guards=ObservedGuards(
-                guards_of_observed(breaker), policy, deciding, settings.scope, sampler.sample
-            ),
+            guards=_observed_guards(breaker, policy, deciding, settings, sampler),
             durable_before=settings.durable_before,
             door=settings.door,
             load_prices=load_prices,
@@ -150,8 +152,9 @@ class Runtime:
         arguments: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
-        level: ChosenLevel | None = None,
+        level: WallLevel | None = None,
         sandbox: str | None = None,
+        afterwards: Afterwards | None = None,
         dry_run: bool = False,
         run: RunRecord | None = None,
         external_id: str | None = None,
@@ -167,7 +170,8 @@ class Runtime:
         """Check, record, run, measure and record one call; returns it for every outcome.
 
         `timeout` is in seconds (0: none). `level` and `sandbox` (`read_only`, `workspace`, `network`, `open`;
-        alone it means confined) are the walls of its command, for agents never fewer than the settings say.
+        alone it means confined) are the walls of its command, for agents never fewer than the settings say;
+        `afterwards` is what becomes of the changes of a transaction.
         Outside `run` (or a surrounding `async with runtime.run`) the call stands alone. Arguments, result and
         error are as they were, or, `as_recorded`, with secrets replaced. `origin` says through which door and
         as which action of a proposal it comes, and may bring tools and guards of its own; `prompt` asks a
@@ -184,15 +188,12 @@ class Runtime:
         name = known.name if known is not None else str(tool)
         limit = limit_seconds(timeout, known, self.settings.timeout_seconds)
         call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
-        scope = self.settings.scope.at(cwd)
-        stated = Who(session_id=session, agent=agent, caller=caller)
-        who = self._who(stated, run)
-        if run is None:
-            stated = who
+        scope = msgspec.structs.replace(self.settings.scope.at(cwd), held=self._means.held)
+        stated, who = self._who(Who(session_id=session, agent=agent, caller=caller), run)
         door = origin.door or self.settings.door
-        asker = asker_of(who, run, door)
-        walls, origin = self.walled.chosen(level, sandbox, known, asker, origin)
-        context = self._context(call_id, asker, scope, limit, dry_run, io, origin, walls)
+        asker = msgspec.structs.replace(asker_of(who, run, door), caused=origin.caused)
+        wish, origin = await self.walled.wished(level, sandbox, afterwards, known, asker, origin)
+        context = self._context(call_id, asker, scope, limit, dry_run, io, origin)
         asked = Asked(
             call_id=call_id,
             tool=known,
@@ -211,9 +212,17 @@ class Runtime:
             door=door,
             keep="full" if known is None else tools.keep(known),
             as_recorded=as_recorded,
-            sandbox=walls,
+            wish=wish,
         )
-        return await self._carry_out(asked, context, run)
+        call = await self._carry_out(asked, context, run)
+        return call if call.held is None else await self._settle(call, context, run, asked.prompt)
+
+    async def _settle(
+        self, call: Call, context: Context, run: RunRecord | None, prompt: "Prompt | None"
+    ) -> Call:
+        from custody.calls.settling import settle  # few commands have their changes held
+
+        return await settle(self.call, call, context.confinement, run, prompt)
 
     async def _carry_out(self, asked: Asked, context: Context, run: RunRecord | None) -> Call:
         """Wait for the call; if the caller is cancelled, the call is ended and recorded before it hears."""
@@ -249,15 +258,17 @@ class Runtime:
             run.tally.call_ended(call.outcome)
         return call
 
-    def _who(self, stated: Who, run: RunRecord | None) -> Who:
-        """What is stated of a call, the rest taken from its run or from this runtime's settings."""
+    def _who(self, stated: Who, run: RunRecord | None) -> tuple[Who, Who]:
+        """What is stated of a call, and the same with the rest taken from its run, or from this runtime's
+        settings: without a run that is stated as well."""
         around = self.settings if run is None else run.who
-        return Who(
+        who = Who(
             session_id=stated.session_id or around.session_id,
             agent=stated.agent or around.agent,
             caller=stated.caller or around.caller,
             workspace=stated.workspace or around.workspace,
         )
+        return who if run is None else stated, who
 
     def _context(
         self,
@@ -268,7 +279,6 @@ class Runtime:
         dry_run: bool,
         io: ProcessIO | None,
         origin: Origin,
-        walls: Sandbox | None,
     ) -> Context:
         return Context(
             call_id=call_id.hex(),
@@ -280,7 +290,7 @@ class Runtime:
             means=self._means,
             asker=asker,
             origin=origin,
-            sandbox=walls,
+            egress=lambda: self.walled.egress(asker),
         )
 
     # -- runs ---------------------------------------------------------------------------------------
@@ -406,10 +416,22 @@ async def _offer(run: RunRecord, tool: str | Callable[..., Any]) -> None:
     run.tally.call_offered()
 
 
+def _observed_guards(
+    breaker: Breaker,
+    policy: Callable[[], Policy],
+    deciding: Deciding,
+    settings: CallSettings,
+    sampler: Sampler,
+) -> ObservedGuards:
+    """Of calls that their callers run."""
+    return ObservedGuards(guards_of_observed(breaker), policy, deciding, settings.scope, sampler.sample)
+
+
 def _means(
     settings: CallSettings,
     launchers: Launchers,
     undo: "Callable[[], UndoStore]",
+    held: "Callable[[], HeldStore]",
     index: "Callable[[], Index]",
 ) -> Means:
     """What each call is lent."""
@@ -419,6 +441,7 @@ def _means(
         no_new_privs=settings.no_new_privs,
         limits=settings.limits,
         undo=undo,
+        held=held,
         index=index,
         watch=settings.watch,
     )

@@ -1,13 +1,14 @@
 """What a call changes in files: carried out as a whole, told path by path, and taken back.
 
 `carry_out` changes files so that the old states are kept first; `Observed` keeps states of what something
-else is about to change; `undo_call` takes a call's changes back; `recover_changes` ends what a dead process
-left half done. The kept states lie in an `UndoStore`, sealed. Knows nothing of tools or calls, and of records
-only `Change`.
+else is about to change; `HeldStore` holds what a command changed until it is committed or discarded;
+`undo_call` takes a call's changes back; `recover_changes` ends what a dead process left half done. The kept
+states lie in an `UndoStore`, sealed. Knows nothing of tools or calls, and of records only `Change`.
 """
 
 from custody.changes.apply import carry_out
 from custody.changes.diff import unified
+from custody.changes.held import HeldRecovered, HeldSet, HeldStore, Holding
 from custody.changes.log import Entry, UndoSet
 from custody.changes.net import net_changes
 from custody.changes.observed import Observed
@@ -31,6 +32,10 @@ from custody.changes.wanted import (
 __all__ = [
     "Conflict",
     "Entry",
+    "HeldRecovered",
+    "HeldSet",
+    "HeldStore",
+    "Holding",
     "Observed",
     "RolledBack",
     "UndoPlan",

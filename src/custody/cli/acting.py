@@ -50,9 +50,11 @@ class Asked(Struct, frozen=True, kw_only=True):
     intent: str | None = None
     timeout: float | None = None
     """Seconds; 0 is no deadline, None the usual one."""
-    level: Literal["process", "confined"] | None = None
+    level: Literal["process", "confined", "transaction"] | None = None
     sandbox: str | None = None
     """Named alone it means confined."""
+    afterwards: Literal["discard", "hold", "ask", "commit_if_passed", "commit"] | None = None
+    """Named alone it means a transaction."""
     cwd: str | None = None
     roots: tuple[str, ...] = ()
     skills: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ async def act(
     from custody.sandbox import Launchers
 
     launchers = Launchers()
-    if asked.level != "confined" and asked.sandbox is None:
+    if asked.level in (None, "process") and asked.sandbox is None and asked.afterwards is None:
         launchers.prepare()  # it starts while the rest is loaded and the store is opened
     try:
         from custody.compose import open_runtime
@@ -157,6 +159,7 @@ async def _call(
             timeout=asked.timeout,
             level=asked.level,
             sandbox=asked.sandbox,
+            afterwards=asked.afterwards,
             dry_run=asked.dry_run,
             agent=asked.agent,
             caller=asked.caller,

@@ -38,9 +38,10 @@ ARGUMENTS_BYTES_MAX = 64 * 1024 * 1024  # bounds what a mistaken @file can make 
 def call_command(tool: str, text: str | None, as_json: bool, **options: Any) -> int:
     """Call a tool by name, with arguments as JSON.
 
-    Built in: check_outcome, drive_cli, exec, file_delete, file_edit, file_list, file_read, file_search,
-    file_write, git, process_kill, shell, skill_run, skills_install, skills_remove, undo, witness_download.
-    What each takes is told when the arguments do not fit, and in docs/reference/tools.md.
+    Built in: check_outcome, commit, discard, drive_cli, exec, file_delete, file_edit, file_list, file_read,
+    file_search, file_write, git, http_fetch, process_kill, shell, skill_run, skills_install, skills_remove,
+    undo, witness_download. What each takes is told when the arguments do not fit, and in
+    docs/reference/tools.md.
     """
     import asyncio
 

@@ -76,7 +76,8 @@ def words(change: Change, base: str | None) -> str:
 def _kind_words(change: Change, base: str | None) -> str:
     before, after = change.before, change.after
     if change.change == "renamed":
-        return f"from {relative(change.renamed_from or UNKNOWN, base)}"
+        inferred = " (inferred)" if change.inferred else ""
+        return f"from {relative(change.renamed_from or UNKNOWN, base)}{inferred}"
     if change.change == "mode":
         modes = (_mode(before), _mode(after))
         return f"mode {modes[0]} → {modes[1]}" if modes[0] != modes[1] else "owner or attributes"
@@ -156,10 +157,23 @@ def call_standing(call: Call, stands: Standing) -> str | None:
     """Whether a call's changes can still be taken back, in a sentence; None where it changed nothing."""
     if not call.changes_count or call.dry_run:
         return None
-    undoing = stands.undone.by(call.id)
+    if call.held == "held":
+        return held_in_words(call)
+    by = "" if call.settled_by is None else f" by call {call.settled_by[:8]}"
+    if call.held == "discarded":
+        return f"Discarded{by}: no file was ever touched."
+    if call.held == "committed":
+        changing = call.settled_by or call.id
+        return f"Committed{by}. {_standing_of(call, changing, stands)}"
+    return _standing_of(call, call.id, stands)
+
+
+def _standing_of(call: Call, changing: str, stands: Standing) -> str:
+    """`changing` is the id of the call that touched the files."""
+    undoing = stands.undone.by(changing)
     if undoing is not None:
         return f"Undone by call {undoing[:8]}; custody undo {undoing[:8]} brings it back."
-    if call.id not in stands.kept:
+    if changing not in stands.kept:
         return "It cannot be undone: what was there before is not kept, or not any more."
     lost = sum(not change.undoable for change in call.changes or ())
     if lost and lost == len(call.changes or ()):
@@ -167,6 +181,13 @@ def call_standing(call: Call, stands: Standing) -> str | None:
     if lost:
         return f"{lost:,} of it cannot be undone; the rest can: custody undo {call.id[:8]} --force"
     return f"It can be undone: custody undo {call.id[:8]}"
+
+
+def held_in_words(call: Call) -> str:
+    """What can be done about changes that are held."""
+    short = call.id[:8]
+    ways = (f"custody commit {short}", f"custody discard {short}", f"custody show {short} --diff")
+    return f"changes held: {call.changes_count or 0:,} ({', '.join(ways)})"
 
 
 def inverse(change: Change) -> Change:

@@ -1,7 +1,8 @@
 """`custody changes`: what a run did to files in sum, or a call; and the block of `show` that lists a call's.
 
-Owns the sum with all that is missing from it: calls that do not tell, changes a record does not list. The net
-of several changes of one path is `changes.net`'s. Used by the program and `show`.
+Owns the sum with all that is missing from it: calls that do not tell, changes a record does not list, those
+that are held. What was held and then committed is in the sum, whoever committed it. The net of several
+changes of one path is `changes.net`'s. Used by the program and `show`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import replace
 
-from custody.cli.changed import Standing, call_standing, print_changes, standing, unwatched
+from custody.cli.changed import (
+    Standing,
+    call_standing,
+    held_in_words,
+    print_changes,
+    standing,
+    unwatched,
+)
 from custody.cli.diffs import Differ, change_documents, print_diffs
 from custody.cli.invocation import message, printable
 from custody.cli.options import complete_id, json_option, look, store_option
-from custody.errors import UsageError
+from custody.errors import NotFound, UsageError
 from custody.records import Call, Change, Run
 
 if TYPE_CHECKING:
@@ -44,6 +52,10 @@ class Sum:
         """Ids of calls whose undo data is not kept any more."""
         self.undone: list[str] = []
         """Ids of calls that were undone since."""
+        self.held: list[Call] = []
+        """Calls whose changes are held: no file has been touched."""
+        self.discarded: list[str] = []
+        """Ids of calls whose changes were held and then dropped."""
 
     def add(self, call: Call) -> Sequence[Change]:
         """A further call; its changes, as they stand now."""
@@ -52,6 +64,16 @@ class Sum:
             self.untold.append(replace(call, arguments=None, result=None))
         elif (why := unwatched(call)) is not None:
             self.partly.setdefault(why, []).append(call.id)
+        if self._differ is not None:
+            self._differ.know(call)
+        if call.held == "held":
+            self.held.append(replace(call, arguments=None, result=None))
+            return ()
+        if call.held == "discarded":
+            self.discarded.append(call.id)
+            return ()
+        if call.held == "committed" and call.settled_by is not None:
+            return ()  # the call that did it tells them
         changes = () if call.dry_run else call.changes or ()
         if call.changes_count and not call.dry_run:
             self.unlisted += call.changes_count - len(changes)
@@ -61,8 +83,6 @@ class Sum:
             elif call.id not in self._stands.kept:
                 self.gone.append(call.id)
                 changes = [replace(change, undoable=False) for change in changes]
-        if self._differ is not None:
-            self._differ.know(call)
         return changes
 
 
@@ -101,7 +121,30 @@ def changes_command(identifier: str, with_diff: bool, store: str | None, as_json
 
 
 def calls_of(view: "View", found: "Run | Call") -> Iterator[Call]:
-    """The call itself, or those of a run in the order in which they were asked for."""
+    """The call itself, or those of a run in the order in which they were asked for; and the calls elsewhere
+    that committed what these had changed."""
+    elsewhere: list[Call] = []
+    for call in _own_calls(view, found):
+        while elsewhere and elsewhere[0].asked_at <= call.asked_at:
+            yield elsewhere.pop(0)
+        yield call
+        commit = _commit_of(view, call)
+        if commit is not None and (isinstance(found, Call) or commit.run_id != found.id):
+            elsewhere.append(commit)
+            elsewhere.sort(key=lambda call: call.asked_at)
+    yield from elsewhere
+
+
+def _commit_of(view: "View", call: Call) -> Call | None:
+    if call.held != "committed" or call.settled_by is None:
+        return None
+    try:
+        return view.index.call(call.settled_by, details=False, refresh=False)
+    except NotFound:  # the index knows of it and the journal has it no more
+        return None
+
+
+def _own_calls(view: "View", found: "Run | Call") -> Iterator[Call]:
     from custody.index import CallFilter
 
     if isinstance(found, Call):
@@ -134,8 +177,19 @@ def _print_json(
             "calls_partly_told": [call_id for ids in sum_.partly.values() for call_id in ids],
             "calls_undone": sum_.undone,
             "unlisted": sum_.unlisted,
+            "held": [_held_document(call, differ, base) for call in sum_.held],
+            "calls_discarded": sum_.discarded,
         }
     )
+
+
+def _held_document(call: Call, differ: Differ | None, base: str) -> dict[str, Any]:
+    differ = None if differ is None else differ.alone(call)
+    return {
+        "call": call.id,
+        "changes_count": call.changes_count,
+        "changes": change_documents(differ, call.changes or (), base),
+    }
 
 
 def _print(
@@ -153,6 +207,19 @@ def _print(
         message("no changes to files.")
     for sentence in _remarks(view, found, sum_, changes):
         remark(sentence)
+    for call in sum_.held:
+        _print_held(call, differ, base, most=None if call.id == found.id else CHANGES_SHOWN_MAX)
+
+
+def _print_held(call: Call, differ: Differ | None, base: str, *, most: int | None) -> None:
+    """Apart from the sum: the files are as they were."""
+    from custody.cli.render import heading, remark
+
+    heading(f"Held of call {call.id[:8]}")
+    _print_first(call, base, most)
+    if differ is not None:
+        print_diffs(differ.alone(call), call.changes or (), base)
+    remark(held_in_words(call))
 
 
 def _remarks(view: "View", found: "Run | Call", sum_: Sum, changes: list[Change]) -> Iterator[str]:
@@ -168,6 +235,8 @@ def _remarks(view: "View", found: "Run | Call", sum_: Sum, changes: list[Change]
             f"Not in this sum, as their tools do not tell what they change: {_count(sum_.untold, 'call')} of "
             f"{tools} ({_named([call.id for call in sum_.untold])})."
         )
+    if sum_.discarded:
+        yield f"Not in this sum, as it was held and discarded: {_named(sum_.discarded)}."
     for why, ids in sum_.partly.items():
         yield f"{'Call' if len(ids) == 1 else 'Calls'} {_named(ids)}: {why}"
     if isinstance(found, Run):
@@ -208,21 +277,28 @@ def print_changes_of(view: "View", call: Call, base: str, differ: "Differ | None
 
     why = unwatched(call)
     if call.changes_count is not None or why is not None:
-        heading("Changes")
+        heading("Changes held" if call.held == "held" else "Changes")
     if why is not None:
         print(printable(why))
     if not call.changes_count:
         if call.changes_count == 0 and why is None:
             print("none")
         return
-    changes = call.changes or ()
-    print_changes(changes[:CHANGES_SHOWN_MAX], base)
-    if len(changes) > CHANGES_SHOWN_MAX:
-        remark(f"The first {CHANGES_SHOWN_MAX} of {call.changes_count:,}; all: custody changes {call.id[:8]}")
-    elif call.changes_count > len(changes):
-        remark(f"{call.changes_count:,} counted, of which the record lists {len(changes):,}.")
+    _print_first(call, base, CHANGES_SHOWN_MAX)
     if differ is not None:
-        print_diffs(differ, changes, base)
+        print_diffs(differ, call.changes or (), base)
     said = call_standing(call, standing(view, call.asked_at))
     if said is not None:
         remark(said)
+
+
+def _print_first(call: Call, base: str, most: int | None) -> None:
+    """So many of its changes, or all that the record lists."""
+    from custody.cli.render import remark
+
+    changes = call.changes or ()
+    print_changes(changes[:most], base)
+    if most is not None and len(changes) > most:
+        remark(f"The first {most} of {call.changes_count:,}; all: custody changes {call.id[:8]}")
+    elif call.changes_count is not None and call.changes_count > len(changes):
+        remark(f"{call.changes_count:,} counted, of which the record lists {len(changes):,}.")

@@ -2,8 +2,9 @@
 
 Owns where a version is looked for: what was before in the undo data, what a call left in the file while
 it is still that, or among the arguments of the call. A version counts only by its digest, so that nobody is
-shown another text as the one that was recorded. What is shown passes the redaction of texts. Used by `show`
-and `changes`.
+shown another text as the one that was recorded. Of changes that are held the old version is what stands
+there, while nothing was done to it, and the new one is held. What is shown passes the redaction of texts.
+Used by `show` and `changes`.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ from msgspec import Struct
 from custody.cli.changed import relative
 from custody.cli.invocation import printable
 from custody.cli.render import UNKNOWN, paint, size
-from custody.errors import UndoGone
+from custody.errors import NothingHeld, UndoGone
 from custody.records import Call, Change, Version
 
 if TYPE_CHECKING:
-    from custody.changes import UndoSet, UndoStore
+    from custody.changes import HeldSet, UndoSet, UndoStore
     from custody.redaction import Redactor
     from custody.settings import Settings
     from custody.stores import View
@@ -52,6 +53,9 @@ class Diff(Struct, frozen=True, kw_only=True):
 class Differ:
     """Compares what stood at the paths that calls changed. It is told of the calls first, in their order."""
 
+    old_is_gone = "what was there before is not kept"
+    new_is_gone = "what was left there is no longer there"
+
     def __init__(self, view: "View", settings: "Settings") -> None:
         self._view = view
         self._settings = settings
@@ -63,12 +67,17 @@ class Differ:
         self._opened: tuple[str, list[UndoSet]] | None = None
 
     def know(self, call: Call) -> None:
+        changing = call.settled_by if call.held == "committed" and call.settled_by is not None else call.id
         for change in call.changes or ():
             if change.before is not None and change.before.sha256 is not None:
                 old_path = change.renamed_from or change.path
-                self._kept_by.setdefault((old_path, change.before.sha256), call.id)
+                self._kept_by.setdefault((old_path, change.before.sha256), changing)
             if call.tool == "file_write" and change.after is not None and change.after.sha256 is not None:
                 self._said_by[change.path, change.after.sha256] = call.id
+
+    def alone(self, call: Call) -> "Differ":
+        """One that knows of this call and no other."""
+        return differ_of(self._view, self._settings, call)
 
     def diff(self, change: Change, base: str | None) -> Diff | None:
         """None where the change is not one of content."""
@@ -82,12 +91,12 @@ class Differ:
             return Diff(lines=None, why=f"not compared: {size(largest)} is much to read")
         new = None if after is None else self._new(change.path, after)
         if after is not None and new is None:
-            return Diff(lines=None, why="what was left there is no longer there")
+            return Diff(lines=None, why=self.new_is_gone)
         old = None if before is None else self._old(change.renamed_from or change.path, before)
         if old is None and before is not None and new is not None and _is(new[: before.bytes], before):
             old = new[: before.bytes]  # something was added at its end
         if before is not None and old is None:
-            return Diff(lines=None, why="what was there before is not kept")
+            return Diff(lines=None, why=self.old_is_gone)
         return self._compared(change, old, new, base)
 
     def _compared(self, change: Change, old: bytes | None, new: bytes | None, base: str | None) -> Diff:
@@ -149,6 +158,44 @@ class Differ:
         return self._redactor.text(text, "diff")[0].encode()
 
 
+class HeldDiffer(Differ):
+    """Compares what stands at the paths of held changes with what is held."""
+
+    old_is_gone = "what was there has been changed since"
+    new_is_gone = "it is not held any more"
+
+    def __init__(self, view: "View", settings: "Settings", held: "HeldSet") -> None:
+        super().__init__(view, settings)
+        self._held = held
+        self._entries = {entry.target.path: entry for entry in held.entries}
+
+    def _old(self, path: str, version: Version) -> bytes | None:
+        entry = self._entries.get(path)
+        return None if entry is None else read_now(path, version, ctime_ns=entry.ctime_ns)
+
+    def _new(self, path: str, version: Version) -> bytes | None:
+        entry = self._entries.get(path)
+        if entry is None or not entry.content:
+            return None
+        try:
+            return b"".join(self._held.content(entry.target)())
+        except (NothingHeld, OSError):
+            return None
+
+
+def differ_of(view: "View", settings: "Settings", call: Call) -> Differ:
+    """One for the changes of this call alone."""
+    if call.held == "held":
+        from custody.stores import held_store
+
+        held = held_store(settings).read(bytes.fromhex(call.id))
+        if held is not None:
+            return HeldDiffer(view, settings, held)
+    differ = Differ(view, settings)
+    differ.know(call)
+    return differ
+
+
 def _parts(undo: "UndoStore", call_id: bytes) -> "Iterator[UndoSet]":
     part = 0
     while True:
@@ -172,8 +219,9 @@ def _is(content: bytes, version: Version) -> bool:
     return hashlib.sha256(content).hexdigest() == version.sha256
 
 
-def read_now(path: str, version: Version) -> bytes | None:
-    """The file's content, if by its size it may be this version. Never waits, whatever stands there."""
+def read_now(path: str, version: Version, *, ctime_ns: int | None = None) -> bytes | None:
+    """The file's content, if by its size, and by when anything was last done to it, it may be this version.
+    Never waits, whatever stands there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -181,6 +229,8 @@ def read_now(path: str, version: Version) -> bytes | None:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size != version.bytes:
+            return None
+        if ctime_ns is not None and found.st_ctime_ns != ctime_ns:
             return None
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(VERSION_BYTES_MAX)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from custody.cli.finding import Finding
 
 
-def wall_findings(uids: tuple[int, int] | None) -> Iterator[Finding]:
+def wall_findings(uids: tuple[int, int] | None, store: str | None = None) -> Iterator[Finding]:
     """One for each wall, and one for what they come to. A wall that is not there is nothing wrong: what
-    demands it is refused. `uids` are those of the settings."""
+    demands it is refused. `uids` are those of the settings, `store` is where the store lies or will."""
     from custody.sandbox.walls.machine import look_at_machine
     from custody.sandbox.walls.users import UIDS
 
-    machine = look_at_machine(uids=uids or UIDS)
+    machine = look_at_machine(store=store, uids=uids or UIDS)
     for found in machine.findings:
         value = {"has": found.has, "needed": found.needed}
         hint = None if found.change is None or found.has == "yes" else found.change

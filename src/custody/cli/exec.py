@@ -132,9 +132,39 @@ def transparent_exit_code(call: Call) -> int:
 
 def say(call: Call, argv: Sequence[str]) -> None:
     """Custody's own line on standard error, where the command cannot speak for itself."""
-    if call.dry_run and call.outcome == "succeeded":
+    if call.dry_run and call.outcome == "succeeded" and call.level != "transaction":
         import shlex
 
         message(f"would run: {shlex.join(argv)}")
     elif call.outcome != "succeeded" and (call.limit_hit or (call.exit_code is None and call.signal is None)):
         message(f"{argv[0]}: {explanation(call)}")
+    say_of_hosts(call)
+    if call.level == "transaction" and call.started_at is not None:
+        say_of_changes(call)
+
+
+def say_of_hosts(call: Call) -> None:
+    """Which hosts its command was refused, and what would allow them."""
+    result: dict[str, Any] = call.result or {}
+    said: dict[str, dict[str, Any]] = result.get("refused_hosts") or {}
+    for host, why in said.items():
+        message(f"refused {host}: {why['reason']} {why['allow'] or ''}".rstrip())
+
+
+def say_of_changes(call: Call) -> None:
+    """What the command of a transaction changed, and what has become of that."""
+    id_ = call.id[:8]
+    if call.dry_run:
+        result: dict[str, Any] = call.result or {}
+        lines: list[dict[str, Any]] = result.get("would_change") or []
+        for change in lines:
+            message(f"would be {change['change']}: {change['path']}")
+        if not lines:
+            message("would change nothing")
+    elif call.held == "held":
+        message(
+            f"changes held: {call.changes_count}. custody show {id_} --diff shows them, "
+            f"custody commit {id_} puts them in place, custody discard {id_} drops them"
+        )
+    elif call.held is not None:
+        message(f"changes {call.held}: {call.changes_count}, by call {(call.settled_by or '')[:8]}")

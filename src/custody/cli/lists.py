@@ -89,6 +89,7 @@ def runs_command(
 @of_proposals
 @click.option("--door", metavar="WORD", help="Calls that came in this way: cli, python, …")
 @click.option("--dry-run", is_flag=True, default=None, help="Only those that only looked.")
+@click.option("--held", is_flag=True, default=None, help="Only those whose changes are held.")
 @filter_options
 def calls_command(
     everywhere: bool, limit: int, cursor: str | None, store: str | None, as_json: bool, **given: Any

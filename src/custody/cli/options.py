@@ -20,8 +20,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
-LEVELS = ("process", "confined")
+LEVELS = ("process", "confined", "transaction")
 SANDBOXES = ("read_only", "workspace", "network", "open")
+AFTERWARDS = ("discard", "hold", "ask", "commit_if_passed", "commit")
 """The choices of a call, spelled out as loading what knows them would take longer than most commands."""
 
 PAGE_ITEMS = 50
@@ -150,7 +151,12 @@ ACT_OPTIONS: dict[str, Callable[[Any], Any]] = {
     ),
     "level": click.option(
         "--level", type=click.Choice(LEVELS),
-        help="What its command may reach: all that you may, or what walls let through [default: process].",
+        help="What its command may reach: all that you may, what walls let through, or that with its changes "
+        "held until you commit them [default: process].",
+    ),
+    "afterwards": click.option(
+        "--afterwards", type=click.Choice(AFTERWARDS),
+        help="What becomes of held changes; means transaction [default: as set, else hold].",
     ),
     "sandbox": click.option(
         "--sandbox", type=click.Choice(SANDBOXES),
@@ -165,7 +171,10 @@ ACT_OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--boundary", metavar="URL",
         help="Tell this listener when the call starts and ends [env: CUSTODY_BOUNDARY_URL].",
     ),
-    "dry_run": click.option("--dry-run", is_flag=True, help="Check and record, but run nothing."),
+    "dry_run": click.option(
+        "--dry-run", is_flag=True,
+        help="Check and record, but run nothing; at level transaction: run it, tell and drop its changes.",
+    ),
     "store": store_option,
     "json": json_option,
 }  # fmt: skip

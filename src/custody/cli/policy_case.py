@@ -79,6 +79,12 @@ def registry_of(settings: "Settings") -> "Registry":
     return Registry(installed=lambda: installed_tools(settings.file.tools.modules))
 
 
+def starts_process(registry: "Registry", tool: str) -> bool:
+    """Whether walls can be around it; of a tool that is not known here nobody can tell, so they are."""
+    found = registry.get(tool)
+    return found is None or found.level != "none"
+
+
 def effect_of(registry: "Registry", tool: str) -> Effect:
     """What the tool says of itself; `unknown` of one that is not known here."""
     found = registry.get(tool)

@@ -16,7 +16,7 @@ from custody.errors import InvalidInput, UsageError
 from custody.records import EFFECTS, By, Verdict
 
 if TYPE_CHECKING:
-    from custody.policy import Case, Layer, Policy, RuleExplained, Ruling
+    from custody.policy import Case, Layer, Policy, RuleExplained, Ruling, Walls
     from custody.policy.layers import Allowing
     from custody.records import Call
     from custody.settings import Settings
@@ -38,6 +38,8 @@ class Explained(Struct, frozen=True, kw_only=True):
     schema: str | None
     """Why the arguments do not fit the tool, which is looked at first; None where they do, or for a tool that
     is not known here."""
+    walls: "Walls | None"
+    """Which its command has at least; None: no rule demands any, or the tool starts no process."""
     rules: "tuple[RuleExplained, ...]"
     would_allow: "Allowing | None"
     notes: tuple[str, ...]
@@ -107,9 +109,10 @@ def _layers(settings: "Settings", file: str | None) -> "tuple[Layer, ...]":
 def _made_up(
     settings: "Settings", tool: str, params: dict[str, Any], state: dict[str, Any], who: dict[str, Any]
 ) -> "Case":
-    from custody.cli.policy_case import case_of, effect_of, openings_here, registry_of
+    from custody.cli.policy_case import case_of, effect_of, openings_here, registry_of, starts_process
 
-    effect = who["effect"] or effect_of(registry_of(settings), tool)
+    registry = registry_of(settings)
+    effect = who["effect"] or effect_of(registry, tool)
     closed = {opening.why for opening in openings_here(settings, tool, params)}
     return case_of(
         settings,
@@ -117,6 +120,7 @@ def _made_up(
         params,
         writes_outside="outside" in closed,
         writes_protected="protected" in closed,
+        starts_process=starts_process(registry, tool),
         effect=effect,
         state=state,
         agent=who["agent"],
@@ -127,7 +131,7 @@ def _made_up(
 
 def _of_record(settings: "Settings", policy: "Policy", call_text: str, state: dict[str, Any]) -> Explained:
     """Raises NotFound, Ambiguous, InvalidInput."""
-    from custody.cli.policy_case import case_of, openings_here
+    from custody.cli.policy_case import case_of, openings_here, registry_of, starts_process
     from custody.cli.view import opened
 
     with opened(settings) as view:
@@ -148,6 +152,7 @@ def _of_record(settings: "Settings", policy: "Policy", call_text: str, state: di
             dry_run=call.dry_run,
             writes_outside="outside" in closed,
             writes_protected="protected" in closed,
+            starts_process=starts_process(registry_of(settings), call.tool),
             cwd=call.cwd,
             state=state,
             agent=call.agent or _agent_of_run(view, call),
@@ -182,9 +187,10 @@ def _explained(
         rule=None if ruling is None else ruling.rule,
         reason="No rule is against it." if ruling is None else ruling.reason,
         schema=_schema(settings, case),
+        walls=None if ruling is None else ruling.walls,
         rules=policy.explain(case),
         would_allow=None if ruling is None else _would_allow(case, ruling, policy),
-        notes=(*notes, *_notes(ruling), *_closed(case, ruling)),
+        notes=(*notes, *_notes(ruling), *_no_walls(case, policy), *_closed(case, ruling)),
     )
 
 
@@ -214,7 +220,19 @@ def _notes(ruling: "Ruling | None") -> list[str]:
     for match in ruling.shadow:
         name = "a default" if match.rule is None else f"the rule {match.rule}"
         said.append(f"In shadow {name} would say {match.decision}.")
+    if ruling.walls_in_shadow is not None:
+        from custody.policy.walls import demand_words
+
+        said.append(f"With the files in shadow its walls would be: {demand_words(ruling.walls_in_shadow)}.")
     return said
+
+
+def _no_walls(case: "Case", policy: "Policy") -> list[str]:
+    """Rules that speak of walls are passed over where there is no command for them to be around."""
+    walled = any(rule.walls is not None for rule in policy.rules_for(case.tool))
+    if case.starts_process or not walled:
+        return []
+    return [f"{case.tool} starts no process, so no walls are around it; its roots hold anyway."]
 
 
 def _schema(settings: "Settings", case: "Case") -> str | None:
@@ -240,6 +258,14 @@ def _unknown(settings: "Settings", tool: str) -> tuple[str, ...]:
     return (f"No tool of that name is known here{meant}",)
 
 
+def _wall_lines(walls: "Walls") -> list[str]:
+    """Each thing that is demanded, and by whom."""
+    from custody.policy.walls import WALL_KEYS, demand_words, who_demands
+
+    whose = [(key, who_demands(walls, key)) for key in WALL_KEYS]
+    return [f"Walls: {demand_words(walls)}.", *(f"{key}: {who}" for key, who in whose if who)]
+
+
 def _print(explained: Explained) -> None:
     from custody.cli.invocation import printable
     from custody.cli.lines import one_line
@@ -251,6 +277,9 @@ def _print(explained: Explained) -> None:
     print(f"{one_line(explained.tool)}: {verdict}{by}: {one_line(explained.reason)}")
     if explained.schema is not None:
         print(f"Its arguments do not fit, so it is refused before that: {one_line(explained.schema)}")
+    if explained.walls is not None and explained.verdict != "deny":
+        for line in _wall_lines(explained.walls):
+            print(one_line(line))
     if explained.rules:
         print()
         styles = {"yes": "bold", "no": "dim", "undecidable": "magenta"}

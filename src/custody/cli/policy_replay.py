@@ -78,7 +78,7 @@ def _replay(settings: "Settings", layer: "Layer", given: dict[str, Any], limit: 
         )
         replay = Replay(view.journal, layer, roots=tuple(settings.roots))
         with Progress("{} calls decided again") as line:
-            report = replay.report(wanted, line)
+            report = _with_walls(replay.report(wanted, line), layer)
         if as_json:
             from custody.cli.document import print_document
 
@@ -87,6 +87,20 @@ def _replay(settings: "Settings", layer: "Layer", given: dict[str, Any], limit: 
             _print(report, limit)
         _raise_damage(replay)
     return 0
+
+
+def _with_walls(report: "Replayed", layer: "Layer") -> "Replayed":
+    """Says so where walls are no part of the answer."""
+    import msgspec
+
+    from custody.policy.walls import has_walls
+
+    if not has_walls(layer):
+        return report
+    note = (
+        "It demands walls as well. They change no verdict; what they would keep from a command is not told."
+    )
+    return msgspec.structs.replace(report, notes=(*report.notes, note))
 
 
 def _raise_damage(replay: "Replay") -> None:

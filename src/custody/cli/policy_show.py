@@ -155,14 +155,22 @@ def _place(path: str) -> str:
 
 
 def _what(rule: "EffectiveRule") -> str:
+    from custody.policy.walls import demand_words
+
     when = None if rule.when is None else f"when {rule.when}"
-    return ", ".join(part for part in (rule.match, when, rule.rate, rule.sequence) if part)
+    parts = (rule.match, when, rule.rate, rule.sequence)
+    said = ", ".join(part for part in parts if part)
+    return said if rule.walls is None else f"{said}; {demand_words(rule.walls)}"
 
 
 def _print_rest(shown: "Effective", pause: "Pause | None") -> None:
     from custody.cli.folding import whole_fields
     from custody.cli.render import heading
 
+    walls = _wall_fields(shown)
+    if walls:
+        heading("Around every command, where no rule of the same file says otherwise")
+        whole_fields(walls)
     said = [*_budget_fields(shown), *_loop_fields(shown), *_approval_fields(shown)]
     if said:
         heading("Bounds")
@@ -173,6 +181,16 @@ def _print_rest(shown: "Effective", pause: "Pause | None") -> None:
         from custody.cli.pause import pause_words
 
         print(f"\nPaused {pause_words(pause)}.")
+
+
+def _wall_fields(shown: "Effective") -> "list[tuple[str, str]]":
+    from custody.policy.walls import demand_words
+
+    return [
+        (_place(layer.source), demand_words(layer.walls) + (", in shadow" if layer.mode == "shadow" else ""))
+        for layer in shown.layers
+        if layer.walls is not None
+    ]
 
 
 def _budget_fields(shown: "Effective") -> "list[tuple[str, str]]":

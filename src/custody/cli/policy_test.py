@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from custody.cli.options import json_option, load, store_option
 from custody.errors import InvalidInput
+from custody.policy.model import Afterwards, SandboxName, WallLevel, Walls
 from custody.records import Effect, Verdict
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Expected(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
     rule: str | None = None
     """Has to be among the rules that match."""
+    level: WallLevel | None = None
+    """That walls are demanded of at least this level, and of no more."""
+    sandbox: SandboxName | None = None
+    """The narrowest that is named."""
+    afterwards: Afterwards | None = None
     effect: Effect | None = None
     """Unsaid: as the tool says of itself."""
     agent: str | None = None
@@ -71,6 +77,9 @@ class Tried(Struct, frozen=True, kw_only=True):
     verdict: Verdict
     rule: str | None
     """That decided; None: a default did, or nothing was against it."""
+    level: WallLevel | None
+    sandbox: SandboxName | None
+    afterwards: Afterwards | None
     reason: str
     passed: bool
     why: str | None
@@ -89,8 +98,9 @@ class Tried(Struct, frozen=True, kw_only=True):
 def test_command(file: str, cases_file: str, kind: "Kind | None", store: str | None, as_json: bool) -> int:
     """Decide each case of CASES (TOML, JSON or YAML) under FILE alone, and compare with what it expects.
 
-    A case has tool, expect (allow, deny, ask) and perhaps params, rule, effect, agent, session, door, state
-    and more; docs/reference/policy.md has all. Exits with 1 where one differs. FILE is taken as enforced.
+    A case has tool, expect (allow, deny, ask) and perhaps params, rule, level, sandbox, effect, agent,
+    session, door, state and more; docs/reference/policy.md has all. Exits with 1 where one differs. FILE is
+    taken as enforced.
     """
     from custody.cli.policy_case import registry_of
     from custody.cli.policy_places import named_policy
@@ -169,7 +179,7 @@ def _raw(path: str) -> Any:
 def _tried(
     number: int, case: Expected, policy: "Policy", settings: "Settings", registry: "Registry"
 ) -> Tried:
-    from custody.cli.policy_case import case_of, effect_of
+    from custody.cli.policy_case import case_of, effect_of, starts_process
 
     ruling = policy.decide(
         case_of(
@@ -187,9 +197,11 @@ def _tried(
             session_id=case.session,
             door=case.door,
             run=case.run,
+            starts_process=starts_process(registry, case.tool),
         )
     )
     why = _difference(case, ruling)
+    walls = _walls(ruling)
     return Tried(
         number=number,
         name=case.name,
@@ -197,6 +209,9 @@ def _tried(
         expect=case.expect,
         verdict="allow" if ruling is None else ruling.verdict,
         rule=None if ruling is None else ruling.rule,
+        level=walls.level,
+        sandbox=next(iter(walls.sandboxes), None),
+        afterwards=walls.afterwards,
         reason="" if ruling is None else ruling.reason,
         passed=why is None,
         why=why,
@@ -210,7 +225,20 @@ def _difference(case: Expected, ruling: "Ruling | None") -> str | None:
     matched = () if ruling is None else tuple(match.rule for match in ruling.matched)
     if case.rule is not None and case.rule not in matched:
         return f"the rule {case.rule} does not match"
+    walls = _walls(ruling)
+    wanted = (
+        ("level", case.level, walls.level),
+        ("sandbox", case.sandbox, next(iter(walls.sandboxes), None)),
+        ("afterwards", case.afterwards, walls.afterwards),
+    )
+    for key, expected, found in wanted:
+        if expected is not None and expected != found:
+            return f"the {key} is {found or 'not said'}, not {expected}"
     return None
+
+
+def _walls(ruling: "Ruling | None") -> Walls:
+    return (None if ruling is None else ruling.walls) or Walls()
 
 
 def _print(tried: list[Tried], failed: int) -> None:

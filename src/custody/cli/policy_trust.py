@@ -31,8 +31,9 @@ def trust_command(file: str | None, yes: bool, store: str | None, as_json: bool)
     """Let the project's policy widen what your own says, as it is now.
 
     A rule of it that allows then lifts what your own policy asks, or has for a default. It never lifts a rule
-    that denies, nor anything of the organisation's. Once the file says something else it is trusted no more.
-    Without FILE all files of the project's policy are meant.
+    that denies, nor anything of the organisation's. What it would have committed of the changes of commands
+    is committed then. Once the file says something else it is trusted no more. Without FILE all files of the
+    project's policy are meant.
     """
     from custody.cli.policy_places import policies_here, project_files
 
@@ -92,12 +93,14 @@ def distrust_command(file: str | None, store: str | None, as_json: bool) -> int:
 
 def widened(layer: "Layer") -> tuple[str, ...]:
     """What a project's file may do only once it is trusted, a line for each."""
+    from custody.policy.walls import committing
+
     allows = [rule_words(rule) for rule in layer.rules if rule.decision == "allow"]
     notices = () if layer.approvals is None else layer.approvals.notify
     starts = [
         f"tell {notice}" if isinstance(notice, str) else f"start {shlex.join(notice)}" for notice in notices
     ]
-    return (*allows, *(f"{words} of each question" for words in starts))
+    return (*allows, *(f"{words} of each question" for words in starts), *committing(layer))
 
 
 def rule_words(rule: "Rule") -> str:

@@ -25,6 +25,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "call": "custody.cli.call:call_command",
         "cancel": "custody.cli.call:cancel_command",
         "undo": "custody.cli.undo:undo_command",
+        "commit": "custody.cli.held_changes:commit_command",
+        "discard": "custody.cli.held_changes:discard_command",
     },
     "Look": {
         "runs": "custody.cli.lists:runs_command",

@@ -88,11 +88,9 @@ def _kind(found: "Run | Call | StepView") -> str:
 
 
 def _differ(view: "View", settings: "Settings", call: Call) -> "Differ":
-    from custody.cli.diffs import Differ
+    from custody.cli.diffs import differ_of
 
-    differ = Differ(view, settings)
-    differ.know(call)
-    return differ
+    return differ_of(view, settings, call)
 
 
 def _its_run(found: "Call | StepView") -> str | None:

@@ -15,12 +15,13 @@ from msgspec import Struct
 
 from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
 from custody.cli.changed import UNDO_TOOL, Standing, inverse, print_changes, relative, standing
+from custody.cli.conflicts import Conflict, print_conflicts
 from custody.cli.consent import DECLINED_EXIT_CODE, says_yes, somebody_is_there
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import act_options, complete_id, load
 from custody.cli.progress import Waiting
 from custody.errors import NotFound, UndoConflict, UndoGone, UsageError
-from custody.records import Call, Change, Run, Version
+from custody.records import Call, Change, Run
 
 if TYPE_CHECKING:
     from custody.settings import Settings
@@ -30,7 +31,6 @@ PAGE_CALLS = 20  # read at a time while the newest change is looked for: it is o
 CALLS_SEARCHED_MAX = 2_000
 """Calls looked at for one that can be undone: who has made as many since names what they mean."""
 
-DIGEST_DIGITS = 8  # enough to see that two versions of the same size are not the same
 LOST_NAMED_MAX = 20  # sentences on what cannot be brought back; `--json` has all of them
 CHANGES_SHOWN_MAX = 200  # a person reads a screen or two; `custody changes` has all of them
 NOTHING_UNDONE = "nothing was undone."
@@ -212,7 +212,7 @@ def _loses(arguments: dict[str, Any], asked: Asked, *, asks: bool) -> bool:
         return True  # the call itself says why, or there is nothing to lose
     message("by force this is lost:")
     if said.conflicts:
-        _print_conflicts(said.conflicts, _base(look, asked))
+        print_conflicts(said.conflicts, _base(look, asked))
     in_table = tuple(f"{one.path} " for one in said.conflicts)
     further = [sentence for sentence in said.lost if not sentence.startswith(in_table)]
     for sentence in further[:LOST_NAMED_MAX]:
@@ -233,15 +233,6 @@ class Named(Struct, frozen=True):
     words: str | None = None
 
 
-class Conflict(Struct, frozen=True):
-    """A path that is no longer what was left there."""
-
-    path: str
-    words: str
-    expected: Version | None = None
-    found: Version | None = None
-
-
 class Said(Struct, frozen=True):
     """The tool's result, as far as it is shown."""
 
@@ -252,6 +243,10 @@ class Said(Struct, frozen=True):
     lost: tuple[str, ...] = ()
     not_kept: tuple[Named, ...] = ()
     already_undone: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    """Calls whose changes are held: no file has been touched."""
+    committed_by: dict[str, str] = {}
+    """Calls whose changes had been held -> those that committed them, taken back in their place."""
     children: tuple[str, ...] = ()
 
 
@@ -280,7 +275,7 @@ def _print(call: Call, meant: Run | Call, asked: Asked) -> None:
     if call.outcome == "succeeded":
         remark(_done_in_words(call, meant, said))
     elif said.conflicts:
-        _print_conflicts(said.conflicts, base)
+        print_conflicts(said.conflicts, base)
         message(_stopped_in_words(said))
     else:
         message(f"undo: {explanation(call)}")
@@ -293,7 +288,9 @@ def _print(call: Call, meant: Run | Call, asked: Asked) -> None:
 def _done_in_words(call: Call, meant: Run | Call, said: Said) -> str:
     what = "run" if isinstance(meant, Run) else "call"
     calls = "1 call" if len(said.undone) == 1 else f"{len(said.undone):,} calls"
+    commit = said.committed_by.get(meant.id)
     whole = f"{what} {meant.id[:8]}" + ("" if what == "call" else f", {calls}")
+    whole += "" if commit is None else f", committed by call {commit[:8]}"
     if not said.undone:
         return f"There was nothing to undo in {what} {meant.id[:8]}."
     if call.dry_run:
@@ -314,6 +311,8 @@ def _stopped_in_words(said: Said) -> str:
 def _left_out(said: Said) -> Iterable[str]:
     for one in said.not_kept:
         yield f"Not undone: call {one.call[:8]} ({one.tool}), {one.words}."
+    if said.held:
+        yield f"Held, so that no file was touched: {', '.join(one[:8] for one in said.held)}."
     if said.already_undone:
         yield f"Undone before: {', '.join(one[:8] for one in said.already_undone)}."
     if len(said.children) == 1:
@@ -344,50 +343,3 @@ def _print_some(changes: Iterable[Change], base: str) -> None:
     print_changes(listed[:CHANGES_SHOWN_MAX], base)
     if len(listed) > CHANGES_SHOWN_MAX:
         remark(f"And {len(listed) - CHANGES_SHOWN_MAX:,} more.")
-
-
-def _print_conflicts(conflicts: Iterable[Conflict], base: str) -> None:
-    from custody.cli.render import Row, flexible, table
-
-    rows: list[Row] = [
-        [
-            relative(one.path, base),
-            *_versions(one),
-            one.words.removeprefix(f"{one.path}: ") if _alike(one) else "",
-        ]
-        for one in conflicts
-    ]
-    titles = ["path", "what was left there", "what is there now"]
-    if any(row[-1] for row in rows):
-        table([*titles, flexible("why it matters")], rows)
-    else:
-        table(titles, [row[:-1] for row in rows])
-
-
-def _alike(conflict: Conflict) -> bool:
-    """Whether the two versions do not say what the matter is: something else in a folder, say."""
-    left, found = _versions(conflict)
-    return left == found
-
-
-def _versions(conflict: Conflict) -> tuple[str, str]:
-    """What was left and what was found, with modes where these differ."""
-    left, found = conflict.expected, conflict.found
-    with_modes = left is not None and found is not None and left.mode != found.mode
-    return _version(left, with_mode=with_modes), _version(found, with_mode=with_modes)
-
-
-def _version(version: Version | None, *, with_mode: bool) -> str:
-    from custody.cli.render import size
-
-    if version is None:
-        return "nothing"
-    if version.target is not None:
-        said = f"link to {version.target}"
-    elif version.bytes is not None:
-        said = f"{size(version.bytes)}"
-    else:
-        return "something else" if version.mode is None else f"folder, mode {version.mode}"
-    if version.sha256 is not None:
-        said += f", sha256 {version.sha256[:DIGEST_DIGITS]}"
-    return f"{said}, mode {version.mode}" if with_mode else said

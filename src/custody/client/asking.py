@@ -32,6 +32,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     level: str | None = None
     sandbox: str | None = None
+    afterwards: str | None = None
     dry_run: bool = False
     external_id: str | None = None
     agent: str | None = None
@@ -67,6 +68,7 @@ async def make_call(link: Link, tool: str, arguments: Mapping[str, Any] | None, 
         "timeout": 0 if asked.timeout == math.inf else asked.timeout,  # JSON has no infinity
         "level": asked.level,
         "sandbox": asked.sandbox,
+        "afterwards": asked.afterwards,
         "dry_run": asked.dry_run,
         "external_id": asked.external_id,
         "agent": asked.agent,

@@ -53,12 +53,19 @@ class RemoteRun(Told):
         timeout: float | None = None,
         level: str | None = None,
         sandbox: str | None = None,
+        afterwards: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
         asked = self._home.asked(
-            run=self, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id
+            run=self,
+            timeout=timeout,
+            level=level,
+            sandbox=sandbox,
+            afterwards=afterwards,
+            dry_run=dry_run,
+            external_id=external_id,
         )
         return await self._home.link.work(self._home.make(tool, arguments, asked)).over()
 
@@ -115,12 +122,19 @@ class BlockingRemoteRun(Told):
         timeout: float | None = None,
         level: str | None = None,
         sandbox: str | None = None,
+        afterwards: str | None = None,
         dry_run: bool = False,
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
         asked = self._home.asked(
-            run=self, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id
+            run=self,
+            timeout=timeout,
+            level=level,
+            sandbox=sandbox,
+            afterwards=afterwards,
+            dry_run=dry_run,
+            external_id=external_id,
         )
         return self._home.link.wait(self._home.make(tool, arguments, asked))
 

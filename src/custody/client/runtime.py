@@ -217,6 +217,7 @@ class RemoteRuntime(Remote):
         timeout: float | None = None,
         level: str | None = None,
         sandbox: str | None = None,
+        afterwards: str | None = None,
         dry_run: bool = False,
         run: Any = None,
         external_id: str | None = None,
@@ -229,7 +230,8 @@ class RemoteRuntime(Remote):
         """Make a call; see `Runtime.call`. Raises NotRecorded also where the daemon cannot be reached, and
         OutcomeUnknown where the connection breaks before it answers."""
         asked = self.asked(
-            run=run, timeout=timeout, level=level, sandbox=sandbox, dry_run=dry_run, external_id=external_id,
+            run=run, timeout=timeout, level=level, sandbox=sandbox, afterwards=afterwards,
+            dry_run=dry_run, external_id=external_id,
             agent=agent, caller=caller, session=session, cwd=cwd, as_recorded=as_recorded,
         )  # fmt: skip
         return await self.link.work(self.make(tool, arguments, asked)).over()

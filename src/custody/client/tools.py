@@ -27,7 +27,7 @@ from custody.tools.function import FunctionTool
 from custody.tools.registry import as_tool
 
 if TYPE_CHECKING:
-    from custody.changes import UndoStore
+    from custody.changes import HeldStore, UndoStore
     from custody.client.link import Link
     from custody.files import Protected
     from custody.index import Index
@@ -171,6 +171,7 @@ class OwnTools:
                 no_new_privs=True,
                 limits={},
                 undo=_no_undo,
+                held=_no_held,
                 index=_no_index,
                 watch=False,
             ),
@@ -191,6 +192,10 @@ def _call_id(text: str) -> bytes | None:
 
 def _no_undo() -> "UndoStore":
     raise NotFound("A tool that runs at the client has no undo data: the daemon keeps none of its changes.")
+
+
+def _no_held() -> "HeldStore":
+    raise NotFound("A tool that runs at the client holds no changes.")
 
 
 def _no_index() -> "Index":

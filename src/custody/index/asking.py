@@ -62,6 +62,8 @@ def call_conditions(database: Database, filter: CallFilter) -> Conditions:
         conditions.add_other("top_level")
     if filter.dry_run is not None:
         conditions.add("dry_run", int(filter.dry_run))
+    if filter.held:
+        conditions.add_other("held")
     return conditions
 
 
@@ -137,7 +139,7 @@ def text_match(conditions: Conditions, text: str | None) -> str | None:
 def places_of_call(database: Database, row: int) -> tuple[Places, Inherited]:
     found: Any = database.row("call_by_row", row)
     places = Places(found[4:7], *(optional_place(found[at : at + 3]) for at in (7, 10, 13)))
-    return places, Inherited(*found[:4])
+    return places, Inherited(*found[:4], *found[16:18])
 
 
 def places_of_run(database: Database, row: int) -> tuple[Places, RunSums]:

@@ -20,7 +20,7 @@ import apsw
 from custody.errors import StoreError
 from custody.records import RUN_OUTCOMES
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 """Older ones can lose a page when two processes reset the write-ahead log at once."""

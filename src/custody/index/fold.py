@@ -155,6 +155,17 @@ class QuestionRow:
         self.place = place
 
 
+class HeldRow:
+    """Changes that a call left held; `settled_by` where a call has committed or discarded them."""
+
+    __slots__ = ("call_id", "settled", "settled_by")
+
+    def __init__(self, call_id: bytes, settled: str | None = None, settled_by: bytes | None = None) -> None:
+        self.call_id = call_id
+        self.settled = settled
+        self.settled_by = settled_by
+
+
 class Known(Protocol):
     """The rows stored so far; new ones get the next free number."""
 
@@ -202,6 +213,7 @@ class Fold:
         self.steps: list[StepRow] = []
         self.events: list[EventRow] = []
         self.questions: list[QuestionRow] = []
+        self.held: list[HeldRow] = []
         self._apply: dict[type[Any], Callable[[Any, Place, Said], None]] = {
             RunStarted: self._run_started,
             RunFinished: self._run_finished,
@@ -275,6 +287,10 @@ class Fold:
             went_wrong = leaf.outcome not in ("succeeded", "rejected")
             call.error = error_pattern(said.error(), leaf.reason) if went_wrong else None
             call.text_finished = text_of_finished(leaf, said)
+        if leaf.held is not None:
+            self.held.append(HeldRow(leaf.call_id))
+        if leaf.settles is not None and leaf.settled is not None:
+            self.held.append(HeldRow(leaf.settles, leaf.settled, leaf.call_id))
         if leaf.request is not None:
             self._requested(call, leaf, leaf.request, place, said)
 

@@ -115,6 +115,11 @@ ON CONFLICT (call_id) DO UPDATE SET (digest, at_us, open_until_us, shard, segmen
 WHERE (excluded.at_us, excluded.shard, excluded.segment, excluded.offset)
   < (questions.at_us, questions.shard, questions.segment, questions.offset);
 
+-- name: put_held
+INSERT INTO held VALUES (?, ?, ?)
+ON CONFLICT (call_id) DO UPDATE SET (settled, settled_by) = (excluded.settled, excluded.settled_by)
+WHERE excluded.settled_by IS NOT NULL;
+
 -- name: question
 SELECT q.call_id, q.shard, q.segment, q.offset, c.answered_shard, c.answered_segment, c.answered_offset,
   c.finished_shard, c.finished_segment, c.finished_offset, c.started_shard IS NOT NULL,
@@ -265,10 +270,12 @@ ORDER BY c.at_us {order}, c.id {order} LIMIT :limit;
 -- name: call_by_row
 SELECT ag.word, ca.word, se.word, wo.word,
   c.first_shard, c.first_segment, c.first_offset, c.answered_shard, c.answered_segment, c.answered_offset,
-  c.started_shard, c.started_segment, c.started_offset, c.finished_shard, c.finished_segment, c.finished_offset
+  c.started_shard, c.started_segment, c.started_offset, c.finished_shard, c.finished_segment, c.finished_offset,
+  h.settled, h.settled_by
 FROM calls c
   LEFT JOIN words ag ON ag.id = c.agent LEFT JOIN words ca ON ca.id = c.caller
   LEFT JOIN words se ON se.id = c.session LEFT JOIN words wo ON wo.id = c.workspace
+  LEFT JOIN held h ON h.call_id = c.id
 WHERE c.row = ?;
 
 -- name: run_by_row

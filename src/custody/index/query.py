@@ -52,6 +52,8 @@ class CallFilter(Struct, frozen=True, kw_only=True):
     """Every word, and every phrase in double quotes, must occur."""
     door: str | None = None
     dry_run: bool | None = None
+    held: bool = False
+    """Only calls whose changes are held."""
     order: Order = "newest"
 
 
@@ -175,6 +177,7 @@ OTHER: dict[str, str] = {
     "since_us": "c.at_us >= :since_us",
     "until_us": "c.at_us < :until_us",
     "top_level": "c.parent_id IS NULL",
+    "held": "EXISTS (SELECT 1 FROM held h WHERE h.call_id = c.id AND h.settled_by IS NULL)",
     "over": "c.outcome <> 0",
     "text": "c.row IN (SELECT rowid FROM call_text WHERE call_text MATCH :text)",
     "before": "c.at_us <= :at_us AND (c.at_us, c.id) < (:at_us, :id)",

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import CorruptJournal
+from custody.index.call_fields import asked, changes_of, decision_of, ended, executed, hex_of, prompt_of
 from custody.index.fold import Place
 from custody.index.views import EventView, OpenCall, OpenRun, StepView
 from custody.journal import Journal, Stored
@@ -20,8 +21,6 @@ from custody.records import (
     CallAsked,
     CallFinished,
     CallStarted,
-    Change,
-    Decision,
     Event,
     Kind,
     Leaf,
@@ -29,9 +28,9 @@ from custody.records import (
     Run,
     RunFinished,
     RunStarted,
+    Settled,
     Step,
     Totals,
-    changes_read,
     decode_leaf,
     decode_payload,
     rfc3339,
@@ -55,6 +54,8 @@ class Inherited(Struct, frozen=True):
     caller: str | None
     session_id: str | None
     workspace: str | None
+    settled: Settled | None = None
+    settled_by: bytes | None = None
 
 
 class RunSums(Struct, frozen=True):
@@ -138,36 +139,37 @@ class Reader:
         withheld = payload.get("environment_withheld")
         leaves = {id(leaf): leaf for leaf in (first, started, finished) if leaf is not None}
         return Call(
-            **_asked(first.call_id, request, stored),
-            **_executed(started, finished),
-            **_ended(finished),
+            **asked(first.call_id, request, stored),
+            **executed(started, finished),
+            **ended(finished),
             agent=inherited.agent,
             caller=inherited.caller,
             session_id=inherited.session_id,
             workspace=inherited.workspace,
             arguments=payload.get("arguments"),
-            prompt=_prompt(payload),
-            decision=_decision(request, answered, finished),
+            prompt=prompt_of(payload),
+            decision=decision_of(request, answered, finished),
             result=ending.get("result"),
             error=ending.get("error"),
-            changes=_changes(ending.get("changes")),
+            changes=changes_of(ending.get("changes")),
             host_before=None,
             host_after=None,
             redactions=tuple(hit for leaf in leaves.values() for hit in leaf.redactions),
             cwd=payload.get("cwd"),
             environment_withheld=None if withheld is None else tuple(withheld),
             sandbox=self._sandbox(places, request, payload),
+            held=None if finished is None or finished.held is None else inherited.settled or "held",
+            settled_by=hex_of(inherited.settled_by),
         )
 
     def _sandbox(self, places: Places, request: Request, payload: dict[str, Any]) -> str | None:
         """It is said by whichever record says that the call starts: behind a question that is its second."""
-        if request.level != "confined" or places.started is None:
+        if request.level not in ("confined", "transaction") or places.started is None:
             return None
         if places.started != places.first:
             payload = self.payload(self._journal.read(*places.started))
-        said: Any = payload.get("sandbox")
-        name: Any = said.get("name") if isinstance(said, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return name if isinstance(name, str) else None
+        said: dict[str, Any] = payload.get("sandbox") or {}
+        return _text(said.get("name"))
 
     def samples(self, places: Places) -> tuple[bytes | None, bytes | None]:
         """Ids of the events that describe the machine before and after."""
@@ -239,7 +241,7 @@ class Reader:
             id=first.run_id.hex(),
             name=first.name,
             session_id=first.session_id,
-            parent_run_id=_hex(first.parent_run_id),
+            parent_run_id=hex_of(first.parent_run_id),
             agent=first.agent,
             caller=first.caller,
             client=first.client,
@@ -308,7 +310,7 @@ class Reader:
             iteration=leaf.iteration,
             at=rfc3339(leaf.at_us),
             agent=run_agent if leaf.agent is None else leaf.agent,
-            parent_id=_hex(leaf.parent_id),
+            parent_id=hex_of(leaf.parent_id),
             external_id=leaf.external_id,
             model=leaf.model,
             requested_model=leaf.requested_model,
@@ -338,8 +340,8 @@ class Reader:
             id=leaf.event_id.hex(),
             name=leaf.name,
             at=rfc3339(leaf.at_us),
-            run_id=_hex(leaf.run_id),
-            call_id=_hex(leaf.call_id),
+            run_id=hex_of(leaf.run_id),
+            call_id=hex_of(leaf.call_id),
             data=self._event_data(leaf, stored),
             shard=stored.shard,
             sequence=stored.sequence,
@@ -397,101 +399,3 @@ def _shown_all(values: Iterable[Any]) -> list[Any]:
 def _text(value: Any) -> str | None:
     """What is shown as text, also where something else was said: as JSON then."""
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _decision(request: Request, answered: CallAnswered | None, finished: CallFinished | None) -> Decision:
-    """What the call came to; an answer that came after its end decided about another call."""
-    if finished is not None and finished.decision is not None:
-        return finished.decision
-    if answered is None or (finished is not None and answered.at_us > finished.at_us):
-        return request.decision
-    return answered.decision
-
-
-def _prompt(payload: dict[str, Any]) -> str | None:
-    """None also where it is not kept as it was."""
-    said: Any = payload.get("prompt")
-    return said if isinstance(said, str) else None
-
-
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else value.hex()
-
-
-def _asked(call_id: bytes, request: Request, stored: Stored) -> dict[str, Any]:
-    return {
-        "id": call_id.hex(),
-        "run_id": _hex(request.run_id),
-        "position": request.position,
-        "parent_id": _hex(request.parent_id),
-        "step_id": _hex(request.step_id),
-        "external_id": request.external_id,
-        "tool": request.tool,
-        "effect": request.effect,
-        "level": request.level,
-        "dry_run": request.dry_run,
-        "asked_at": rfc3339(request.asked_at_us),
-        "decide_us": request.decide_us,
-        "door": request.door,
-        "pid": request.pid,
-        "thread_id": request.thread_id,
-        "proposal_id": request.proposal_id,
-        "action_id": request.action_id,
-        "attempt": request.attempt,
-        "connection": request.connection,
-        "shard": stored.shard,
-        "sequence": stored.sequence,
-    }
-
-
-def _changes(said: Any) -> tuple[Change, ...] | None:
-    """None also where the tool's setting keeps them out of the record."""
-    return changes_read(said) if _kind(said) is list else None
-
-
-def _executed(started: CallStarted | None, finished: CallFinished | None) -> dict[str, Any]:
-    return {
-        "started_at": _started_at(started, finished),
-        "monotonic_start_ns": started and started.monotonic_ns,
-        "queue_us": started and started.queue_us,
-    }
-
-
-def _started_at(started: CallStarted | None, finished: CallFinished | None) -> str | None:
-    """Of a call that is only told of afterwards, in one record, it is when that says it was asked for."""
-    if started is not None:
-        return rfc3339(started.at_us)
-    if finished is None or finished.request is None or finished.outcome == "rejected":
-        return None
-    return rfc3339(finished.request.asked_at_us)
-
-
-_RUNNING: dict[str, Any] = {
-    "source": "executed",
-    **dict.fromkeys((
-        "outcome", "reason", "passed", "exit_code", "signal", "limit_hit", "finished_at", "monotonic_end_ns",
-        "latency_us", "record_us", "usage", "changes_count", "child_pid", "child_start_ticks",
-    )),
-}  # fmt: skip
-
-
-def _ended(finished: CallFinished | None) -> dict[str, Any]:
-    if finished is None:
-        return _RUNNING
-    return {
-        "source": finished.source,
-        "outcome": finished.outcome,
-        "reason": finished.reason,
-        "passed": finished.passed,
-        "exit_code": finished.exit_code,
-        "signal": finished.signal,
-        "limit_hit": finished.limit_hit,
-        "finished_at": rfc3339(finished.at_us),
-        "monotonic_end_ns": finished.monotonic_ns,
-        "latency_us": finished.latency_us,
-        "record_us": finished.record_us,
-        "usage": finished.usage,
-        "changes_count": finished.changes,
-        "child_pid": finished.child_pid,
-        "child_start_ticks": finished.child_start_ticks,
-    }

@@ -176,6 +176,7 @@ class Rows:
             "put_question",
             [(q.call_id, q.digest, q.at_us, q.open_until_us, *q.place) for q in self.fold.questions],
         )
+        many("put_held", [(h.call_id, h.settled, h.settled_by) for h in self.fold.held])
         events = self.fold.events
         many(
             "put_event",

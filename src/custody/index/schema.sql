@@ -137,6 +137,13 @@ CREATE TABLE questions (
   offset INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Changes of commands that are held, or were, and the call that committed or discarded them.
+CREATE TABLE held (
+  call_id BLOB PRIMARY KEY,
+  settled TEXT,
+  settled_by BLOB
+) WITHOUT ROWID;
+
 -- Full text by the row of the call or run; the text itself stays in the journal.
 CREATE VIRTUAL TABLE call_text USING fts5(text, content='', contentless_delete=1);
 CREATE VIRTUAL TABLE run_text USING fts5(text, content='', contentless_delete=1);

@@ -8,7 +8,7 @@ deny; nothing in here lets a call through because it failed.
 from custody.policy.arguments import json_equal
 from custody.policy.conditions import Condition, compile_condition
 from custody.policy.engine import Policy
-from custody.policy.model import Case, Layer, Match, Matched, Rule, RuleExplained, Ruling
+from custody.policy.model import Case, Layer, Match, Matched, Rule, RuleExplained, Ruling, Walls
 
 __all__ = [
     "Case",
@@ -20,6 +20,7 @@ __all__ = [
     "Rule",
     "RuleExplained",
     "Ruling",
+    "Walls",
     "compile_condition",
     "json_equal",
 ]

@@ -75,7 +75,8 @@ def _alone(layer: Layer) -> Iterator[Finding]:
         if rule.decision != "allow":
             continue
         if not layer.trusted:
-            yield _of(rule, "no_effect", "the file is not trusted, so what it allows has no effect.")
+            but = "" if rule.walls is None else "; the walls it demands hold"
+            yield _of(rule, "no_effect", f"the file is not trusted, so what it allows has no effect{but}.")
         elif rule.rate is not None:
             yield _of(rule, "no_effect", "it allows only once its rate is used up; a limit is a deny.")
 
@@ -182,6 +183,8 @@ def _compared(rule: Rule, key: object, other: _Other) -> Finding | None:
     """What another rule means for this one."""
     wins, source = other.rule, other.source
     same = source is None and key == other.key
+    if rule.walls not in (None, wins.walls) and wins.decision != "deny":
+        return None  # its walls hold, whichever decides
     if same and rule.decision == wins.decision:
         repeated = (rule.line or 0, rule.name) > (wins.line or 0, wins.name)
         return _of(rule, "duplicate", f"it says the same as {_placed(other)}.") if repeated else None

@@ -8,7 +8,7 @@ hosts does not pass it by.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from custody.policy.hosts import Host, host_and_port, host_of, hosts_in
+from custody.hosts import Host, host_and_port, host_of, hosts_in
 from custody.policy.shell import Program, Word
 
 UNKNOWN_HOST = Host(host="", kind="odd")

@@ -35,6 +35,7 @@ from custody.policy.arguments import (
 )
 from custody.policy.model import GLOB_PREFIX, Case, Match, Rule
 from custody.policy.tables import Table, listed, rule_name, shown
+from custody.policy.walls import WALL_KEYS, refuse_walls
 
 KINDS = ("deny_tool", "deny_tool_glob", "deny_tool_param")
 RULE_KEYS = (*KINDS, "name", "reason")
@@ -97,7 +98,8 @@ class Unusable(Struct, frozen=True):
 
 def read_denial(table: Table, unnamed: str) -> Rule | None:
     """The rule of a table that has one of KINDS; None after a fault."""
-    table.only(RULE_KEYS)
+    table.only((*RULE_KEYS, *(key for key in WALL_KEYS if key in table.raw)))  # refused in words of their own
+    refuse_walls(table)
     kinds = [kind for kind in KINDS if kind in table.raw]
     if len(kinds) != 1:
         expected = f"one of {listed(KINDS)}"

@@ -16,11 +16,12 @@ from typing import Any, cast
 from msgspec import Struct, structs
 
 from custody.errors import InvalidPolicy
-from custody.policy.hosts import webhook_host
-from custody.policy.model import Approvals, Budget, Layer, LayerKind, Loops, Mode, Per, Rule
+from custody.hosts import webhook_host
+from custody.policy.model import Approvals, Budget, Demand, Layer, LayerKind, Loops, Mode, Per, Rule
 from custody.policy.places import KEY_PARTS_MAX, Lines, Places, deepest, long_key
 from custody.policy.rule_tables import DECISIONS, PERS, RATE_KEYS, RULE_KEYS, SEQUENCE_KEYS, read_rule
 from custody.policy.tables import Fault, Faults, Table, refusal, shown
+from custody.policy.walls import WALL_KEYS, read_demand
 from custody.records import Verdict
 
 DOCUMENT_BYTES_MAX = 1024 * 1024
@@ -48,7 +49,7 @@ COUNTS = ("calls", "writes", "output_bytes", "tokens", "hosts", "files")
 """Amounts in whole numbers."""
 AMOUNTS = (*COUNTS, "wall_seconds", "cpu_seconds", "cost_usd")
 
-TOP_KEYS = ("mode", "default", "rules", "budgets", "loops", "approvals")
+TOP_KEYS = ("mode", "default", "rules", "budgets", "loops", "approvals", "walls")
 KEYS: Mapping[str, tuple[str, ...]] = {
     "": TOP_KEYS,
     "rules": RULE_KEYS,
@@ -62,6 +63,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "loops": ("same_call",),
     "loops.same_call": ("ask", "deny"),
     "approvals": ("wait_seconds", "open_hours", "notify", "may_pause"),
+    "walls": WALL_KEYS,
 }
 """Every key of a document, by the table it stands in."""
 
@@ -210,6 +212,7 @@ def _layer(top: Table, kind: LayerKind, other_kinds: OtherKinds | None) -> Layer
         budgets=_budgets(top),
         loops=_loops(top),
         approvals=approvals,
+        walls=_walls(top),
         trusted=kind != "project",
         may_pause=may_pause,
     )
@@ -287,6 +290,14 @@ def _approvals(top: Table) -> tuple[Approvals | None, bool]:
         notify=_notify(table),
     )
     return said, table.flag("may_pause") is not False
+
+
+def _walls(top: Table) -> Demand | None:
+    table = top.table("walls", "walls", prefix="walls.")
+    if table is None:
+        return None
+    table.only(KEYS["walls"])
+    return read_demand(table)
 
 
 def _notify(table: Table) -> tuple[str | tuple[str, ...], ...]:

@@ -36,6 +36,7 @@ from custody.policy.model import (
     Ruling,
 )
 from custody.policy.names import Names
+from custody.policy.walls import JoinedWalls, has_walls
 from custody.records import By, Verdict
 
 CACHED_MAX = 4_096
@@ -73,6 +74,9 @@ class Policy:
         )
         """Rules for which somebody has to count. Their names are unique within a layer only."""
         self._opinionated = any(layer.default is not None for layer in self.layers)
+        self._walls = JoinedWalls(self.layers) if any(map(has_walls, self.layers)) else None
+        self._walls_anyway = any(layer.walls is not None for layer in self.layers)
+        """Whether a command has walls of which no rule speaks."""
         self._exact: dict[str, list[_Placed]] = {}
         self._residue: list[_Placed] = []
         self._known: dict[_Key, _Applying] = {}
@@ -107,22 +111,31 @@ class Policy:
         return known
 
     def decide(self, case: Case) -> Ruling | None:
-        """What all layers say of a call; None where no rule of any layer matches and none has a default."""
+        """What all layers say of a call; None where no rule of any layer matches and none has a default, nor
+        demands walls."""
         rules = self._applying(case)
-        if not rules.placed and not self._opinionated:
+        opinionated = self._opinionated or (self._walls_anyway and case.starts_process)
+        if not rules.placed and not opinionated:
             return None
         look = _Look(case, rules)
         found: list[tuple[int, Matched]] = []
+        walled: list[tuple[int, Rule]] = []
         undecidable: list[str] = []
         for placed in rules.placed:
             seen = look.at(placed)
             if seen.matched:
                 found.append((placed.at, _matched(placed, seen)))
+                if placed.rule.walls is not None:
+                    walled.append((placed.at, placed.rule))
             elif seen.matched is None:
                 undecidable.append(placed.rule.name)
-        if not found and not undecidable and not self._opinionated:
+        if not found and not undecidable and not opinionated:
             return None
-        return _ruling(self.layers, found, tuple(undecidable))
+        ruling = _ruling(self.layers, found, tuple(undecidable))
+        if self._walls is None or not case.starts_process:
+            return ruling
+        walls, in_shadow = self._walls.demanded(tuple(walled))
+        return msgspec.structs.replace(ruling, walls=walls, walls_in_shadow=in_shadow)
 
     def explain(self, case: Case) -> tuple[RuleExplained, ...]:
         """Every rule of every layer, by layer and name: whether it matches, and why or why not."""

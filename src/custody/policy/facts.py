@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import FactsUnclear
+from custody.hosts import HOSTS_MAX, Host, host_and_port, hosts_in
 from custody.policy.connections import hosts_of_program
-from custody.policy.hosts import HOSTS_MAX, Host, host_and_port, hosts_in
 from custody.policy.shell import Program, ShellLine, Word, is_harmless, read_argv, read_shell
 from custody.records import Effect
 

@@ -21,6 +21,7 @@ from custody.policy.model import (
     GLOB_PREFIX,
     Approvals,
     Budget,
+    Demand,
     Layer,
     LayerKind,
     Loops,
@@ -122,6 +123,8 @@ class EffectiveRule(Struct, frozen=True, kw_only=True):
     rate: str | None
     sequence: str | None
     reason: str | None
+    walls: Demand | None
+    """Around the command of a call that matches."""
     note: str | None
     """Why it does not do what it says, where it does not."""
 
@@ -136,6 +139,8 @@ class EffectiveLayer(Struct, frozen=True, kw_only=True):
     default: Verdict | None
     trusted: bool
     rules: int
+    walls: Demand | None
+    """Around every command, where none of its rules says otherwise."""
 
 
 class Effective(Struct, frozen=True, kw_only=True):
@@ -182,6 +187,7 @@ def _shown_layer(layer: Layer) -> EffectiveLayer:
         default=layer.default,
         trusted=layer.trusted,
         rules=len(layer.rules),
+        walls=layer.walls,
     )
 
 
@@ -200,15 +206,19 @@ def _shown_rules(layer: Layer, above: Ordered[Layer]) -> Iterable[EffectiveRule]
             rate=None if rule.rate is None else rate_words(rule.rate),
             sequence=None if rule.sequence is None else sequence_words(rule.sequence),
             reason=rule.reason,
+            walls=rule.walls,
             note=_note(rule, layer, notes.get(rule.name)),
         )
+
+
+_UNTRUSTED = "Not trusted: its allow has no effect outside this file."
 
 
 def _note(rule: Rule, layer: Layer, unreachable: str | None) -> str | None:
     if layer.mode == "shadow":
         return "In shadow: what it would do is recorded, nothing is blocked."
     if rule.decision == "allow" and not layer.trusted:
-        return "Not trusted: its allow has no effect outside this file."
+        return _UNTRUSTED if rule.walls is None else f"{_UNTRUSTED} Its walls hold."
     return unreachable
 
 

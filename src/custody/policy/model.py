@@ -5,12 +5,16 @@ they are decided (`engine`). Used by all of those, and by whoever builds a case 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct, field
 
 from custody.policy.conditions import Condition
 from custody.records import By, Decision, Effect, Verdict
+
+WallLevel = Literal["process", "confined", "transaction"]
+SandboxName = Literal["read_only", "workspace", "network", "open"]
+Afterwards = Literal["discard", "hold", "ask", "commit_if_passed", "commit"]
 
 Pattern = str
 """A name, compared exactly; or, written `glob:…`, a pattern of `*`, `?` and `[...]` in which case counts."""
@@ -59,6 +63,17 @@ class Sequence(Struct, frozen=True, kw_only=True):
     effects: tuple[Effect, ...] = ()
 
 
+class Demand(Struct, frozen=True, kw_only=True):
+    """Which walls one rule, or one file, wants around a command. None: not said here."""
+
+    level: WallLevel | None = None
+    """At least this one."""
+    sandbox: SandboxName | None = None
+    """Never more than this one; there are sandboxes from the level `confined` on."""
+    afterwards: Afterwards | None = None
+    """What becomes of the changes of a transaction."""
+
+
 class Rule(Struct, frozen=True, kw_only=True, eq=False):
     """One rule. All that is given has to hold: names, condition, check, rate, sequence."""
 
@@ -75,6 +90,8 @@ class Rule(Struct, frozen=True, kw_only=True, eq=False):
     """Where it stands in its file."""
     check: "Callable[[Case], bool] | None" = None
     """A condition that is code: what CEL would do worse."""
+    walls: Demand | None = None
+    """Around the command of a call that matches, whichever rule decides. Of no rule that denies."""
 
 
 # -- layers -------------------------------------------------------------------------------------------
@@ -123,6 +140,8 @@ class Layer(Struct, frozen=True, kw_only=True, eq=False):
     budgets: tuple[Budget, ...] = ()
     loops: Loops | None = None
     approvals: Approvals | None = None
+    walls: Demand | None = None
+    """Around every command; what a rule of this layer that matches says of one of the three holds instead."""
     trusted: bool = True
     """Whether a person trusted this very text of a project's file. Says nothing of other layers."""
     may_pause: bool = True
@@ -161,6 +180,8 @@ class Case(Struct, frozen=True, kw_only=True, eq=False):
     """Whether its tool would write where the roots keep it from writing."""
     writes_protected: bool = False
     """Whether its tool would write a file that is protected."""
+    starts_process: bool = True
+    """Whether its tool may start a process: walls are around those alone."""
     rate_used: Callable[[Rule], bool] | None = None
     """Whether the rule's rate is used up. Asked for each rule with a rate whose names, condition and check
     hold: those are the rules the call takes a slot of, should it be admitted. None: not known here."""
@@ -182,6 +203,31 @@ class Matched(Struct, frozen=True, kw_only=True):
     param: str | None = None
 
 
+class Demanding(NamedTuple):
+    """Who demands walls."""
+
+    source: str
+    """The file's path."""
+    rule: str | None
+    """None: the file's `[walls]`."""
+    line: int | None
+
+
+class Walls(Struct, frozen=True, kw_only=True):
+    """Which walls all that matched demand together. A call that cannot have them does not run."""
+
+    level: WallLevel | None = None
+    """The highest that is demanded."""
+    sandboxes: tuple[SandboxName, ...] = ()
+    """Every one that is named, the narrowest first: the command has what all of them allow."""
+    afterwards: Afterwards | None = None
+    """The most careful. None: nobody says."""
+    rules: tuple[Demanding, ...] = ()
+    """Who demands any of it, by layer and name."""
+    demands: tuple[Demand, ...] = ()
+    """What each of those demands."""
+
+
 class Ruling(Struct, frozen=True, kw_only=True):
     """What the policy says of one call."""
 
@@ -197,6 +243,10 @@ class Ruling(Struct, frozen=True, kw_only=True):
     """What of the layers in shadow would have made the verdict stricter."""
     undecidable: tuple[str, ...] = ()
     """Rules whose rate or sequence is not known here; the verdict is that of the others."""
+    walls: Walls | None = None
+    """None: nobody demands any."""
+    walls_in_shadow: Walls | None = None
+    """What they would be, were the layers in shadow enforced; None where that is no different."""
 
     def decision(self) -> Decision:
         """In the words of a record."""

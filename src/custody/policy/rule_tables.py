@@ -11,10 +11,12 @@ from custody.policy.conditions import Condition, compile_condition
 from custody.policy.denials import GLOB_CHARACTERS, KINDS, read_denial
 from custody.policy.model import GLOB_PREFIX, Match, Pattern, Per, Rate, Rule, Sequence
 from custody.policy.tables import Table, listed, rule_name
+from custody.policy.walls import WALL_KEYS, read_demand, refuse_walls
 from custody.records import EFFECTS, Effect, Verdict
 
 RULE_KEYS = (
     "name", "decision", "tool", "agent", "session", "door", "effect", "when", "rate", "sequence", "reason",
+    *WALL_KEYS,
 )  # fmt: skip
 RATE_KEYS = ("calls", "seconds", "per")
 SEQUENCE_KEYS = ("after", "effect", "seconds", "per")
@@ -45,6 +47,11 @@ def read_rule(table: Table, unnamed: str) -> Rule | None:
     rate = _rate(table)
     sequence = _sequence(table)
     reason = table.text("reason")
+    walls = None
+    if decision == "deny":
+        refuse_walls(table)
+    else:
+        walls = read_demand(table)
     if name is None or decision is None:
         return None
     return Rule(
@@ -56,6 +63,7 @@ def read_rule(table: Table, unnamed: str) -> Rule | None:
         sequence=sequence,
         reason=reason,
         line=table.line,
+        walls=walls,
     )
 
 

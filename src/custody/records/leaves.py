@@ -18,6 +18,8 @@ Verdict = Literal["allow", "deny", "ask"]
 By = Literal["rule", "person", "nobody", "schema", "path", "budget", "resources", "error"]
 Outcome = Literal["succeeded", "failed", "timed_out", "cancelled", "rejected", "unknown"]
 RunOutcome = Literal["succeeded", "failed", "timed_out", "cancelled", "rejected", "unknown", "incomplete"]
+Settled = Literal["committed", "discarded"]
+"""What became of changes that were held."""
 Source = Literal["executed", "cache", "replay", "observed", "imported"]
 
 OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "timed_out", "cancelled", "rejected", "unknown")
@@ -31,6 +33,9 @@ EVENT_NAMES = frozenset(
         "journal.poisoned",  # a sync failed and its unsynced frames were written again elsewhere
         "journal.gap",  # records were dropped while the store could not be written; their count
         "host.sampled",  # one sample of the machine's telemetry
+        "network.connected",  # a connection of a confined command: to where, bytes in and out
+        "network.refused",  # one that its sandbox does not list, and what would allow it
+        "network.untold",  # connections of one command beyond those that are told; their count
         "call.cancel_requested",  # somebody in another process asked for a call or a run to end
         "run.error",
         "run.model",
@@ -349,6 +354,12 @@ class CallFinished(Struct, frozen=True, array_like=True, tag=Kind.CALL_FINISHED.
     redactions: tuple[Redaction, ...] = ()
     decision: Decision | None = None
     """What refused it after it had been asked: nobody answered, or a check behind the answer."""
+    held: int | None = None
+    """Its `changes` are held, so many: the files are as they were, until a call commits or discards them."""
+    settles: bytes | None = None
+    """The call whose held changes it commits or discards."""
+    settled: Settled | None = None
+    """What became of those."""
 
 
 class Step(Struct, frozen=True, array_like=True, tag=Kind.STEP.value):

@@ -1,6 +1,6 @@
 """The two read models every door shows, `Run` and `Call`, and how they become plain data."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -109,12 +109,16 @@ class Call(Struct, frozen=True, kw_only=True):
     payload was purged."""
     changes_count: int | None
     """All of it."""
+    held: Literal["held", "committed", "discarded"] | None
+    """Whether its changes are held still, or what became of them; None where they never were."""
+    settled_by: str | None
+    """The call that committed or discarded them."""
     redactions: tuple[Redaction, ...]
     cwd: str | None
     """Where its process ran."""
     environment_withheld: tuple[str, ...] | None
     sandbox: str | None
-    """Behind which walls its process ran; None at every level but `confined`."""
+    """Behind which walls its process ran; None below the level `confined`."""
     door: str
     workspace: str | None
     pid: int

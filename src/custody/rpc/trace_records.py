@@ -187,7 +187,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _cli_outcome(call: Call) -> CliExited | CliTimeout | None:
     if _told_afterwards(call):
-        if call.limit_hit is not None:
+        if call.limit_hit in ("deadline", "cancelled"):
             return CliTimeout()
         return None if call.exit_code is None else CliExited(call.exit_code)
     if call.tool != DRIVES_A_CLI:

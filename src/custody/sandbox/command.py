@@ -13,12 +13,15 @@ from custody.records import Usage
 from custody.sandbox.output import KEEP_HEAD_BYTES, KEEP_TAIL_BYTES, Output, nothing
 
 if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
     from custody.sandbox.walls.model import Sandbox, View  # loaded by who makes one: most commands have none
 
 DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
 GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
 
-LimitHit = Literal["deadline", "cancelled"]
+LimitHit = Literal["deadline", "cancelled", "memory", "processes", "cpu_time", "file_size", "disk", "files"]
+"""What ended a command, or made it fail: its time, whoever cancelled it, memory and processes of its whole
+tree, processor time and size of a file of one process; a folder private to it is full of bytes, or files."""
 
 
 class TerminalSize(Struct, frozen=True):
@@ -53,7 +56,7 @@ class Command(Struct, frozen=True, kw_only=True):
     """Programs that would gain privileges (setuid, file capabilities) do not."""
     limits: dict[str, int] = {}
     """Resource limits by the name of setrlimit(2) in lower case, `nofile` or `fsize`; soft and hard alike,
-    lowered to the hard limit in force. -1 is unlimited."""
+    but for `cpu`, whose hard one is a second later; lowered to the hard limit in force. -1 is unlimited."""
     token: str = ""
     """Put into the environment as CUSTODY_CALL, by which survivors of a crash are found."""
     terminal: TerminalSize | None = None
@@ -69,7 +72,10 @@ class Command(Struct, frozen=True, kw_only=True):
     """Only commands of one run, one sandbox and the same roots may come to see what another left behind in
     the folders that are private to them."""
     views: "tuple[View, ...]" = ()
-    """What it sees in place of roots. Its launcher serves it alone then."""
+    """What it sees in place of roots. Its launcher serves it alone then, and has ended before it is finished:
+    nothing sees them any more."""
+    on_connection: "Callable[[Connection], None] | None" = None
+    """Told of every connection at its end, where its sandbox lists hosts."""
 
 
 class Finished(Struct, frozen=True, kw_only=True):
@@ -93,3 +99,12 @@ class Finished(Struct, frozen=True, kw_only=True):
     cancelled, or because they were still there after it had ended."""
     tree_left: int = 0
     """Children that SIGKILL has not ended: in uninterruptible sleep, or another user's."""
+    connections: "tuple[Connection, ...]" = ()
+    """The first of those it made, or was refused, where its sandbox lists hosts."""
+    connections_dropped: int = 0
+    """Further ones, told to `on_connection` alone."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was ended before its own end, so that its exit code says nothing."""
+        return self.limit_hit in ("deadline", "cancelled")

@@ -13,16 +13,30 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from custody.errors import SandboxError
+from custody.sandbox.cgroup import (
+    Bounds,
+    Cgroup,
+    bounding_folder,
+    make_bounded,
+    parent_folder,
+    remove_abandoned,
+)
 from custody.sandbox.command import Command
 
 if TYPE_CHECKING:
     from custody.sandbox.walls.machine import Machine
-    from custody.sandbox.walls.model import Sandbox
+    from custody.sandbox.walls.model import Sandbox, View
 
 REFUSED_EXIT_CODE = 71
 """What a launcher exits with that cannot put up a wall of its plan; it says which, and has run nothing."""
 
 TEMPORARY_FOLDER = "/tmp"  # behind the walls, where it is private
+
+PROXY = "http://127.0.0.1:3128"
+"""The way out of a network that is `listed`, as it is seen inside."""
+_PROXIED = ("http_proxy", "https_proxy", "all_proxy")
+_DIRECT = "localhost,127.0.0.1,::1"
+"""What a command starts on its own loopback it reaches without the proxy."""
 
 
 class Walls(Struct, frozen=True):
@@ -31,6 +45,8 @@ class Walls(Struct, frozen=True):
     sandbox: "Sandbox"
     roots: tuple[str, ...]
     run_id: str
+    views: "tuple[View, ...]" = ()
+    """With one, it is one command's alone."""
 
 
 class Shared(Struct, frozen=True):
@@ -46,7 +62,7 @@ def key_of(command: Command) -> Key:
     """Launchers of one key may serve it."""
     if command.sandbox is None:
         return Shared(command.no_new_privs)
-    return Walls(command.sandbox, tuple(dict.fromkeys(command.roots)), command.run_id)
+    return Walls(command.sandbox, tuple(dict.fromkeys(command.roots)), command.run_id, command.views)
 
 
 def look_at_this_machine(uids: tuple[int, int] | None) -> "Machine":
@@ -65,7 +81,30 @@ def packed_plan(command: Command, machine: "Machine", number: int) -> bytes:
     assert command.sandbox is not None, "only a command behind walls has a plan"
     roots = [os.path.realpath(root) for root in command.roots]
     cwd = os.path.realpath(command.cwd)
-    return plan_of(command.sandbox, roots, cwd, machine, number=number).pack()
+    return plan_of(command.sandbox, roots, cwd, machine, number=number, views=command.views).pack()
+
+
+def load_egress() -> None:
+    """Takes a moment, once: not for an event loop."""
+    importlib.import_module("custody.sandbox.egress.proxy")
+
+
+def bounded_group(sandbox: "Sandbox") -> Cgroup | None:
+    """For the tree of one command, where the sandbox bounds one and this machine can; elsewhere the bounds
+    hold for each process by itself, as far as the kernel has such. Raises SandboxError."""
+    bounds = Bounds(sandbox.memory_bytes, sandbox.processes, sandbox.cpu_percent)
+    own = parent_folder() if bounds.controllers() else None
+    folder = None if own is None else bounding_folder(own, bounds.controllers())
+    if folder is None:
+        return None
+    remove_abandoned(folder)
+    try:
+        return make_bounded(folder, bounds)
+    except OSError as error:
+        raise SandboxError(
+            f"The bounds of sandbox {sandbox.name!r} cannot be set, and nothing was run: {error}.",
+            hint="The kernel refused what the sandbox says of memory, processes or processor time.",
+        ) from error
 
 
 def confined_environment(command: Command) -> dict[str, str]:
@@ -75,7 +114,26 @@ def confined_environment(command: Command) -> dict[str, str]:
     environment = command.environment
     if names is not None:
         environment = {name: value for name, value in environment.items() if name in names}
-    return {**environment, "TMPDIR": TEMPORARY_FOLDER}
+    environment = {**environment, "TMPDIR": TEMPORARY_FOLDER}
+    if command.sandbox.network == "listed":
+        environment |= _proxy_variables(command.sandbox.hosts)
+    return environment
+
+
+def _proxy_variables(hosts: tuple[str, ...]) -> dict[str, str]:
+    """In both spellings: each has its programs. A loopback address that is listed is the machine's, and only
+    the proxy leads there; then a command's own loopback has to be reached past these variables."""
+    from custody.hosts import parse_address
+
+    is_machines = any(parse_address(_host_of(listed))[1] == "loopback" for listed in hosts)
+    values = {**dict.fromkeys(_PROXIED, PROXY), "no_proxy": "" if is_machines else _DIRECT}
+    return {**values, **{name.upper(): value for name, value in values.items()}}
+
+
+def _host_of(listed: str) -> str:
+    if listed.startswith("["):
+        return listed[1:].partition("]")[0]
+    return listed.partition(":")[0] if listed.count(":") == 1 else listed
 
 
 def refusal(last_words: str, sandbox: "Sandbox") -> SandboxError:

@@ -30,7 +30,7 @@ def hand_to(command: Sequence[str], data: bytes, deadline_seconds: float) -> str
             finished = await launchers.run(asked)
         finally:
             await launchers.close()
-        if finished.limit_hit is not None:
+        if finished.is_cut:
             return f"ended after {deadline_seconds:g} s"
         if finished.signal is not None:
             return f"ended by signal {finished.signal}"

@@ -1,8 +1,9 @@
-"""Starts every process: the launchers of one runtime, and one command at a time on each.
+"""Runs every command: the launchers of one runtime, and one command at a time on each.
 
-Owns the launcher processes, from their start until they are reaped. Deadlines, signals to the tree, reaping
-and measuring of commands are the launcher's; pipes and output are `running`'s. It touches nothing of the host
-application: no signal handler, no SIGCHLD, no child but the launchers, each by its own pid.
+Owns which launcher serves a command, how many there are, and when one ends. Deadlines, signals to the tree,
+reaping and measuring of commands are the launcher's; its process is `one_launcher`'s, pipes and output are
+`running`'s. It touches nothing of the host application: no signal handler, no SIGCHLD, no child but the
+launchers, each by its own pid.
 
 Everything runs on the event loop that first calls `run`, in whatever thread that is. A process forked from
 the host starts launchers of its own and leaves the host's alone.
@@ -12,11 +13,8 @@ import asyncio
 import contextlib
 import os
 import random
-import select
-import socket
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from custody.errors import LauncherLost, SandboxError
@@ -27,16 +25,18 @@ from custody.sandbox.confined import (
     Key,
     Shared,
     Walls,
+    bounded_group,
     key_of,
+    load_egress,
     look_at_this_machine,
     packed_plan,
     refusal,
 )
 from custody.sandbox.control import Control
 from custody.sandbox.idle import Idle
-from custody.sandbox.launcher import messages
 from custody.sandbox.launcher.messages import Reply
-from custody.sandbox.running import OnOutput, Running, memory_file
+from custody.sandbox.one_launcher import OneLauncher
+from custody.sandbox.running import OnOutput, Running
 from custody.sandbox.survivors import end_survivors, ticks_now
 
 if TYPE_CHECKING:
@@ -51,161 +51,6 @@ LAUNCHER_SLACK_SECONDS = 10.0
 """On top of all a launcher's own bounds: then it hangs (a command may have stopped it), and is lost."""
 LAUNCHER_KILL_SECONDS = 6.0  # a little more than its own bound for ending a tree, at most
 LAUNCHER_EXIT_SECONDS = 5.0  # an idle one ends at once when its socket closes
-
-_PROGRAM = os.path.join(os.path.dirname(__file__), "launcher", "program.py")
-_LAST_WORDS_BYTES = 2000
-_CGROUP_REMOVALS_MAX = 50  # what was killed in it takes a moment to be gone
-_CGROUP_REMOVAL_SECONDS = 0.02
-
-
-class _Launcher:
-    """Our end of one launcher process."""
-
-    def __init__(
-        self,
-        python: str,
-        key: Key,
-        plan: bytes | None,
-        cgroup: Cgroup | None,
-        on_idle_end: Callable[["_Launcher"], None],
-    ) -> None:
-        self.key = key
-        self.is_fresh = True
-        """It has finished no command yet; only now may it refuse to be walled in."""
-        self.is_last = False
-        """It serves no command after this one."""
-        self._on_idle_end = on_idle_end
-        self.idle_since = 0.0
-        self.cgroup = cgroup
-        self._running: Running | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setblocking(False)
-        self.last_words = ""
-        """What it wrote to its standard error, if it ended by itself."""
-        self._errors = os.memfd_create("custody-launcher")
-        self._readable = select.epoll()
-        """The streams of its command: in the loop once and for all, which costs less than two changes of the
-        loop for each stream."""
-        plan_file = None
-        try:
-            plan_file = None if plan is None else memory_file(plan)
-            passed = [theirs.fileno(), *([] if plan_file is None else [plan_file])]
-            no_new_privs = isinstance(key, Shared) and key.no_new_privs
-            arguments = (
-                theirs.fileno(),
-                os.getpid(),
-                int(no_new_privs),
-                cgroup.path if cgroup else "",
-                -1 if plan_file is None else plan_file,
-            )
-            self.process = subprocess.Popen(
-                [python, "-I", "-S", _PROGRAM, *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                cwd="/",
-                env={"LC_ALL": "C.UTF-8"},  # no secret of the host's is in it, and no call's token
-                pass_fds=passed,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self.close()
-            raise SandboxError(f"No launcher process can be started: {error}.") from error
-        finally:
-            theirs.close()
-            if plan_file is not None:
-                os.close(plan_file)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def run(self, running: Running, loop: asyncio.AbstractEventLoop) -> bool:
-        """Hand it a command; False when the process is gone, and nothing has begun."""
-        if self._loop is None:
-            self._loop = loop
-            loop.add_reader(self.channel.fileno(), self._receive)
-            loop.add_reader(self._readable.fileno(), self._read)
-        self._running = running
-        if running.send(self.channel, self._readable):
-            return True
-        self._running = None
-        return False
-
-    def release(self) -> None:
-        """The command has ended."""
-        self._running = None
-        self.is_fresh = False
-
-    def kill(self) -> None:
-        """The launcher itself, when it does not answer."""
-        self.process.kill()
-
-    def _read(self) -> None:
-        for descriptor, _ in self._readable.poll(0):
-            if self._running is not None:
-                self._running.read(descriptor)
-
-    def _receive(self) -> None:
-        try:
-            message = self.channel.recv(messages.REPLY.size)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if not message:
-            assert self._loop is not None, "messages are read on a loop"
-            self._loop.remove_reader(self.channel.fileno())
-            self.last_words = _tail(self._errors)
-            if self._running is not None:
-                self._running.answered(b"")
-            else:
-                self._on_idle_end(self)
-        elif self._running is not None:
-            self._running.answered(message)
-
-    def close(self) -> None:
-        """Close our end: it ends what it may be running, and itself."""
-        if self.channel.fileno() >= 0:
-            if self._loop is not None:
-                self._loop.remove_reader(self.channel.fileno())
-                self._loop.remove_reader(self._readable.fileno())
-            self._close_descriptors()
-
-    def _close_descriptors(self) -> None:
-        self.channel.close()
-        self._readable.close()
-        os.close(self._errors)
-
-    async def reap(self) -> None:
-        """Wait until the process has ended, and take it up."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except OSError:  # somebody took it up already
-            descriptor = None
-        if descriptor is not None:
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-            loop.add_reader(descriptor, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
-        self.process.poll()
-        if self.cgroup is not None:
-            self.cgroup.kill()
-            for _ in range(_CGROUP_REMOVALS_MAX):
-                if self.cgroup.remove():
-                    break
-                await asyncio.sleep(_CGROUP_REMOVAL_SECONDS)
-
-    def forget(self) -> None:
-        """In a forked child: it is the parent's."""
-        self.process.returncode = 0  # else its finaliser would warn of a process still running
-        if self.channel.fileno() >= 0:
-            self._close_descriptors()
 
 
 class Launchers:
@@ -236,9 +81,9 @@ class Launchers:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle = Idle[_Launcher]()
-        self._busy: dict[_Launcher, Running] = {}
-        self._ending: dict[asyncio.Task[None], _Launcher] = {}
+        self._idle = Idle[OneLauncher]()
+        self._busy: dict[OneLauncher, Running] = {}
+        self._ending: dict[asyncio.Task[None], OneLauncher] = {}
         self._trim_timer: asyncio.TimerHandle | None = None
         self._number = random.randrange(LAUNCHER_NUMBERS)
         self._cgroup_parent: str | None = None
@@ -266,32 +111,22 @@ class Launchers:
         task is cancelled it is ended too, before CancelledError goes on.
 
         Raises CommandNotFound, CommandNotExecutable, WorkingDirectoryGone, or SandboxError when it could not
-        be started, LauncherLost when what became of it is not known, and what `on_output` raised.
+        be started, LauncherLost when what became of it is not known, and what `on_output` raised, or the
+        command's own `on_connection`.
         """
         self._check()
         loop = self._loop = asyncio.get_running_loop() if self._loop is None else self._loop
         assert loop is asyncio.get_running_loop(), "the launchers of one runtime belong to one event loop"
-        began_ticks = ticks_now()
         plan = None
         if command.sandbox is not None:
             plan = await self._planner(command)
             self._check()
-        running = Running(loop, command, on_output)
+        group = None if command.sandbox is None or not self._cgroups else bounded_group(command.sandbox)
         try:
-            launcher = self._begin(running, key_of(command), plan)
-            was_fresh = launcher.is_fresh
-            try:
-                reply = await self._answer(launcher, running, command, control)
-            finally:
-                running.close()
-                self._release(launcher, running)
-            if reply is None and was_fresh and command.sandbox is not None:
-                await self._check_walls(launcher, command.sandbox)
-            if reply is None:
-                raise await self._loss(launcher, command, began_ticks)
-            return running.finished(reply)
+            return await self._run_in(group, command, plan, on_output, control)
         finally:
-            running.close()
+            if group is not None:
+                await group.end()
 
     def end_run(self, run_id: str) -> None:
         """The run is over: nothing of what its commands left behind walls stays. What runs still goes on, and
@@ -324,7 +159,7 @@ class Launchers:
                 answer.cancel()
         for launcher in (*self._idle.all(), *self._busy):
             self._retire(launcher, loop)
-        self._idle = Idle[_Launcher]()
+        self._idle = Idle[OneLauncher]()
         if self._ending:
             await asyncio.wait(self._ending, timeout=LAUNCHER_EXIT_SECONDS)
         for launcher in self._ending.values():
@@ -334,7 +169,34 @@ class Launchers:
 
     # -- one command --------------------------------------------------------------------------------------
 
-    def _begin(self, running: Running, key: Key, plan: Callable[[], bytes] | None) -> _Launcher:
+    async def _run_in(
+        self,
+        group: Cgroup | None,
+        command: Command,
+        plan: Callable[[], bytes] | None,
+        on_output: OnOutput | None,
+        control: Control | None,
+    ) -> Finished:
+        assert self._loop is not None, "only `run` comes here"
+        began_ticks = ticks_now()
+        running = Running(self._loop, command, on_output, group)
+        try:
+            launcher = self._begin(running, key_of(command), plan)
+            was_fresh = launcher.is_fresh
+            try:
+                reply = await self._answer(launcher, running, command, control)
+            finally:
+                running.close()
+                await self._release(launcher, running)
+            if reply is None and was_fresh and command.sandbox is not None:
+                await self._check_walls(launcher, command.sandbox)
+            if reply is None:
+                raise await self._loss(launcher, command, began_ticks)
+            return running.finished(reply)
+        finally:
+            running.close()
+
+    def _begin(self, running: Running, key: Key, plan: Callable[[], bytes] | None) -> OneLauncher:
         assert self._loop is not None, "only `run` comes here"
         is_idle = True
         while is_idle:  # an idle one may have been killed by somebody
@@ -348,7 +210,7 @@ class Launchers:
         raise LauncherLost("The launcher process ends as soon as it is started.")
 
     async def _answer(
-        self, launcher: _Launcher, running: Running, command: Command, control: Control | None
+        self, launcher: OneLauncher, running: Running, command: Command, control: Control | None
     ) -> Reply | None:
         assert self._loop is not None, "only `run` comes here"
         with contextlib.ExitStack() as stack:
@@ -376,20 +238,40 @@ class Launchers:
                         await running.answer()
                 raise
 
-    def _release(self, launcher: _Launcher, running: Running) -> None:
+    async def _release(self, launcher: OneLauncher, running: Running) -> None:
         """Keep the launcher for the next command, or not."""
         assert self._loop is not None, "only `run` comes here"
-        del self._busy[launcher]
-        launcher.release()
-        reply = running.reply
-        if reply is None or reply.worn or reply.tree_left or launcher.is_last or self._closed:
-            self._retire(launcher, self._loop)
-            return
-        launcher.idle_since = self._loop.time()
-        self._idle.put(launcher)
-        self._trim(is_time=False)
+        is_reusable = False
+        try:
+            is_reusable = await launcher.release() and not launcher.is_last
+        finally:
+            del self._busy[launcher]
+            reply = running.reply
+            if reply is None or reply.worn or reply.tree_left or not is_reusable or self._closed:
+                ending = self._retire(launcher, self._loop)
+            else:
+                ending = None
+                launcher.idle_since = self._loop.time()
+                self._idle.put(launcher)
+                self._trim(is_time=False)
+        if ending is not None and isinstance(launcher.key, Walls) and launcher.key.views:
+            await self._end_of(launcher, ending)
 
-    async def _check_walls(self, launcher: _Launcher, sandbox: "Sandbox") -> None:
+    async def _end_of(self, launcher: OneLauncher, ending: asyncio.Task[None]) -> None:
+        """Wait until nothing sees its views any more: who made them reads next what was changed there."""
+        assert self._loop is not None, "only `run` comes here"
+        bound = self._loop.call_later(LAUNCHER_EXIT_SECONDS, launcher.kill)
+        is_cancelled = False
+        while not ending.done():  # whatever else is asked meanwhile; `bound` ends it
+            try:
+                await asyncio.wait([ending])
+            except asyncio.CancelledError:
+                is_cancelled = True
+        bound.cancel()
+        if is_cancelled:
+            raise asyncio.CancelledError
+
+    async def _check_walls(self, launcher: OneLauncher, sandbox: "Sandbox") -> None:
         """Raises what a launcher said that could not be walled in, and began nothing."""
         ending = [task for task, one in self._ending.items() if one is launcher]
         if ending:
@@ -397,7 +279,7 @@ class Launchers:
         if launcher.process.returncode == REFUSED_EXIT_CODE and launcher.last_words:
             raise refusal(launcher.last_words, sandbox)
 
-    async def _loss(self, launcher: _Launcher, command: Command, began_ticks: int) -> LauncherLost:
+    async def _loss(self, launcher: OneLauncher, command: Command, began_ticks: int) -> LauncherLost:
         """End what the launcher left behind, as far as it is provably the command's."""
         ended: set[tuple[int, int]] = set()
         left: set[tuple[int, int]] = set()
@@ -426,7 +308,7 @@ class Launchers:
             launcher.forget()
         self._forget()
 
-    def _start(self, key: Key, plan: bytes | None) -> _Launcher:
+    def _start(self, key: Key, plan: bytes | None) -> OneLauncher:
         if self._cgroups and not self._cgroup_known:
             self._cgroup_known = True
             self._cgroup_parent = parent_folder()
@@ -436,23 +318,24 @@ class Launchers:
         if cgroup is None:
             self._cgroup_parent = None  # not allowed here: no use in trying again
         try:
-            return _Launcher(self._python, key, plan, cgroup, self._drop)
+            return OneLauncher(self._python, key, plan, cgroup, self._drop)
         except SandboxError:
             if cgroup is not None:
                 cgroup.remove()
             raise
 
-    def _drop(self, launcher: _Launcher) -> None:
+    def _drop(self, launcher: OneLauncher) -> None:
         """Somebody killed an idle one."""
         assert self._loop is not None, "it was noticed on the loop"
         if self._idle.discard(launcher):
             self._retire(launcher, self._loop)
 
-    def _retire(self, launcher: _Launcher, loop: asyncio.AbstractEventLoop) -> None:
+    def _retire(self, launcher: OneLauncher, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         launcher.close()
         task = loop.create_task(launcher.reap())
         self._ending[task] = launcher
         task.add_done_callback(lambda done: self._ending.pop(done, None))
+        return task
 
     def _trim(self, *, is_time: bool = True) -> None:
         """End those that are too many."""
@@ -465,16 +348,30 @@ class Launchers:
         if will_be and self._trim_timer is None:
             self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
 
-    async def _planner(self, command: Command) -> Callable[[], bytes]:
-        """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
-        if self._machine is None:  # many may ask at once, and it is looked at once
+    async def machine(self) -> "Machine":
+        """Which walls hold here. They are tried once, which takes a moment."""
+        if self._machine is None:  # many may ask at once
             self._machine = asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
         looking = self._machine
         try:
-            machine = await asyncio.shield(looking)
+            return await asyncio.shield(looking)
         except Exception:
             self._machine = None
             raise
+
+    async def writable_roots(self, roots: Iterable[str], cwd: str) -> tuple[str, ...]:
+        """The roots of a call in which a command behind walls works. Raises SandboxError."""
+        machine = await self.machine()
+        from custody.sandbox.walls.plan import writable_roots  # loaded with the machine
+
+        return writable_roots(roots, cwd, machine)
+
+    async def _planner(self, command: Command) -> Callable[[], bytes]:
+        """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
+        assert command.sandbox is not None, "it is behind walls"
+        machine = await self._looked_at()
+        if command.sandbox.network == "listed":
+            await asyncio.get_running_loop().run_in_executor(None, load_egress)
 
         def plan() -> bytes:
             self._number += 1
@@ -482,11 +379,15 @@ class Launchers:
 
         return plan
 
-
-def _tail(descriptor: int) -> str:
-    size = os.fstat(descriptor).st_size
-    data = os.pread(descriptor, _LAST_WORDS_BYTES, max(0, size - _LAST_WORDS_BYTES))
-    return data.decode(errors="replace").strip()
+    async def _looked_at(self) -> "Machine":
+        if self._machine is None:  # many may ask at once, and it is looked at once
+            self._machine = asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
+        looking = self._machine
+        try:
+            return await asyncio.shield(looking)
+        except Exception:
+            self._machine = None
+            raise
 
 
 def _identities(processes: set[tuple[int, int]]) -> list[dict[str, int]]:

@@ -14,7 +14,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from custody.errors import (
     CommandNotExecutable,
@@ -24,12 +24,18 @@ from custody.errors import (
     WorkingDirectoryGone,
 )
 from custody.records import Usage
-from custody.sandbox.command import Command, Finished, LimitHit
+from custody.sandbox.cgroup import Cgroup, Used
+from custody.sandbox.command import Command, Finished
 from custody.sandbox.confined import confined_environment
 from custody.sandbox.launcher import messages
 from custody.sandbox.launcher.messages import Reply
-from custody.sandbox.output import Capture
+from custody.sandbox.limits import limit_hit, own_limits
+from custody.sandbox.outlet import Connections
+from custody.sandbox.output import Capture, Output
 from custody.sandbox.survivors import TOKEN_NAME
+
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
 
 StreamName = Literal["stdout", "stderr"]
 OnOutput = Callable[[StreamName, bytes], None]
@@ -39,7 +45,6 @@ PIPE_BYTES = 1024 * 1024  # for those that say more; the most an ordinary user m
 DRAIN_BYTES_MAX = 4 * PIPE_BYTES
 """Read after the tree has ended. More can only come from a process that escaped with the descriptor."""
 
-_LIMITS: dict[int, LimitHit] = {messages.DEADLINE: "deadline", messages.CANCELLED: "cancelled"}
 _NO_PROGRAM = frozenset(
     (errno.EACCES, errno.ENOEXEC, errno.ENOENT, errno.EISDIR, errno.ETXTBSY, errno.ELOOP, errno.ELIBBAD)
 )
@@ -59,12 +64,19 @@ class _Stream:
 class Running:
     """One command."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, command: Command, on_output: OnOutput | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        command: Command,
+        on_output: OnOutput | None,
+        group: Cgroup | None = None,
+    ) -> None:
+        """`group` is for its tree alone."""
         self.is_answered = False
         self.reply: Reply | None = None
         """The launcher's answer; None also when the launcher was lost."""
         self.fault: Exception | None = None
-        """What `on_output` raised; the command is cancelled then."""
+        """What `on_output` or `on_connection` raised; the command is cancelled then."""
         self.terminal: int | None = None
         """Our end of the command's terminal, if it has one."""
         self.grace_seconds = command.grace_seconds
@@ -72,6 +84,8 @@ class Running:
         self._waiters: list[asyncio.Future[None]] = []
         self._command = command
         self._on_output = on_output
+        self._group = group
+        self._connections = Connections()
         self._streams: dict[int, _Stream] = {}  # by our descriptor
         self._readable: select.epoll | None = None
         self._channel: socket.socket | None = None
@@ -141,15 +155,19 @@ class Running:
         command = self._command
         descriptors: list[int] = []
         flags = 0
+        if self._group is not None:
+            flags = messages.HAS_GROUP
+            descriptors.append(self._hand(self._group.entrance()))
         if command.terminal is not None:
-            flags = messages.HAS_TERMINAL
+            flags |= messages.HAS_TERMINAL
             descriptors.append(self._open_terminal(command.terminal.rows, command.terminal.columns))
         else:
             if command.stdin is not None:
+                flags |= messages.HAS_STDIN
                 descriptors.append(self._hand(memory_file(command.stdin)))
             elif command.stdin_fd is not None:
+                flags |= messages.HAS_STDIN
                 descriptors.append(command.stdin_fd)
-            flags = messages.HAS_STDIN if descriptors else 0
             stdout = self._open_pipe("stdout")
             descriptors += [stdout, stdout if command.joined else self._open_pipe("stderr")]
         body = _request(command, flags)
@@ -212,6 +230,16 @@ class Running:
                 self.cancel()
         return len(chunk)
 
+    def connected(self, connection: "Connection") -> None:
+        """One of its connections has ended."""
+        self._connections.add(connection)
+        if self._command.on_connection is not None and self.fault is None:
+            try:
+                self._command.on_connection(connection)
+            except Exception as error:
+                self.fault = error
+                self.cancel()
+
     def _drain(self) -> None:
         """Take what is in the pipes; nobody is left who would write more."""
         if self._readable is None or (self.terminal is None and not self._readable.poll(0)):
@@ -239,12 +267,12 @@ class Running:
     # -- the answer ---------------------------------------------------------------------------------------
 
     def answered(self, message: bytes) -> None:
-        """With the launcher's answer; empty when it was lost."""
+        """With the launcher's answer; empty when it was lost, as is one that says what no launcher does."""
         if self.is_answered:
             return
         self._drain()
         self.is_answered = True
-        self.reply = Reply.unpack(message) if message else None
+        self.reply = Reply.unpack(message) if len(message) == messages.REPLY.size else None
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -258,7 +286,7 @@ class Running:
         return self.reply
 
     def finished(self, reply: Reply) -> Finished:
-        """The result; raises what stands for a start that failed, and what `on_output` raised."""
+        """The result; raises what stands for a start that failed, and what a listener raised."""
         if reply.kind != messages.ENDED:
             raise _error(self._command, reply)
         if self.fault is not None:
@@ -266,34 +294,48 @@ class Running:
         outputs = {stream.name: stream.capture.output() for stream in self._streams.values()}
         stdout, stderr = outputs["stdout"], outputs.get("stderr", Capture(0, 0).output())
         code = os.waitstatus_to_exitcode(reply.status)
+        used = Used() if self._group is None else self._group.used()
         return Finished(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
-            limit_hit=_LIMITS.get(reply.limit),
+            limit_hit=limit_hit(self._command, reply, used),
             stdout=stdout,
             stderr=stderr,
-            usage=Usage(
-                wall_us=(reply.ended_ns - reply.started_ns) // 1000,
-                user_us=reply.user_us,
-                system_us=reply.system_us,
-                memory_peak_bytes=_known(reply.memory_peak_bytes),
-                read_bytes=_known(reply.read_bytes),
-                write_bytes=_known(reply.write_bytes),
-                context_switches_voluntary=reply.switches_voluntary,
-                context_switches_involuntary=reply.switches_involuntary,
-                descendants=reply.descendants_seen or None,
-                stdout_bytes=stdout.total_bytes,
-                stderr_bytes=stderr.total_bytes,
-                stdout_dropped_bytes=stdout.dropped_bytes,
-                stderr_dropped_bytes=stderr.dropped_bytes,
-            ),
+            usage=_usage(reply, used, stdout, stderr),
             child_pid=reply.pid if self._command.sandbox is None else None,
             child_start_ticks=reply.start_ticks if self._command.sandbox is None else None,
             started_monotonic_ns=reply.started_ns,
             ended_monotonic_ns=reply.ended_ns,
             tree_killed=reply.tree_killed,
             tree_left=reply.tree_left,
+            connections=tuple(self._connections.kept),
+            connections_dropped=self._connections.dropped,
         )
+
+
+def _usage(reply: Reply, used: Used, stdout: Output, stderr: Output) -> Usage:
+    """What its group counted, else what the launcher measured."""
+    return Usage(
+        wall_us=(reply.ended_ns - reply.started_ns) // 1000,
+        user_us=_first(used.user_us, reply.user_us),
+        system_us=_first(used.system_us, reply.system_us),
+        memory_peak_bytes=_first(used.memory_peak_bytes, reply.memory_peak_bytes),
+        read_bytes=_first(used.read_bytes, reply.read_bytes),
+        write_bytes=_first(used.write_bytes, reply.write_bytes),
+        context_switches_voluntary=reply.switches_voluntary,
+        context_switches_involuntary=reply.switches_involuntary,
+        descendants=reply.descendants_seen or None,
+        stdout_bytes=stdout.total_bytes,
+        stderr_bytes=stderr.total_bytes,
+        stdout_dropped_bytes=stdout.dropped_bytes,
+        stderr_dropped_bytes=stderr.dropped_bytes,
+    )
+
+
+def _first(counted: int | None, measured: int) -> int | None:
+    if counted is not None:
+        return counted
+    return None if measured < 0 else measured
 
 
 def _enlarge(pipe: int) -> None:
@@ -301,10 +343,6 @@ def _enlarge(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:  # a terminal; or over the user's share (pipe-user-pages-soft), and slower
         pass
-
-
-def _known(value: int) -> int | None:
-    return None if value < 0 else value
 
 
 def memory_file(data: bytes) -> int:
@@ -334,7 +372,7 @@ def _request(command: Command, flags: int) -> bytes:
     return messages.pack_request(
         command.deadline_seconds,
         command.grace_seconds,
-        [(_limit(name), value) for name, value in command.limits.items()],
+        [(_limit(name), value) for name, value in own_limits(command).items()],
         len(command.argv),
         len(environment),
         flags,
@@ -366,6 +404,10 @@ def _error(command: Command, reply: Reply) -> SandboxError:
             hint = "Look at its #! line, or at the loader it was linked for."
         message = f"The command {name!r} cannot be executed: {reason}."
         return CommandNotExecutable(message, hint=hint, command=name, errno=number)
+    if reply.kind == messages.STAGES["group"]:
+        return SandboxError(
+            f"{name!r} could not be put into the group that bounds it: {reason}.", errno=number
+        )
     if number == errno.E2BIG:
         return SandboxError("The command line with its environment is too long.", errno=number)
     return SandboxError(f"The process for {name!r} could not be started: {reason}.", errno=number)

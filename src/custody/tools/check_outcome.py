@@ -49,7 +49,7 @@ class CheckOutcome:
 
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
         def answer(finished: Finished) -> dict[str, Any]:
-            exit_code = None if finished.limit_hit is not None else finished.exit_code
+            exit_code = None if finished.is_cut else finished.exit_code
             return {"passed": exit_code == 0, "exit_code": exit_code}
 
         return await tailing.run_tailed(_argv(arguments), arguments, context, answer)

@@ -103,7 +103,7 @@ class DriveCli:
         by_stdin = not any(PROMPT in text for text in command)
 
         def answer(finished: Finished) -> dict[str, Any]:
-            cut = finished.limit_hit is not None
+            cut = finished.is_cut
             return {"cli": cli, "exit_code": None if cut else finished.exit_code}
 
         return await tailing.run_tailed(

@@ -20,6 +20,9 @@ from custody.tools.roots import Scope
 from custody.tools.tool import Context, Ended, Keep
 from custody.tools.watching.watch import Told, begin
 
+REFUSED_HOSTS_MAX = 20
+"""In a result; the events of the call tell each connection."""
+
 _STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COMMON = {
     "stdin": {"type": "string", "description": "Text for its standard input."},
@@ -35,6 +38,8 @@ class _ProcessTool:
     level: Level = "process"
     timeout_seconds: float | None = None
     keep: Keep = "full"
+    holds_changes = True
+    """At level `transaction` its changes are held."""
 
     def argv(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         raise NotImplementedError
@@ -51,7 +56,7 @@ class _ProcessTool:
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
         argv = self.argv(arguments)
         began = time.monotonic_ns()
-        if context.dry_run:
+        if context.dry_run and not context.holds:
             return Ended(started_ns=began, ended_ns=began, result={"dry_run": True, "would_run": list(argv)})
         stdin = arguments.get("stdin")
         environment = context.environment(arguments.get("env", {}))
@@ -83,6 +88,10 @@ async def run_command(
 
     A start that failed is an end with an error.
     """
+    if context.holds:
+        from custody.tools.holding import run_held  # few commands have their changes held
+
+        return await run_held(command, context, lambda viewing: _run(viewing, context, read))
     if not context.watch:
         return await _run(command, context, read)
     watch = await begin(scope, command.deadline_seconds)
@@ -164,7 +173,12 @@ class ShellTool(_ProcessTool):
 
 
 def result_of(finished: Finished) -> dict[str, Any]:
-    """What the caller and the record get of an ended process; bytes that are not UTF-8 stay bytes."""
+    """What the caller and the record get of an ended process; bytes that are not UTF-8 stay bytes.
+
+    `refused_hosts` stands in it only where something was refused.
+    """
+    refused = [one for one in finished.connections if one.verdict == "refused"]
+    hosts = {f"{one.host}:{one.port}": {"reason": one.reason, "allow": one.hint} for one in refused}
     return {
         "exit_code": finished.exit_code,
         "signal": finished.signal,
@@ -172,6 +186,7 @@ def result_of(finished: Finished) -> dict[str, Any]:
         "stderr": _text(finished.stderr.data),
         "stdout_dropped_bytes": finished.stdout.dropped_bytes,
         "stderr_dropped_bytes": finished.stderr.dropped_bytes,
+        **({"refused_hosts": dict(list(hosts.items())[:REFUSED_HOSTS_MAX])} if hosts else {}),
     }
 
 
@@ -187,6 +202,8 @@ def ended(finished: Finished, result: Any) -> Ended:
         usage=finished.usage,
         child_pid=finished.child_pid,
         child_start_ticks=finished.child_start_ticks,
+        connections=finished.connections,
+        connections_untold=finished.connections_dropped,
     )
 
 

@@ -22,6 +22,8 @@ ENTRY_POINTS = "custody.tools"
 
 BUILT_IN = {
     "check_outcome": "check_outcome:CheckOutcome",
+    "commit": "held_changes:CommitTool",
+    "discard": "held_changes:DiscardTool",
     "drive_cli": "drive_cli:DriveCli",
     "exec": "process:ExecTool",
     "file_delete": "file_delete:FileDelete",
@@ -31,6 +33,7 @@ BUILT_IN = {
     "file_search": "file_search:FileSearch",
     "file_write": "file_write:FileWrite",
     "git": "git.tool:GitTool",
+    "http_fetch": "http_fetch.tool:HttpFetch",
     "process_kill": "process_kill:ProcessKill",
     "shell": "process:ShellTool",
     "undo": "undo:UndoTool",

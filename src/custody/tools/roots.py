@@ -14,6 +14,7 @@ from msgspec import Struct
 from custody.records import Decision
 
 if TYPE_CHECKING:
+    from custody.changes import HeldStore
     from custody.files import Opening, Protected, Reach
 
 
@@ -26,6 +27,8 @@ class Scope(Struct, frozen=True):
     """What no tool may touch, loaded where a path is first asked for."""
     opens: "Callable[[Opening], bool] | None" = None
     """Whether a path that could not be written otherwise may be; None: none may."""
+    held: "Callable[[], HeldStore] | None" = None
+    """Where changes are held, opened where a call is about them; None: nowhere."""
 
     @property
     def reach(self) -> "Reach":

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from custody.records import Change, Decision, Effect, Level, Source, Usage
-from custody.sandbox import Command, Control, Finished, Launchers, TerminalSize
-from custody.sandbox.walls import Sandbox
+from custody.records import Change, Decision, Effect, Level, Settled, Source, Usage
+from custody.sandbox import Command, Control, Finished, Launchers, LimitHit, TerminalSize
+from custody.tools.confinement import Confinement
 from custody.tools.roots import Scope
 from custody.tools.schema import ArgumentsSchema
 
 if TYPE_CHECKING:
-    from custody.changes import UndoStore
+    from custody.changes import HeldStore, UndoStore
     from custody.files import Opening
     from custody.index import Index
+    from custody.sandbox.egress.proxy import Connection
+    from custody.sandbox.egress.rules import Allowed
 
 Keep = Literal["full", "digest", "none"]
 
@@ -40,7 +42,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     ended_ns: int
     result: Any = None
     error: BaseException | None = None
-    limit_hit: Literal["deadline", "cancelled"] | None = None
+    limit_hit: LimitHit | None = None
     note: str | None = None
     """What the person reading the record should know: a thread that could not be stopped."""
     exit_code: int | None = None
@@ -50,6 +52,14 @@ class Ended(Struct, frozen=True, kw_only=True):
     child_start_ticks: int | None = None
     changes: tuple[Change, ...] | None = None
     """What was done to files; None where the tool does not tell."""
+    held: int | None = None
+    """The changes are held, so many: no file has been touched."""
+    settles: tuple[str, Settled] | None = None
+    """The call whose held changes were committed or discarded."""
+    connections: "tuple[Connection, ...]" = ()
+    """What its command reached, or tried to, behind walls that list hosts."""
+    connections_untold: int = 0
+    """How many more there were."""
     recorded: Any = None
     """What the record has in place of a result that came from the record itself; None: the result."""
     source: Source = "executed"
@@ -65,6 +75,8 @@ class Asker(Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     typed: bool = False
     """Whether a person has typed it: at the command line, and not by a command of a recorded call."""
+    caused: bool = False
+    """Whether it follows from another call, as settings or policy say."""
 
 
 class Offered(Protocol):
@@ -97,6 +109,8 @@ class Origin(Struct, frozen=True, kw_only=True):
     """What the peer's calls and it have set, for rules that ask."""
     policy_session: str | None = None
     """Under which of its own sets of rules the peer asks; told again to a tool that runs there."""
+    caused: bool = False
+    """It follows from another call, as settings or policy say."""
     told: dict[str, Any] = {}
     """What the tool tells whoever made the call, beside its result."""
 
@@ -130,6 +144,7 @@ class Means(Struct, frozen=True, kw_only=True):
     no_new_privs: bool
     limits: Mapping[str, int]
     undo: "Callable[[], UndoStore]"
+    held: "Callable[[], HeldStore]"
     index: "Callable[[], Index]"
     watch: bool
 
@@ -149,7 +164,8 @@ class Context:
         means: Means,
         asker: Asker = Asker(),  # noqa: B008 - frozen
         origin: Origin | None = None,
-        sandbox: Sandbox | None = None,
+        confinement: Confinement | None = None,
+        egress: "Callable[[], Allowed] | None" = None,
     ) -> None:
         self.call_id = call_id
         self.run_id = run_id
@@ -160,7 +176,9 @@ class Context:
         """When the call will be ended, on time.monotonic()'s clock; None: never."""
         self.asker = asker
         self.origin = origin or Origin()
-        self._sandbox = sandbox
+        self._egress = egress
+        self.confinement = confinement
+        """What holds its command; None where its tool starts no process."""
         self._means = means
         self._cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
@@ -199,6 +217,27 @@ class Context:
     def undo(self) -> "UndoStore":
         """Where a tool that changes files keeps what they were."""
         return self._means.undo()
+
+    @property
+    def egress(self) -> "Allowed":
+        """What it may reach over the network."""
+        from custody.sandbox.egress.rules import Allowed  # few tools reach anything
+
+        return Allowed() if self._egress is None else self._egress()
+
+    @property
+    def holds(self) -> bool:
+        """Whether what its command changes is held."""
+        return self.confinement is not None and self.confinement.level == "transaction"
+
+    @property
+    def held(self) -> "HeldStore":
+        """Where changes are held until a call commits or discards them."""
+        return self._means.held()
+
+    async def viewed_roots(self) -> tuple[str, ...]:
+        """The roots in place of which a command whose changes are held sees views. Raises SandboxError."""
+        return await self._means.launchers.writable_roots(self.scope.roots, self.scope.cwd)
 
     @property
     def index(self) -> "Index":
@@ -252,7 +291,7 @@ class Context:
             no_new_privs=means.no_new_privs,
             limits=dict(means.limits),
             token=self.call_id,
-            sandbox=self._sandbox,
+            sandbox=None if self.confinement is None else self.confinement.sandbox,
             roots=self.scope.roots,
             run_id=self.run_id or self.call_id,
         )

@@ -5,7 +5,9 @@ result says. Whether a path is still as it was left, and giving it back, is `cha
 like any other: it is recorded, and can be taken back.
 
 A run is taken back without the runs started from it, unless `children` asks for them. Calls that only read,
-or changed nothing, are passed over; so are those that were undone already.
+or changed nothing, are passed over; so are those that were undone already. A call whose changes were held and
+then committed is taken back as that commit, whoever made it and in whichever run; what is held still has
+touched no file, and is passed over.
 """
 
 import functools
@@ -35,9 +37,12 @@ CALLS_MAX = 100_000
 NAMED_MAX = 1_000
 """Calls that a result lists under one heading; the count is told."""
 
-ALWAYS_KEPT = frozenset({"file_delete", "file_edit", "file_write", "undo"})
+ALWAYS_KEPT = frozenset({"commit", "file_delete", "file_edit", "file_write", "undo"})
 """Tools that keep what was there before they change it: where nothing is kept they changed nothing, or what
 they had begun was put back when the store was opened."""
+
+DISCARD_TOOL = "discard"
+NOT_HELD = "not held any more, and the record does not say why"
 
 UNDOINGS_MAX = 100
 """Calls of `undo` that took back one another; beyond it nobody knows what is written."""
@@ -115,6 +120,10 @@ class _Chosen(Struct):
     not_kept: list[dict[str, Any]] = []
     """Calls whose changes, if they made any, cannot be taken back."""
     already: list[str] = []
+    held: list[str] = []
+    """Calls that have touched no file: what they changed is held."""
+    committed_by: dict[str, str] = {}
+    """Calls whose changes were held -> those that committed them, which are taken back in their place."""
     children: list[str] = []
     """Runs that are left as they are."""
     stop: tuple[_Candidate, Exception] | None = None
@@ -138,10 +147,12 @@ def _undo(arguments: Mapping[str, Any], context: Context) -> Changed:
 
 
 def _of_call(prefix: str, context: Context) -> _Chosen:
-    call = context.index.call(prefix, details=False)
+    call = asked = context.index.call(prefix, details=False)
     candidate = _candidate(call, context.undo)
     if candidate.running:
         raise ToolError(f"Call {call.id} is still running.")
+    if not candidate.kept and (commit := _commit_of(call, context)) is not None:
+        call, candidate = commit, _candidate(commit, context.undo)
     by = Undone(_undoings(context.index, since=call.asked_at)).by(call.id)
     if by is not None:
         raise ToolError(
@@ -149,13 +160,40 @@ def _of_call(prefix: str, context: Context) -> _Chosen:
         )
     if not candidate.kept:
         raise _nothing_kept(call, context.undo)
-    return _Chosen([candidate])
+    return _Chosen([candidate], committed_by={} if call is asked else {asked.id: call.id})
+
+
+def _commit_of(call: Call, context: Context) -> Call | None:
+    """The call that committed what this one had changed; None where it was not held. Raises ToolError where
+    nobody has committed it."""
+    if call.held == "held" and _is_held(call, context):
+        raise ToolError(
+            f"What call {call.id} changed is held: no file has been touched.",
+            hint=f"Discard it: custody discard {call.id}.",
+        )
+    if call.held == "held":
+        raise UndoGone(
+            f"What call {call.id} changed is {NOT_HELD}.",
+            hint="If it was committed: custody calls --tool commit lists that call, which can be undone.",
+        )
+    if call.held == "discarded":
+        raise ToolError(f"What call {call.id} changed was discarded; no file was ever touched.")
+    if call.held != "committed" or call.settled_by is None:
+        return None
+    return context.index.call(call.settled_by, details=False)
+
+
+def _is_held(call: Call, context: Context) -> bool:
+    """Also where the record says so: a commit or discard that was killed has no end on it."""
+    return bytes.fromhex(call.id) in context.held.calls()
 
 
 def _nothing_kept(call: Call, undo: UndoStore) -> Exception:
     """Why there is nothing to take back of a call."""
     if call.outcome == "rejected":
         return ToolError(f"Call {call.id} was refused and did nothing.")
+    if call.tool == DISCARD_TOOL and call.outcome == "succeeded" and not call.dry_run:
+        return ToolError(f"Call {call.id} discarded changes that were held; they cannot be brought back.")
     if call.changes_count:
         return undo.gone(bytes.fromhex(call.id))
     if call.dry_run or call.effect == "read" or call.changes_count == 0:
@@ -175,10 +213,11 @@ def _of_run(arguments: Mapping[str, Any], context: Context) -> _Chosen:
         )
     runs = [run.id, *(children if arguments.get("children") else ())]
     chosen = _Chosen([], children=[] if arguments.get("children") else children)
-    candidates = [one for run_id in runs for one in _candidates(index, run_id, context)]
+    # A commit may be one of the run's calls itself.
+    candidates = {one.call_id: one for run_id in runs for one in _candidates(run_id, context, chosen)}
     undone = Undone(_undoings(index, since=run.started_at))
     # Calls of one run may overlap, and those of its children lie between them.
-    for one in sorted(candidates, key=lambda one: one.at, reverse=True):
+    for one in sorted(candidates.values(), key=lambda one: one.at, reverse=True):
         if undone.by(one.call_id) is not None:
             chosen.already.append(one.call_id)
         elif one.running:
@@ -196,12 +235,24 @@ def _of_run(arguments: Mapping[str, Any], context: Context) -> _Chosen:
     return chosen
 
 
-def _candidates(index: Index, run_id: str, context: Context) -> Iterator[_Candidate]:
-    """The calls of a run that changed something, or may have."""
+def _candidates(run_id: str, context: Context, chosen: _Chosen) -> Iterator[_Candidate]:
+    """The calls of a run that changed something, or may have; `chosen` is told of those that held it."""
+    index = context.index
     for call in _calls(index, CallFilter(run=run_id)):
         if call.id == context.call_id or call.dry_run or call.outcome == "rejected" or call.effect == "read":
             continue
         candidate = _candidate(call, context.undo)
+        if call.held is not None and not candidate.kept:
+            if call.held == "held" and _is_held(call, context):
+                chosen.held.append(call.id)
+            elif call.held == "held":
+                chosen.not_kept.append(
+                    candidate.named(changes=candidate.told, words=f"what it changed is {NOT_HELD}")
+                )
+            if call.held != "committed" or call.settled_by is None:
+                continue
+            chosen.committed_by[call.id] = call.settled_by
+            candidate = _candidate(index.call(call.settled_by, details=False, refresh=False), context.undo)
         if candidate.kept or candidate.running or candidate.told != 0:
             yield candidate
 
@@ -348,6 +399,8 @@ class _Taking:
             "lost": self._lost[:NAMED_MAX],
             "not_kept": chosen.not_kept[:NAMED_MAX],
             "already_undone": chosen.already[:NAMED_MAX],
+            "held": chosen.held[:NAMED_MAX],
+            "committed_by": dict(itertools.islice(chosen.committed_by.items(), NAMED_MAX)),
             "children": chosen.children,
         }
         if self._context.dry_run:

@@ -56,9 +56,11 @@ class MakeParams(Struct, frozen=True, kw_only=True):
     """Of `runs.begin`, `runs.join` or `runs.named`: the run it belongs to; none: it stands alone."""
     timeout: float | None = None
     """Seconds; 0: none."""
-    level: Literal["process", "confined"] | None = None
+    level: Literal["process", "confined", "transaction"] | None = None
     sandbox: str | None = None
     """The walls of its command, by name; for agents never fewer than the settings say."""
+    afterwards: Literal["discard", "hold", "ask", "commit_if_passed", "commit"] | None = None
+    """What becomes of the changes of a transaction; for agents never less careful than the settings say."""
     dry_run: bool = False
     external_id: str | None = None
     agent: str | None = None
@@ -119,6 +121,7 @@ async def _make(peer: Peer, params: MakeParams, part: Part | None) -> Call:
             timeout=params.timeout,
             level=params.level,
             sandbox=params.sandbox,
+            afterwards=params.afterwards,
             dry_run=params.dry_run,
             run=None if part is None else part.handle,
             external_id=params.external_id,

@@ -16,19 +16,32 @@ import marshal
 import os
 import resource  # also for `spawn`: within the walls the library may be out of reach
 import select
-import signal
 import stat
 import struct
-from _socket import AF_INET, SOCK_DGRAM, sethostname, socket
+from _socket import (
+    AF_INET,
+    SCM_RIGHTS,
+    SO_REUSEADDR,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    sethostname,
+    socket,
+)
 
-from . import kernel, user_namespace
+from . import kernel, messages, user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import TracebackType
     from typing import NoReturn
+else:
+    import _signal as signal  # `signal` itself brings `enum`: together a quarter of the launcher's start
 
-VERSION = 1
+VERSION = 2
 REFUSED = 71  # EX_OSERR of sysexits.h
 ORPHANED_SECONDS = 1.0
 """When the parent is gone the socket closes and pid 1 ends the command, with a grace a little below this."""
@@ -44,6 +57,8 @@ _LANDLOCK_FILE_RIGHTS = 0x1C007
 what is no folder."""
 _SIOCSIFFLAGS = 0x8914
 _INTERFACE_UP = 0x1
+_LISTENER = ("127.0.0.1", 3128)  # what programs are told their proxy is
+_LISTENER_BACKLOG = 128  # connections a command opens in one burst
 _PLAN_BYTES_MAX = 16 * 1024 * 1024  # thousands of rules are less than one
 
 
@@ -55,6 +70,10 @@ class Plan:
         self.user_namespace: bool = fields["user_namespace"]
         self.namespaces: int = fields["namespaces"]
         self.loopback: bool = fields["loopback"]
+        self.listener: bool = fields["listener"]
+        self.overlay: list[tuple[str, str, str]] = [
+            (root, upper, work) for root, upper, work in fields["overlay"]
+        ]
         self.keep: list[tuple[str, str, str]] = [(source, to, how) for source, to, how in fields["keep"]]
         self.cover: list[tuple[str, str]] = [(target, options) for target, options in fields["cover"]]
         self.read_only: list[str] = fields["read_only"]
@@ -81,7 +100,10 @@ class Plan:
             raise ValueError("hostname")  # it would be the machine's
         if self.loopback and not self.namespaces & kernel.CLONE_NEWNET:
             raise ValueError("loopback")
-        for target in (*(target for _, target, _ in self.keep), *(target for target, _ in self.cover)):
+        if self.listener and not self.loopback:
+            raise ValueError("listener")
+        targets = [target for _, target, _ in self.keep] + [root for root, _, _ in self.overlay]
+        for target in (*targets, *(target for target, _ in self.cover)):
             if not target.startswith("/") or target == "/" or os.path.normpath(target) != target:
                 raise ValueError("target")
 
@@ -118,7 +140,7 @@ def enter(plan_descriptor: int, channel: int, parent: int) -> None:
             plan = Plan(os.pread(plan_descriptor, _PLAN_BYTES_MAX, 0))
             os.closerange(3, channel)  # the plan too
             os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
-        _leave_the_machine(plan)
+        _leave_the_machine(plan, channel)
         with Wall("namespaces"):
             kernel.unshare(kernel.CLONE_NEWPID)
             living, outside = os.pipe()  # reads as ended when the process outside is gone
@@ -138,7 +160,7 @@ def enter(plan_descriptor: int, channel: int, parent: int) -> None:
 # -- outside: what needs the machine's processes, or its folders as they are --------------------------
 
 
-def _leave_the_machine(plan: Plan) -> None:
+def _leave_the_machine(plan: Plan, channel: int) -> None:
     if plan.user_namespace:
         with Wall("user_namespace"):
             user_namespace.enter_own()
@@ -153,11 +175,31 @@ def _leave_the_machine(plan: Plan) -> None:
             any_socket = socket(AF_INET, SOCK_DGRAM)
             fcntl.ioctl(any_socket.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _INTERFACE_UP))
             any_socket.close()
+    if plan.listener:
+        with Wall("listener"):
+            _hand_out_listener(channel)
     with Wall("keep"):
         mounts = _kept_mounts(plan)
+    with Wall("overlay"):
+        mounts += _overlays(plan)
     with Wall("cover"):
         mounts += _fresh_mounts(plan)
     _attach(mounts, plan)
+
+
+def _hand_out_listener(channel: int) -> None:
+    """It belongs to the network namespace for good; who has it answers connections made in there."""
+    listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
+    listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    listener.bind(_LISTENER)
+    listener.listen(_LISTENER_BACKLOG)
+    parent = socket(fileno=channel)
+    try:
+        handed = [(SOL_SOCKET, SCM_RIGHTS, struct.pack("i", listener.fileno()))]
+        parent.sendmsg([messages.LISTENER], handed)
+    finally:
+        parent.detach()
+    listener.close()
 
 
 class _Mount:
@@ -170,7 +212,7 @@ class _Mount:
 
     def order(self) -> tuple[list[str], bool]:
         """What lies above comes first; in one place what covers comes before what is kept."""
-        return self.target.split("/"), self.wall == "keep"
+        return self.target.split("/"), self.wall != "cover"
 
 
 def _kept_mounts(plan: Plan) -> list[_Mount]:
@@ -190,6 +232,19 @@ def _kept_mounts(plan: Plan) -> list[_Mount]:
         os.close(folder)
         found.append(_Mount("keep", target, mount))
     return found
+
+
+def _overlays(plan: Plan) -> list[_Mount]:
+    if not plan.overlay:
+        return []
+    from .overlay import new_overlay  # most launchers have none
+
+    user = None if plan.uid is None or plan.gid is None else (plan.uid, plan.gid)
+    own = plan.user_namespace
+    return [
+        _Mount("overlay", root, new_overlay(root, upper, work, _COVER_ATTRIBUTES, user, own=own))
+        for root, upper, work in plan.overlay
+    ]
 
 
 def _mapping(uid: int, gid: int, plan: Plan) -> int:

@@ -11,6 +11,10 @@ import ctypes
 import os
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -56,7 +60,8 @@ _RESOLVE_NO_SYMLINKS = 0x04
 _OPEN_TREE_CLONE = 1
 _MOVE_FROM_DESCRIPTOR_TO_DESCRIPTOR = 0x04 | 0x40
 _CLOSE_ON_EXEC = 1  # of fsopen and fsmount
-_SET_STRING, _CREATE = 1, 6  # commands of fsconfig
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # commands of fsconfig
+_DETACH = 2  # of umount2: also what is busy, which stays with those who have it
 _MS_PRIVATE = 1 << 18
 _CAPABILITY_VERSION = 0x20080522
 _CAPABILITIES_MAX = 64
@@ -118,12 +123,15 @@ def clone_mount(descriptor: int) -> int:
     return _call("open_tree", descriptor, b"", flags)
 
 
-def new_mount(kind: str, attributes: int, options: list[tuple[str, str]]) -> int:
-    """A fresh file system of this kind, not attached yet."""
+def new_mount(kind: str, attributes: int, options: Iterable[tuple[str, str | None]]) -> int:
+    """A fresh file system of this kind, not attached yet. An option without a value is one that is set."""
     context = _call("fsopen", kind.encode(), _CLOSE_ON_EXEC)
     try:
         for name, value in options:
-            _call("fsconfig", context, _SET_STRING, name.encode(), value.encode(), 0)
+            if value is None:
+                _call("fsconfig", context, _SET_FLAG, name.encode(), None, 0)
+            else:
+                _call("fsconfig", context, _SET_STRING, name.encode(), value.encode(), 0)
         _call("fsconfig", context, _CREATE, None, None, 0)
         return _call("fsmount", context, _CLOSE_ON_EXEC, attributes)
     finally:
@@ -132,6 +140,12 @@ def new_mount(kind: str, attributes: int, options: list[tuple[str, str]]) -> int
 
 def attach_mount(mount: int, place: int) -> None:
     _call("move_mount", mount, b"", place, b"", _MOVE_FROM_DESCRIPTOR_TO_DESCRIPTOR)
+
+
+def detach_mount(mount: int) -> None:
+    """No path leads to it any more; `mount` still does."""
+    place = ctypes.c_char_p(f"/proc/self/fd/{mount}".encode())
+    _checked(_library.umount2(place, ctypes.c_int(_DETACH)), "umount2")
 
 
 def restrict_mount(mount: int, attributes: int, user_namespace: int | None = None) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations  # importing `typing` would cost a sixth of t
 import struct
 
 # The first byte of a message says what follows.
-RUN = b"R"  # a request; descriptors: [stdin] stdout stderr, or the terminal alone
+RUN = b"R"  # a request; descriptors: [group] [stdin] stdout stderr, or [group] terminal
 RUN_LONG = b"L"  # the same, the request being in a memory file: one more descriptor, first
 SIGNAL = b"S"  # one byte: a signal for the command's process group
 CANCEL = b"C"
+LISTENER = b"N"  # from a launcher, before all else; one descriptor: where it lets the listed hosts be reached
 
 MESSAGE_BYTES_MAX = 64 * 1024  # well under the socket's send buffer; anything longer goes by memory file
-DESCRIPTORS_MAX = 4
+DESCRIPTORS_MAX = 5
 
 HAS_STDIN = 1
 HAS_TERMINAL = 2
+HAS_GROUP = 4  # what lets a process into the command's own cgroup
 
 REQUEST = struct.Struct("<ddIIIB")
 """Deadline and grace in seconds (negative: no deadline), numbers of limits, arguments and variables, flags.
@@ -30,8 +32,8 @@ REPLY = struct.Struct("<BBBiiQqq10q")
 """One number for each field of `Reply`."""
 
 ENDED = 0
-STAGES = {"cwd": 1, "find": 2, "exec": 3, "limits": 4, "terminal": 5, "fork": 6}
-NO_LIMIT, DEADLINE, CANCELLED = range(3)
+STAGES = {"cwd": 1, "find": 2, "exec": 3, "limits": 4, "terminal": 5, "fork": 6, "group": 7}
+NO_LIMIT, DEADLINE, CANCELLED, DISK, FILES = range(5)
 
 
 class Reply:
@@ -97,7 +99,9 @@ class Request:
         self.grace_seconds: float = grace
         self.descriptors = descriptors
         self.has_stdin = bool(flags & HAS_STDIN)
-        self.terminal = descriptors[0] if flags & HAS_TERMINAL else None
+        self.group = descriptors[0] if flags & HAS_GROUP else None
+        self._streams = descriptors if self.group is None else descriptors[1:]
+        self.terminal = self._streams[0] if flags & HAS_TERMINAL else None
         offset = REQUEST.size
         self.limits = [LIMIT.unpack_from(body, offset + LIMIT.size * index) for index in range(limits)]
         self.cwd, *texts = body[offset + LIMIT.size * limits :].split(b"\0")
@@ -108,4 +112,4 @@ class Request:
         """Pairs of descriptor here and descriptor there."""
         if self.terminal is not None:
             return [(self.terminal, number) for number in (0, 1, 2)]
-        return list(zip(self.descriptors, (0, 1, 2) if self.has_stdin else (1, 2), strict=True))
+        return list(zip(self._streams, (0, 1, 2) if self.has_stdin else (1, 2), strict=True))

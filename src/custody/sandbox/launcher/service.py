@@ -25,7 +25,7 @@ from _socket import (  # `socket` itself would cost a fifth of the launcher's st
 
 # The program knows no package `custody`, so its parts name each other.
 from . import kernel, messages
-from .messages import CANCELLED, DEADLINE, NO_LIMIT, Reply, Request
+from .messages import CANCELLED, DEADLINE, DISK, FILES, NO_LIMIT, Reply, Request
 from .spawn import Refused, start
 from .tree import Tree, children_of, read, stat_of
 
@@ -131,6 +131,26 @@ def _io_of(pid: int) -> list[int] | None:
         return None
 
 
+def _full() -> int:
+    """Why a command may have failed that has folders in memory of its own: one takes no more."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = [line.split() for line in file]
+    for fields in mounts:
+        if fields[fields.index(b"-", 6) + 1] != b"tmpfs":
+            continue
+        try:
+            found = os.statvfs(fields[4])
+        except OSError:  # covered by another
+            continue
+        if found.f_flag & os.ST_RDONLY:
+            continue
+        if found.f_blocks and not found.f_bavail:
+            return DISK
+        if found.f_files and not found.f_favail:
+            return FILES
+    return NO_LIMIT
+
+
 def _own_peak_bytes() -> int:
     """What a child's peak begins with: it counts this process's memory until execve."""
     lines = read("/proc/self/status").split()
@@ -194,6 +214,8 @@ class Launcher:
 
     def _accompany(self, call: Call) -> Reply:
         left = self._watch(call)
+        if self._parent is None and call.status and call.limit == NO_LIMIT:
+            call.limit = _full()
         if call.memory_peak_bytes > self._own_peak_bytes:  # mostly it is not, and that needs no second look
             self._own_peak_bytes = _own_peak_bytes()
         return call.reply(self._own_peak_bytes, left)

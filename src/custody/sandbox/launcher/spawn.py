@@ -46,7 +46,7 @@ def start(request: Request, signals_default: list[int]) -> int:
         raise Refused("cwd", error.errno or 0) from error
     try:
         program = find(request.argv[0], request.environment.get(b"PATH", os.defpath.encode()))
-        if request.limits or request.terminal is not None:
+        if request.limits or request.terminal is not None or request.group is not None:
             return _start_by_fork(program, request, signals_default)
         try:
             return os.posix_spawn(  # clone(CLONE_VM | CLONE_VFORK): no page table is copied
@@ -90,9 +90,12 @@ def _become(program: bytes, request: Request, signals_default: list[int], failur
     """In the forked child: become the command, or write why not."""
     import resource  # not at the top: hardly any command has limits of its own
 
-    stage = "terminal"
+    stage = "group"
     try:
         signal.set_wakeup_fd(-1)
+        if request.group is not None:  # before it is anything that could have children outside
+            os.write(request.group, b"0")
+        stage = "terminal"
         if request.terminal is not None:
             os.login_tty(os.dup(request.terminal))  # leads a session of which it is the controlling terminal
         else:
@@ -101,10 +104,14 @@ def _become(program: bytes, request: Request, signals_default: list[int], failur
                 os.dup2(here, there)
         stage = "limits"
         for number, value in request.limits:
-            _, hard = resource.getrlimit(number)
-            if hard != resource.RLIM_INFINITY:
-                value = hard if value == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(number, (value, value))
+            _, most = resource.getrlimit(number)
+            hard = value
+            if number == resource.RLIMIT_CPU and value != resource.RLIM_INFINITY:
+                hard = value + 1  # the soft one ends it with a signal that says why, the hard one by SIGKILL
+            if most != resource.RLIM_INFINITY:
+                value = most if value == resource.RLIM_INFINITY else min(value, most)
+                hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+            resource.setrlimit(number, (value, hard))
         stage = "exec"
         for number in signals_default:
             signal.signal(number, signal.SIG_DFL)

@@ -7,6 +7,7 @@ Owns how both are made and mapped. Which users are mapped is said by who asks: `
 from __future__ import annotations  # importing `typing` would cost a sixth of the launcher's start
 
 import errno
+import itertools
 import os
 
 from . import kernel
@@ -47,6 +48,19 @@ def mapping(uid_map: str, gid_map: str) -> int:
         os.close(made_reading)
         os.close(done_writing)
         os.waitpid(pid, 0)
+
+
+def swapped(one: int, other: int, there: str) -> str:
+    """A map in which these two stand for one another and everybody else for himself. `there` has the lines of
+    /proc/self/uid_map, or gid_map: nobody else can be mapped."""
+    lines: list[str] = []
+    for first, _, count in (map(int, line.split()) for line in there.splitlines()):
+        end = first + count
+        cuts = sorted({first, end, *(n for n in (one, one + 1, other, other + 1) if first < n < end)})
+        for begin, until in itertools.pairwise(cuts):
+            shown = {one: other, other: one}.get(begin, begin)
+            lines.append(f"{begin} {shown} {until - begin}")
+    return "\n".join(lines)
 
 
 def _write(path: str, text: str) -> None:

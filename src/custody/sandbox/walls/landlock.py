@@ -63,8 +63,6 @@ DEVICES = ("/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", 
 TERMINALS = ("/dev/ptmx", "/dev/pts")
 """All pseudo-terminals of one mount. Whoever opens another program's reads what is typed there."""
 
-_ABSENT_NETWORK = "`listed` needs the egress proxy, which this version does not have."
-
 
 class Ruleset(Struct, frozen=True, kw_only=True):
     """What is handled, so refused, and the rules that allow some of it again."""
@@ -93,15 +91,13 @@ def ruleset(
     `execute` is as in a `Sandbox`. In all three symbolic links are resolved. The devices are added, and with
     `terminals` the pseudo-terminals: none that could be opened there is somebody else's.
 
-    Raises SandboxError below ABI_MIN, and for a network that cannot be had.
+    Raises SandboxError below ABI_MIN.
     """
     if abi < ABI_MIN:
         raise SandboxError(
             f"This machine's Landlock has ABI {max(abi, 0)}; `confined` needs {ABI_MIN}.",
             hint="Use a kernel from 6.2 on with Landlock among its security modules, or the level `process`.",
         )
-    if network == "listed":
-        raise SandboxError(_ABSENT_NETWORK, hint="Choose `none`, `loopback` or `open`.")
     read, write = tuple(read), tuple(write)
     rights: dict[str, int] = {}
 

@@ -8,17 +8,19 @@ by `plan`, which builds on what is there, and by `custody doctor`.
 import marshal
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, errorcode
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from custody.errors import SandboxError
-from custody.sandbox.cgroup import make_cgroup, parent_folder
+from custody.sandbox.cgroup import bounding_folder, make_cgroup, parent_folder
 from custody.sandbox.walls.landlock import ABI_MIN
 from custody.sandbox.walls.seccomp import program as seccomp_program
 from custody.sandbox.walls.users import UIDS, unusable
@@ -46,10 +48,17 @@ _CHANGES: dict[str, str] = {
     "private /proc": "In a container, start it with an unmasked /proc (systempaths=unconfined).",
     "read-only system": _ALLOW_NAMESPACES,
     "network": _ALLOW_NAMESPACES,
+    "overlay": "Keep the store on a file system that can hold an overlay's changes (ext4, xfs, btrfs), which "
+    "a container's own folders cannot; root's has to map owners as well.",
     "user": "Start with CAP_SETUID and CAP_SETGID and a user namespace that has these numbers.",
     "idmapped mounts": "Keep the work on a file system that maps owners (ext4, xfs, btrfs, tmpfs), on Linux "
     "from 5.12; or run Custody as an ordinary user.",
 }
+
+_DELEGATE = (
+    "Start Custody in a service that is handed its group: "
+    "systemd-run --user -p Delegate=yes -p DelegateSubgroup=custody (systemd from 254 on)."
+)
 
 _WORDS = {
     EACCES: "it is not permitted",
@@ -93,6 +102,8 @@ class Machine(Struct, frozen=True, kw_only=True):
     """First and count of the users that commands may run as; None: they run as we do."""
     idmapped: bool = False
     """Whether a folder of ours can be shown to such a user as its own."""
+    overlay: bool = False
+    """Whether a root can be shown so that what is changed in it lies elsewhere; else a copy of it can be."""
     findings: tuple[WallFinding, ...] = ()
 
     @property
@@ -104,11 +115,13 @@ class Machine(Struct, frozen=True, kw_only=True):
 def look_at_machine(
     folder: str | None = None,
     *,
+    store: str | None = None,
     uids: tuple[int, int] = UIDS,
     python: str = sys.executable,
     environ: Mapping[str, str] = os.environ,
 ) -> Machine:
-    """Try every wall. `folder` is where the work lies, whose file system has a say; None: where we are."""
+    """Try every wall. The file systems of two places have a say: `folder` is where the work lies, None where
+    we are; `store` is where the store lies or will, None in the home folder. A folder is made beside that."""
     folder = _folder(folder)
     architecture = os.uname().machine
     why_not = unusable(uids)
@@ -118,7 +131,9 @@ def look_at_machine(
         "uid": 0 if why_not else uids[0],
         "seccomp": _filter(architecture),
     }
-    said = _try_all(told, python) if sys.platform == "linux" else {}
+    homes = _homes(environ)
+    with _folder_for_trials((store,) if store else (*homes, tempfile.gettempdir())) as told["held"]:
+        said = _try_all(told, python) if sys.platform == "linux" else {}
     way: Way = said.get("way", "none")
     findings = (*_findings(said, way), *_user_findings(said, uids, why_not), _cgroup())
     having = {finding.name: finding.has for finding in findings}
@@ -126,7 +141,7 @@ def look_at_machine(
     return Machine(
         architecture=architecture,
         uid=os.geteuid(),
-        homes=_homes(environ),
+        homes=homes,
         temporary=os.path.realpath(tempfile.gettempdir()),
         prefixes=_prefixes(python),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -134,6 +149,7 @@ def look_at_machine(
         namespaces=way,
         uids=uids if having["user"] == "yes" and os.geteuid() == 0 else None,
         idmapped=having["idmapped mounts"] == "yes" and os.geteuid() == 0,
+        overlay=having["overlay"] == "yes",
         findings=findings,
     )
 
@@ -180,6 +196,26 @@ def _folder(asked: str | None) -> str:
     return "/usr" if folder == "/" else folder
 
 
+@contextmanager
+def _folder_for_trials(beside: Iterable[str]) -> Generator[str]:
+    """A folder of its own in the first of these in which one can be made, removed again; else nothing."""
+    folder = ""
+    for path in map(os.path.realpath, beside):
+        while not os.path.isdir(path):
+            path = os.path.dirname(path)
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix=".custody-trial-", dir=path)
+            break
+    try:
+        yield folder
+    finally:
+        if folder:
+            for above, inner, _ in os.walk(folder):
+                for name in inner:  # what the kernel made for itself is closed to all
+                    os.chmod(os.path.join(above, name), 0o700)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _homes(environ: Mapping[str, str]) -> tuple[str, ...]:
     listed: list[str] = []
     try:
@@ -209,6 +245,24 @@ def _findings(said: dict[str, Any], way: Way) -> Iterator[WallFinding]:
     yield _finding("private /proc", said, "processes", "a command sees its own processes alone")
     yield _finding("read-only system", said, "read_only", "settings of the kernel cannot be written")
     yield _finding("network", said, "network", "none but a loopback of a run's own")
+    yield _overlay(said)
+
+
+def _overlay(said: dict[str, Any]) -> WallFinding:
+    found = _finding(
+        "overlay",
+        said,
+        "overlaid",
+        "what a transaction changes is held beside the root, which stays as it is",
+    )
+    why = f"{found.why}; a transaction has copies of its roots then, which are bounded"
+    return WallFinding(
+        name=found.name,
+        has=found.has,
+        why=found.why if found.has == "yes" else why,
+        change=found.change,
+        needed=False,
+    )
 
 
 def _finding(name: str, said: dict[str, Any], trial: str, good: str) -> WallFinding:
@@ -289,20 +343,11 @@ def _cgroup() -> WallFinding:
     made = None if parent is None else make_cgroup(parent)
     if made is None:
         why = "no group can be made here; resource limits hold for each process by itself"
-        change = "Start Custody in a delegated cgroup v2: systemd-run --user --scope -p Delegate=yes."
-        return WallFinding(name="cgroup", has="no", why=why, change=change, needed=False)
-    try:
-        with open(os.path.join(made.path, "cgroup.controllers")) as file:
-            there = file.read().split()
-    except OSError:
-        there = []
-    finally:
-        made.remove()
-    lacks = [name for name in _CONTROLLERS if name not in there]
-    if lacks:
-        why = f"a tree is killed at once, but not bounded: no controller for {', '.join(lacks)}"
-        change = "Delegate these controllers to the group Custody runs in (cgroup.subtree_control)."
-        return WallFinding(name="cgroup", has="partly", why=why, change=change, needed=False)
+        return WallFinding(name="cgroup", has="no", why=why, change=_DELEGATE, needed=False)
+    made.remove()
+    if parent is None or bounding_folder(parent, _CONTROLLERS) is None:
+        why = f"a tree is killed at once, but not bounded: no {', '.join(_CONTROLLERS)} to hand on"
+        return WallFinding(name="cgroup", has="partly", why=why, change=_DELEGATE, needed=False)
     return WallFinding(
         name="cgroup", has="yes", why="memory, processes and processor time of a tree", needed=False
     )

@@ -142,11 +142,14 @@ class View(Struct, frozen=True):
     """A folder beside `upper` that is the kernel's, for an overlay."""
 
 
-WORKSPACE = Sandbox(name="workspace", roots="write", network="loopback")
+PROCESSES_MAX = 4096
+"""Of one command's tree: a build on a large machine has hundreds of threads, a fork bomb what there is."""
+
+WORKSPACE = Sandbox(name="workspace", roots="write", network="listed", processes=PROCESSES_MAX)
 """What an agent's commands have by default: the roots are theirs, the rest of the machine is not."""
 
 NAMED: Mapping[str, Sandbox] = MappingProxyType({
-    "read_only": Sandbox(name="read_only", roots="read", network="none"),
+    "read_only": Sandbox(name="read_only", roots="read", network="none", processes=PROCESSES_MAX),
     "workspace": WORKSPACE,
     "network": structs.replace(WORKSPACE, name="network", network="open"),
     "open": structs.replace(WORKSPACE, name="open", network="open", read=("/",), write=("/",)),

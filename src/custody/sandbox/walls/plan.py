@@ -18,13 +18,14 @@ from msgspec import Struct
 from custody.errors import SandboxError
 from custody.sandbox.walls.landlock import Ruleset, ruleset
 from custody.sandbox.walls.machine import Machine
-from custody.sandbox.walls.model import Sandbox, is_beneath
+from custody.sandbox.walls.model import Sandbox, View, is_beneath
+from custody.sandbox.walls.mounts import same_storage
 from custody.sandbox.walls.seccomp import program as seccomp_program
 
 Keep = tuple[str, str, Literal["rw", "ro", "idmap"]]
 """Where it is, where it is to be seen, and how: to be changed, to be read, or as if it were the command's."""
 
-VERSION = 1
+VERSION = 2
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -60,6 +61,10 @@ TOOLCHAINS = (
 LINKED_FILES = ("/etc/localtime", "/etc/resolv.conf")
 """Links of the system that may lead to where a run has its own; without the second no name is found."""
 
+GIT = ".git"
+READ_ONLY_OF_GIT = ("config", "config.worktree", "hooks")
+"""What names programs that git runs, and the servers this repository is exchanged with."""
+
 MEMORY_SHARE = 8
 PRIVATE_BYTES_MAX = 1024**3
 """Of each private folder, which lies in memory: what a build needs, at most a share of what there is."""
@@ -75,6 +80,10 @@ class WallPlan(Struct, frozen=True, kw_only=True):
     """For an ordinary user, who may make the other namespaces inside one alone."""
     namespaces: int
     loopback: bool
+    listener: bool
+    """On this loopback, handed to who started the launcher: the only way to the hosts that are listed."""
+    overlay: tuple[tuple[str, str, str], ...]
+    """Folder, where what is changed in it goes, and the kernel's own folder for that."""
     keep: tuple[Keep, ...]
     """Taken before anything is covered, put in place after; the shallower first."""
     cover: tuple[tuple[str, str], ...]
@@ -101,13 +110,15 @@ def plan_of(
     cwd: str,
     machine: Machine,
     *,
+    views: Sequence[View] = (),
     number: int = 0,
     stay_root: bool = False,
 ) -> WallPlan:
     """The walls of a sandbox around these roots, whose links are resolved.
 
-    `number` chooses among the users there are, so that what runs beside it is another's. `stay_root` allows
-    a command of root's to stay root, without its capabilities, where no other user can work in its folders.
+    `views` take the place of roots: nothing behind one can be changed. `number` chooses among the users
+    there are, so that what runs beside it is another's. `stay_root` allows a command of root's to stay root,
+    without its capabilities, where no other user can work in its folders.
     Raises SandboxError for what cannot be had here.
     """
     _check_machine(machine)
@@ -115,25 +126,35 @@ def plan_of(
     listed = _resolved((*sandbox.read, *sandbox.write))
     private = tuple(p for p in _private(machine) if not any(is_beneath(p, path) for path in listed))
     roots = _usable(_resolved(roots), cwd, private, machine)
-    writable = _by_depth((*(roots if sandbox.roots == "write" else ()), *_resolved(sandbox.write)))
-    readable = tuple(path for path in (*roots, *listed) if path not in writable)
+    elsewhere = _resolved(sandbox.write)
+    views = _views(views, roots, elsewhere) if sandbox.roots == "write" else ()  # else nothing is changed
+    changed = _by_depth((*(roots if sandbox.roots == "write" else ()), *elsewhere))
+    writable = tuple(path for path in changed if _seen_by(path, views) in (path, None))
+    readable = tuple(path for path in (*roots, *listed) if path not in changed)
     system = _outermost(_resolved(filter(os.path.isdir, SYSTEM_FOLDERS)))
     cover = _by_depth((*private, *_hidden(system, (*writable, *readable))))
     _check_folder(cwd, (*writable, *readable), cover)
     needed = _outermost(_needed(machine, (*writable, *readable)))
+    cover = _by_depth((*cover, *_beside(views, (*writable, *readable, *needed), cover)))
     uid = _user(machine, number, writable=bool(writable), stay_root=stay_root)
     # Another user reads root's folders as their owner, or not at all; that makes them his to change.
     shown = tuple(r for r in roots if r in readable and not any(is_beneath(p, r) for p in writable))
     shown = shown if uid is not None and machine.idmapped else ()
+    viewed = {view.root for view in views}
     return WallPlan(
         user_namespace=machine.namespaces == "user",
         namespaces=CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC
         | (0 if sandbox.network == "open" else CLONE_NEWNET),
-        loopback=sandbox.network == "loopback",
-        keep=tuple(_kept(writable, shown, readable, needed, cover, idmap=uid is not None)),
+        loopback=sandbox.network in ("loopback", "listed"),
+        listener=sandbox.network == "listed",
+        overlay=tuple((view.root, view.upper, view.work) for view in views if view.kind == "overlay"),
+        keep=tuple(_through(views, _kept(writable, shown, readable, needed, cover, idmap=uid is not None))),
         cover=tuple((place, _in_memory(place, uid, machine)) for place in cover),
         proc=True,
-        read_only=tuple(_read_only(system, shown, writable)),
+        read_only=(
+            *_read_only(system, shown, writable),
+            *_names_programs(path for path in writable if path not in viewed),
+        ),
         landlock=ruleset(
             machine.landlock_abi,
             read=dict.fromkeys((*system, *readable, *needed, RUN)),
@@ -146,6 +167,15 @@ def plan_of(
         seccomp=seccomp_program(machine.architecture),
         limits=tuple(_limits(sandbox)),
     )  # fmt: skip
+
+
+def writable_roots(roots: Iterable[str], cwd: str, machine: Machine) -> tuple[str, ...]:
+    """Those of a call in which its command works, the outermost alone; the temporary folders are none.
+
+    Raises SandboxError as `plan_of` does.
+    """
+    usable = _usable(_resolved(roots), os.path.realpath(cwd), tuple(_private(machine)), machine)
+    return _outermost(usable)
 
 
 def toolchains(home: str) -> Iterator[str]:
@@ -200,6 +230,37 @@ def _check_folder(cwd: str, places: Sequence[str], cover: Sequence[str]) -> None
             )
 
 
+def _views(views: Sequence[View], roots: Sequence[str], elsewhere: Sequence[str]) -> tuple[View, ...]:
+    """Those of usable roots, once it is sure that nothing a command may change lies behind one of them."""
+    found = tuple(
+        View(root, view.kind, os.path.realpath(view.upper), view.work and os.path.realpath(view.work))
+        for root, view in ((os.path.realpath(view.root), view) for view in views)
+        if root in roots
+    )
+    if not found:
+        return ()
+    for view in found:
+        if any(other is not view and is_beneath(view.root, other.root) for other in found):
+            raise SandboxError(
+                "A root of this transaction lies in another one.", hint="Give a view to the outer one alone."
+            )
+    if any(_seen_by(root, found) is None for root in roots):
+        raise SandboxError("A root of this transaction has no view, and would be changed at once.")
+    open_places = [path for path in elsewhere if _seen_by(path, found) is None]
+    for view in found:
+        if path := same_storage(view.root, open_places):
+            raise SandboxError(
+                f"The sandbox lets a command change {path}, and so a root of the transaction.",
+                hint="Choose a sandbox that lists no writable place around a root: `workspace` or `network`.",
+            )
+        if any(is_beneath(view.upper, path) for path in (*roots, *open_places)):
+            raise SandboxError(
+                "What this transaction holds back would lie where its command may change it.",
+                hint="Keep the store outside of the roots, and of what the sandbox lists as writable.",
+            )
+    return found
+
+
 def _user(machine: Machine, number: int, *, writable: bool, stay_root: bool) -> int | None:
     """Who a command runs as; None: as we do."""
     if machine.uid != 0:
@@ -214,6 +275,35 @@ def _user(machine: Machine, number: int, *, writable: bool, stay_root: bool) -> 
         f"Commands would run as root: {what} here.",
         hint="custody doctor says why; run Custody as an ordinary user, or allow it in the policy.",
     )
+
+
+# -- views ----------------------------------------------------------------------------------------------
+
+
+def _seen_by(path: str, views: Sequence[View]) -> str | None:
+    """The root through whose view a place is seen."""
+    return next((view.root for view in views if is_beneath(path, view.root)), None)
+
+
+def _through(views: Sequence[View], kept: Iterable[Keep]) -> Iterator[Keep]:
+    """A copy is kept in the root's place; what an overlay shows is no mount of the root."""
+    instead = {view.root: view for view in views}
+    for source, target, how in kept:
+        if os.path.dirname(source) in instead and os.path.basename(source) == GIT:
+            continue
+        view = instead.get(source)
+        if view is None:
+            yield source, target, how
+        elif view.kind == "copy":
+            yield view.upper, target, how
+
+
+def _beside(views: Sequence[View], places: Sequence[str], cover: Sequence[str]) -> Iterator[str]:
+    """Folders in which what is held back would be seen."""
+    for folder in {os.path.dirname(view.upper) for view in views}:
+        around = [path for path in (*cover, *places) if is_beneath(folder, path)]
+        if not around or max(around, key=len) in places:
+            yield folder
 
 
 # -- which folders --------------------------------------------------------------------------------------
@@ -283,6 +373,9 @@ def _kept(
             continue
         if path in writable or path in shown:
             yield path, path, "idmap" if idmap else "rw"
+            git = os.path.join(path, GIT)
+            if path in writable and os.path.exists(git) and not os.path.islink(git):
+                yield git, git, "idmap" if idmap else "rw"  # a mount cannot be moved away and made anew
         elif path in readable or covered:
             yield path, path, "ro"
 
@@ -296,6 +389,14 @@ def _read_only(system: Sequence[str], shown: Sequence[str], writable: Sequence[s
         kernels = any(is_beneath(path, folder) for folder in KERNEL_FOLDERS)
         if kernels or not any(is_beneath(p, path) or is_beneath(path, p) for p in writable):
             yield path
+
+
+def _names_programs(roots: Iterable[str]) -> Iterator[str]:
+    """What of a repository would run programs outside of these walls, when a person next calls git there."""
+    for root in roots:
+        git = os.path.join(root, GIT)
+        parts = [git] if os.path.isfile(git) else [os.path.join(git, name) for name in READ_ONLY_OF_GIT]
+        yield from (part for part in parts if os.path.exists(part) and not os.path.islink(part))
 
 
 def _in_memory(place: str, uid: int | None, machine: Machine) -> str:
@@ -320,7 +421,11 @@ def _in_memory(place: str, uid: int | None, machine: Machine) -> str:
 
 def _limits(sandbox: Sandbox) -> Iterator[tuple[int, int]]:
     """What a sandbox says of resources, as far as the kernel bounds it without a cgroup."""
-    limits = {getattr(resource, f"RLIMIT_{name.upper()}"): value for name, value in sandbox.limits.items()}
+    limits = {
+        getattr(resource, f"RLIMIT_{name.upper()}"): value
+        for name, value in sandbox.limits.items()
+        if name != "cpu"  # each command has its own: the launcher would use its up over its life
+    }
     bounds = [
         (resource.RLIMIT_CORE, 0),  # a dump goes to a program of the machine's, outside of every wall
         (resource.RLIMIT_DATA, sandbox.memory_bytes),  # of each process, where a cgroup bounds the tree

@@ -14,6 +14,7 @@ import fcntl
 import marshal
 import os
 import signal
+import stat
 import struct
 import sys
 from _socket import AF_INET, SOCK_STREAM, socket
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from custody.sandbox.launcher import kernel, user_namespace
+    from custody.sandbox.launcher import kernel, overlay, user_namespace
 elif __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from launcher import kernel, user_namespace
+    from launcher import kernel, overlay, user_namespace
 else:
-    from custody.sandbox.launcher import kernel, user_namespace
+    from custody.sandbox.launcher import kernel, overlay, user_namespace
 
 TRIAL_SECONDS = 5
 """One takes milliseconds; a file system that hangs ends its own trial only."""
@@ -164,6 +165,44 @@ def idmapped(told: dict[str, Any]) -> int:
     return _held(os.stat(told["temporary"]).st_uid == uid)
 
 
+def overlaid(told: dict[str, Any]) -> int:
+    """A folder in which files are changed by whom commands run as. It stays as it was, and what was changed
+    lies in another one, as it has to and belonging to whom it has to."""
+    root, upper, work = (os.path.join(told["held"], name) for name in ("root", "upper", "work"))
+    for path in (root, upper, work, f"{root}/replaced", f"{root}/replaced/old"):
+        os.mkdir(path)
+    for name in ("changed", "removed"):
+        os.close(os.open(f"{root}/{name}", os.O_CREAT | os.O_WRONLY))
+    _unshare(told["way"], kernel.CLONE_NEWNS)
+    own, uid = told["way"] == "user", told["uid"]
+    user = (uid, uid) if uid and not own else None
+    mount = overlay.new_overlay(root, upper, work, _SAFE, user, own=own)
+    place = kernel.open_path(root)
+    kernel.attach_mount(mount, place)
+    in_child(lambda: _change(mount, user))
+    untouched = os.path.exists(f"/proc/self/fd/{place}/replaced/old")
+    changed, removed, replaced = (os.lstat(f"{upper}/{name}") for name in ("changed", "removed", "replaced"))
+    ours = changed.st_uid == replaced.st_uid == os.geteuid()
+    gone = stat.S_ISCHR(removed.st_mode) and not os.listdir(f"{root}/replaced")
+    return _held(untouched and ours and gone and changed.st_size == 1)
+
+
+def _change(mount: int, user: tuple[int, int] | None) -> int:
+    """As a command would, from within: the way there may be closed to that user."""
+    os.fchdir(mount)
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user[1], user[1], user[1])
+        os.setresuid(user[0], user[0], user[0])
+    changed = os.open("changed", os.O_WRONLY)
+    os.write(changed, b"x")
+    os.unlink("removed")
+    os.rmdir("replaced/old")
+    os.rmdir("replaced")
+    os.mkdir("replaced")
+    return 1
+
+
 def _held(holds: bool) -> int:
     if not holds:
         raise Failed(HOLDS_NOT)
@@ -218,7 +257,7 @@ def main() -> None:
         said["namespaces"] = attempt(namespaces, told)
         if not said["namespaces"][0]:
             said["way"] = way
-            for trial in (folders, processes, network, read_only):
+            for trial in (folders, processes, network, read_only, *([overlaid] if told["held"] else [])):
                 said[trial.__name__] = attempt(trial, told)
             break
     if os.geteuid() == 0 and told["uid"]:

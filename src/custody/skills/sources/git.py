@@ -216,7 +216,7 @@ class _Git:
             keep_tail_bytes=0 if head_bytes != SAID_BYTES else SAID_BYTES,
         )
         finished = await self._context.run_process(command)
-        if finished.limit_hit is not None:
+        if finished.is_cut:
             raise CutOff(finished)
         if finished.exit_code != 0:
             raise self._failed(finished)

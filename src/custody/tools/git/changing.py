@@ -7,20 +7,18 @@ single operations. Used by `tool`, and for its way of ending by `clone`.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from custody.errors import CustodyError
 from custody.records import Change
-from custody.sandbox import Finished
+from custody.sandbox import Finished, LimitHit
 from custody.tools.git.command import CutOff, Git, GitFailed, failure, in_thread, names, said
 from custody.tools.git.kept import Kept, check_writable
 from custody.tools.git.plans import Plan
 from custody.tools.git.repository import Position, Repository, moved, position
 from custody.tools.tool import Context, Ended
-
-LimitHit = Literal["deadline", "cancelled"]
 
 
 class Done(Struct, frozen=True, kw_only=True):

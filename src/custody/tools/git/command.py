@@ -142,7 +142,7 @@ class Git:
             keep_tail_bytes=tail_bytes,
         )
         finished = await self._context.run_process(command)
-        if finished.limit_hit is not None:
+        if finished.is_cut:
             raise CutOff(finished)
         return finished
 

@@ -4,7 +4,7 @@ Owns the spellings under which one machine can be named: the numbers `inet_aton`
 `0x7f000001`, `017700000001`, `2130706433`), full-width digits, percent-encoding, user information in front
 of an `@`, backslashes that a browser takes for slashes, addresses inside IPv6. Refuses to know the network:
 no name is resolved, and a name that leads to a private address is still a `name`. Used by the facts of a
-call and by whoever is about to connect.
+call, by the rules of egress, and by whoever else is about to connect.
 """
 
 import re
@@ -119,13 +119,23 @@ def parse_address(text: str) -> tuple[str | None, AddressKind]:
         return None, "odd"
     if ":" in plain:
         return _version6(plain)
-    bare = plain.removesuffix(".")
+    bare = _ascii(plain.removesuffix("."))
+    if bare is None:
+        return None, "odd"
     if bare in METADATA_NAMES:
         return None, "metadata"
     if bare in _LOOPBACK_NAMES or bare.endswith(".localhost"):
         return None, "loopback"
     address, kind = _version4_or_name(bare)
     return address, "odd" if kind == "name" and _BROKEN.search(text) else kind
+
+
+def ascii_name(text: str) -> str | None:
+    """A name as it is asked for in the DNS: lower case, IDNA, no closing dot. None for an address, and for
+    what is `odd`."""
+    address, kind = parse_address(text)
+    plain = None if address is not None or kind == "odd" else _plain(text)
+    return None if plain is None else _ascii(plain.removesuffix("."))
 
 
 def _plain(text: str) -> str | None:
@@ -142,16 +152,22 @@ def _plain(text: str) -> str | None:
     return text.lower() or None
 
 
+def _ascii(name: str) -> str | None:
+    """Before anything is read from it: IDNA drops characters, and what is left may be an address."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return None
+
+
 def _version4_or_name(text: str) -> tuple[str | None, AddressKind]:
     parts = text.split(".")
     if _NUMBER.fullmatch(parts[-1]):  # a name whose last label is a number is an address (WHATWG URL)
         address = _by_numbers(parts)
         return (None, "odd") if address is None else (str(address), _kind4(address))
-    try:
-        ascii_text = text if text.isascii() else text.encode("idna").decode()
-    except UnicodeError:
-        return None, "odd"
-    return (None, "name") if _NAME.fullmatch(ascii_text) else (None, "odd")
+    return (None, "name") if _NAME.fullmatch(text) else (None, "odd")
 
 
 def _by_numbers(parts: list[str]) -> IPv4Address | None:

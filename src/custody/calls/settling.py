@@ -1,0 +1,75 @@
+"""What becomes at once of changes that a command left held: by a second call, guarded and recorded like any.
+
+Owns which call that is. Without one they stay held, until somebody commits or discards them. Used by
+`runtime`.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from custody.calls.asked import inside
+from custody.policy.model import Afterwards
+from custody.records import Call, Decision, Settled
+from custody.tools import Origin
+from custody.tools.confinement import Confinement
+
+if TYPE_CHECKING:
+    from custody.calls.answers import Prompt
+    from custody.calls.run import RunRecord
+
+_SETTLED: dict[str, Settled] = {"commit": "committed", "discard": "discarded"}
+
+
+async def settle(
+    make: Callable[..., Awaitable[Call]],
+    call: Call,
+    confinement: Confinement | None,
+    run: "RunRecord | None",
+    prompt: "Prompt | None",
+) -> Call:
+    """The call, and what became of its changes; `make` makes the second one, as `Runtime.call` does.
+
+    Raises NotRecorded, OutcomeUnknown of the second call.
+    """
+    afterwards = "hold" if confinement is None else confinement.afterwards
+    tool = _tool(afterwards, call)
+    if tool is None:
+        return call
+    guards = (_asks(call),) if afterwards == "ask" else ()
+    with inside(bytes.fromhex(call.id)):
+        made = await make(
+            tool,
+            {"call": call.id},
+            run=run,
+            agent=call.agent,
+            caller=call.caller,
+            session=call.session_id,
+            prompt=prompt,
+            origin=Origin(door=call.door, guards=guards, caused=True),
+        )
+    if made.outcome != "succeeded":
+        return call
+    return msgspec.structs.replace(call, held=_SETTLED[tool], settled_by=made.id)
+
+
+def _tool(afterwards: Afterwards, call: Call) -> str | None:
+    if afterwards == "discard":
+        return "discard"
+    passed = call.outcome == "succeeded"
+    if afterwards in ("commit", "ask") or (afterwards == "commit_if_passed" and passed):
+        return "commit"
+    return None
+
+
+def _asks(call: Call) -> Any:
+    kinds = Counter(change.change for change in call.changes or ())
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    reason = f"It changed: {told}. `custody show {call.id[:8]} --diff` shows what."
+
+    def of_changes(_proposal: Any) -> Decision:
+        return Decision("ask", "rule", reason)
+
+    return of_changes
