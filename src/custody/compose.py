@@ -316,7 +316,7 @@ def _start_keeping(settings: Settings, opened: OpenStore) -> Callable[[], None]:
             journal=opened.journal,
             index=open_index(settings.store, opened.journal),
             make_recorder=lambda: opened.recorder,
-            forget_undo=forgetting(lambda: undo_store(settings, opened.disk)),
+            forget_undo=forgetting(lambda: undo_store(settings, opened.disk), lambda: held_store(settings)),
         ),
     )
     keeper.start()

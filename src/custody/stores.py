@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from custody.checkpoints import seen_by_writer
-from custody.errors import CorruptJournal, NotRecorded, StoreReadOnly
+from custody.errors import CorruptJournal, HeldBusy, NotRecorded, StoreReadOnly
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.recorder import Draft, Recorder
 from custody.records import IdSource
@@ -163,9 +163,11 @@ class View:
                 self.index,
                 lambda: make_recorder(disk, self.journal, os.environ, settings),
                 lambda: self.undo,
+                lambda: held_store(settings),
             )
             if disk.names(PURGE_FOLDER):
                 finish_purges(
+                    settings,
                     self.journal,
                     self.index,
                     lambda: make_recorder(disk, self.journal, os.environ, settings),
@@ -222,7 +224,7 @@ def open_store(settings: Settings, disk: Disk | None, environ: Mapping[str, str]
     if disk.names(PURGE_FOLDER):
         index = open_index(settings.store, journal)
         try:
-            finish_purges(journal, index, lambda: recorder, lambda: undo_store(settings, disk))
+            finish_purges(settings, journal, index, lambda: recorder, lambda: undo_store(settings, disk))
         finally:
             index.close()
     return OpenStore(disk, journal, recorder, recovered)
@@ -274,12 +276,15 @@ def recover_from_crashes(
 
     index = open_index(settings.store, journal)
     try:
-        return recover(journal, index, recorder, lambda: undo_store(settings, disk))
+        return recover(
+            journal, index, recorder, lambda: undo_store(settings, disk), lambda: held_store(settings)
+        )
     finally:
         index.close()
 
 
 def finish_purges(
+    settings: Settings,
     journal: Journal,
     index: "Index",
     recorder: Callable[[], Recorder],
@@ -288,8 +293,13 @@ def finish_purges(
     """Go on with what a crash cut short of a purge; what cannot be done now is left to the next who opens."""
     from custody.retention import Means, finish_purges, forgetting
 
-    means = Means(journal=journal, index=index, make_recorder=recorder, forget_undo=forgetting(open_undo))
+    means = Means(
+        journal=journal,
+        index=index,
+        make_recorder=recorder,
+        forget_undo=forgetting(open_undo, lambda: held_store(settings)),
+    )
     try:
         finish_purges(means)
-    except (OSError, CorruptJournal, NotRecorded) as error:
+    except (OSError, CorruptJournal, NotRecorded, HeldBusy) as error:
         warnings.warn(f"A purge that a crash cut short could not be finished: {error}", stacklevel=2)

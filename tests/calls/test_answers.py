@@ -373,7 +373,7 @@ def test_what_a_dead_process_asked_is_rejected_and_can_still_be_answered_for_the
     dead, terminal = Desk(desks[0].store), desks[1]
     question = dead.question()
     dead.close()
-    closed = recover(terminal.journal, terminal.index, lambda: terminal.recorder, lambda: None)
+    closed = recover(terminal.journal, terminal.index, lambda: terminal.recorder, lambda: None, lambda: None)
     assert closed.calls_rejected == (question.call_id.hex(),)
     call = terminal.index.call(question.call_id.hex())
     assert (call.outcome, call.decision.verdict, call.decision.by) == ("rejected", "deny", "nobody")

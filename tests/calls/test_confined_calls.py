@@ -183,6 +183,24 @@ def test_what_runs_an_agents_words_is_confined_where_nobody_says_anything(runtim
     assert (call.level, call.sandbox) == ("confined", "workspace")
 
 
+def test_a_commit_is_signed_as_the_persons_own_and_no_token_of_theirs_is_seen(work, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        "[user]\n name = Ada L\n email = ada@example.com # hers\n[url \"https://s3cret@example.com\"]\n"
+        " insteadOf = x\n[http]\n extraHeader = s3cret\n[core]\n editor = s3cret\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    with custody.open(":memory:") as runtime:
+        call = runtime.call(
+            "shell", {"command": "git init -q; git commit -q --allow-empty -m x; git log --format=%an,%ae"}
+        )
+        seen = runtime.call("shell", {"command": "cat ~/.gitconfig"})
+
+    assert call.result["stdout"] == "Ada L,ada@example.com\n"
+    assert "Ada L" in seen.result["stdout"] and "s3cret" not in seen.result["stdout"]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -47,6 +47,8 @@ class Given:
     """The key of a System V segment that everybody may read."""
     secret: str
     """Stands in the environment of another confined call, and in the test's own."""
+    held: str = ""
+    """Where lies what the command changes in its view; empty where it has none."""
 
     def values(self) -> dict[str, Any]:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -75,6 +77,9 @@ def write(path):
 def may_write(path):
     os.close(os.open(path, os.O_WRONLY))
     return "opened for writing"
+def made():
+    write("made")
+    return "made"
 def read(path):
     with open(path, "rb", buffering=0) as file:
         return len(file.read(100)) and "read"
@@ -128,6 +133,8 @@ FILES = (
     _expression("read beside every root", "read(given['bare'])", needs="bare"),
     _expression("mode of a file beside every root", "os.chmod(given['bare'], 0o777)", needs="bare"),
     _expression("times of a file beside every root", "os.utime(given['bare'], (1, 1))", needs="bare"),
+    _expression("read what is held", "os.listdir(given['held'])", needs="held"),
+    _expression("write beside what is held", "write(given['held'] + '/planted')", needs="held"),
     _expression("by dots", "write(os.path.relpath(given['readable']))"),
     _expression("by the root of itself", "write('/proc/self/root' + given['readable'])"),
     _expression("by the root of the launcher", "read('/proc/1/root' + given['outside'])"),
@@ -365,7 +372,27 @@ SOCKETS = (
     _expression("socket into the kernel's ciphers", "socket.socket(38, socket.SOCK_SEQPACKET)"),  # AF_ALG
 )
 
-ESCAPES = (*FILES, *KERNEL, *PROCESSES, *SOCKETS)
+BITS = tuple(
+    _expression(f"what runs as its owner by {how}", expression)
+    for how, expression in (
+        ("chmod", "os.chmod(made(), 0o4755)"),
+        ("chmod for its group", "os.chmod(made(), 0o2755)"),
+        ("fchmod", "os.fchmod(os.open(made(), os.O_RDWR), 0o6755)"),
+        ("fchmodat", "os.chmod(made(), 0o4755, dir_fd=os.open('.', os.O_RDONLY))"),
+        ("fchmodat2", "call('syscall', 452, -100, made().encode(), 0o4755, 0)"),
+        ("open", "os.open('opened', os.O_CREAT | os.O_WRONLY, 0o4755)"),
+        ("opening an unnamed file", "os.open('.', os.O_TMPFILE | os.O_WRONLY, 0o4755)"),
+        ("openat", "os.open('opened at', os.O_CREAT | os.O_RDWR, 0o4755, dir_fd=os.open('.', os.O_PATH))"),
+        ("openat2", "call('syscall', 437, -100, b'opened 2', struct.pack('QQQ', 0o102, 0o4755, 0), 24)"),
+        ("creat", "call('creat', b'created', 0o4755)"),
+        ("mknod", "os.mknod('node', stat.S_IFREG | 0o4755)"),
+        ("mkfifo", "os.mkfifo('fifo', 0o2755)"),
+    )
+)
+"""What a command of root's makes in a workspace is root's on disk, by an idmapped mount: with either bit it
+would run as root for whoever starts it out there."""
+
+ESCAPES = (*FILES, *KERNEL, *BITS, *PROCESSES, *SOCKETS)
 
 DRIVER = f"""
 {_IMPORTS}

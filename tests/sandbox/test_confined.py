@@ -9,6 +9,8 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from tests.sandbox.escapes import Given
 from tests.sandbox.places import SENTINEL, WORKSPACE, Place, machine_of
 
 from custody.errors import LauncherLost, SandboxError, WorkingDirectoryGone
-from custody.sandbox import Launchers, TerminalSize
+from custody.sandbox import Launchers, TerminalSize, launcher
 from custody.sandbox.launcher.tree import children_of
 from custody.sandbox.walls import NAMED, View
 
 SECRET = "secret-of-another-call"
+
+LEVELS = ("confined", "transaction", pytest.param("transaction on a copy", marks=pytest.mark.long))
 
 
 @contextlib.contextmanager
@@ -124,25 +128,63 @@ def given_of(place: Place, made: dict[str, socket.socket], name: str, bare: str,
     )
 
 
+def views_at(level: str, place: Place) -> tuple[View, ...]:
+    """What a command of that level sees in place of the workspace as it is now."""
+    if level == "confined":
+        return ()
+    if level == "transaction" and not place.machine.overlay:
+        pytest.skip("no overlay can be mounted here")
+    upper, work = place.folder / "held" / "upper", place.folder / "held" / "work"
+    work.mkdir(parents=True)
+    if level == "transaction":
+        upper.mkdir()
+    else:
+        shutil.copytree(place.workspace, upper)
+    for path in (upper.parent, upper, work, *upper.iterdir()):
+        bits = path.stat().st_mode
+        os.chown(path, place.uid, place.uid)
+        path.chmod(0o700 if path.is_dir() else bits)  # a change of owner takes them away
+    kind = "overlay" if level == "transaction" else "copy"
+    return (View(place.workspace, kind, str(upper), str(work) if kind == "overlay" else ""),)
+
+
+def with_bits(folder: str) -> dict[str, str]:
+    """What lies there and would run as its owner or group, whoever starts it."""
+    modes = {str(path.relative_to(folder)): path.lstat().st_mode for path in Path(folder).rglob("*")}
+    bits = stat.S_ISUID | stat.S_ISGID
+    return {name: stat.filemode(mode) for name, mode in modes.items() if mode & bits}
+
+
+def as_it_is(folder: str) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(os.lstat(os.path.join(folder, name))[:7]) for name in os.listdir(folder)}
+
+
 # -- ways out -------------------------------------------------------------------------------------------
 
 
-def test_no_way_leads_out(place: Place, token: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_way_leads_out(place: Place, token: str, request: pytest.FixtureRequest, level: str) -> None:
     bare = beside_every_root(place, request)
     sandbox = msgspec.structs.replace(WORKSPACE, read=(str(place.folder / "readable"),))
 
     with listeners(place.folder / "outside", token) as made, shared_memory() as key:
         given = given_of(place, made, token, bare, key)
+        before = as_it_is(place.workspace)
+        views = views_at(level, place)
+        if views:
+            given.held = os.path.dirname(views[0].upper)
 
         async def body(pool: Launchers) -> tuple[str, int | None, bool]:
             secret = {"KEY": SECRET, "PATH": "/bin"}
             holding = place.command("sleep", "60", run_id="other", environment=secret)
             other = asyncio.create_task(pool.run(holding))
-            tried = place.program(escapes.DRIVER, stdin=escapes.told(given), sandbox=sandbox)
+            tried = place.program(escapes.DRIVER, stdin=escapes.told(given), sandbox=sandbox, views=views)
             finished = await pool.run(tried)
             before = set(launcher_pids())
-            after = await pool.run(msgspec.structs.replace(tried, argv=("true",), stdin=None))
-            unharmed = not other.done() and after.exit_code == 0 and set(launcher_pids()) == before
+            after = await pool.run(msgspec.structs.replace(tried, argv=("true",), stdin=None, views=()))
+            now = set(launcher_pids())  # with views there was one for that alone
+            is_same = before < now if views else before == now
+            unharmed = not other.done() and after.exit_code == 0 and is_same
             other.cancel()
             await asyncio.wait([other])
             error = finished.stderr.data.decode(errors="replace")
@@ -153,6 +195,13 @@ def test_no_way_leads_out(place: Place, token: str, request: pytest.FixtureReque
         assert escapes.escaped(json.loads(printed), given) == {}
         assert unharmed
         assert arrived(made) == []
+    own = set(filter(None, [os.path.basename(given.setuid)]))
+    assert with_bits(place.workspace).keys() == own
+    for view in views:
+        assert as_it_is(place.workspace) == before
+        assert "made" in os.listdir(view.upper)
+        assert with_bits(view.upper).keys() == (own if view.kind == "copy" else set())
+        assert sorted(os.listdir(given.held)) == ["upper", "work"]
     sentinels = [given.outside, given.readable, *filter(None, [bare])]
     assert {Path(path).read_text() for path in sentinels} == {SENTINEL}
     assert {Path(path).stat().st_mode & 0o777 for path in (given.outside, given.readable)} == {0o644}
@@ -162,9 +211,12 @@ def test_no_way_leads_out(place: Place, token: str, request: pytest.FixtureReque
 
 
 @pytest.mark.long
-def test_a_tree_that_hides_and_ignores_is_gone_at_its_deadline(place: Place) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_tree_that_hides_and_ignores_is_gone_at_its_deadline(place: Place, level: str) -> None:
+    views = views_at(level, place)
+
     async def body(pool: Launchers) -> tuple[str | None, int, list[int]]:
-        wanted = place.program(escapes.FORKS, "40", deadline_seconds=0.25, grace_seconds=0.1)
+        wanted = place.program(escapes.FORKS, "40", deadline_seconds=0.25, grace_seconds=0.1, views=views)
         finished = await pool.run(wanted)
         below = [pid for launcher in launcher_pids() for pid in children_of(launcher)]
         return finished.limit_hit, int(finished.stdout.data), [p for b in below for p in children_of(b)]
@@ -238,6 +290,48 @@ def test_a_workspace_can_be_worked_in(place: Place) -> None:
     assert identity == [None, None]  # a number of another namespace would name a stranger
 
 
+def test_what_keeps_modes_keeps_them(place: Place) -> None:
+    text = """
+        umask 022; mkdir -p from/folder; echo x > from/file; chmod 1755 from/folder; chmod 750 from/file
+        cp -a from copied; mkdir unpacked; tar cf - from | tar xpf - -C unpacked; mkdir -m 1777 open
+        install -m 711 from/file installed; ln from/file linked; mv linked moved
+        git init -q of-git && cd of-git && cp ../from/file . && git add file
+        git -c user.name=a -c user.email=b commit -qm c && git clone -q . ../cloned
+    """
+
+    async def body(pool: Launchers) -> list[Any]:
+        finished = await pool.run(place.shell(f"set -e; {text}"))
+        return [finished.exit_code, finished.stderr.data.decode()]
+
+    if shutil.which("git", path="/usr/bin:/bin") is None:
+        pytest.skip("git is not installed")
+    assert place.run(body) == [0, ""]
+    names = ("copied/folder", "copied/file", "unpacked/from/folder", "unpacked/from/file")
+    names += ("open", "installed", "moved", "cloned/file")
+    modes = {name: (Path(place.workspace) / name).stat().st_mode & 0o7777 for name in names}
+    assert [f"{mode:o}" for mode in modes.values()] == "1755 750 1755 750 1777 711 750 755".split()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_bit_that_was_there_stays_until_the_file_is_written(place: Place, level: str) -> None:
+    """As for any user: what is put into such a file would else be run as its owner."""
+    for name in ("written", "shortened", "touched"):
+        path = Path(place.workspace) / name
+        path.write_text("as it was")
+        os.chown(path, place.uid, place.uid)
+        path.chmod(0o4755)
+    views = views_at(level, place)
+
+    async def body(pool: Launchers) -> list[Any]:
+        text = "echo more >>written; : >shortened; touch touched; chmod 755 touched && chmod u+s touched"
+        finished = await pool.run(place.shell(text, views=views))
+        return [finished.exit_code, finished.stderr.data.decode().count("Operation not permitted")]
+
+    assert place.run(body) == [1, 1]
+    assert with_bits(views[0].upper if views else place.workspace) == {}
+    assert len(with_bits(place.workspace)) == (3 if views else 0)
+
+
 def test_everything_a_command_is_given_comes_through_the_walls(place: Place) -> None:
     async def body(pool: Launchers) -> list[str]:
         ended = [
@@ -252,7 +346,7 @@ def test_everything_a_command_is_given_comes_through_the_walls(place: Place) -> 
 
 
 def test_what_is_private_is_shared_within_a_run_and_gone_after_it(place: Place) -> None:
-    async def body(pool: Launchers) -> list[list[bytes]]:
+    async def body(pool: Launchers) -> list[str]:
         look = "cat $TMPDIR/left $HOME/left /dev/shm/left 2>&-; printf y >$TMPDIR/left; exit 0"
 
         async def left(**options: Any) -> str:
@@ -365,6 +459,21 @@ def test_what_is_shown_a_view_is_alone_and_over_when_it_is_finished(place: Place
         return [printed, before == after, sorted(os.listdir(held / "upper")), os.listdir(place.workspace)]
 
     assert place.run(body) == [["", "made\n", "made\n"], True, ["made", "new"], ["made"]]
+
+
+# -- what it costs --------------------------------------------------------------------------------------
+
+
+def test_a_launcher_starts_without_what_makes_python_slow_to_start() -> None:
+    text = "import sys; sys.path.append(sys.argv[1]); before = set(sys.modules)\n"
+    text += "from launcher import confine, overlay, service\nprint(*sorted(set(sys.modules) - before))"
+    folder = Path(launcher.__file__).parent.parent
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", text, folder], capture_output=True, text=True, timeout=WAIT_SECONDS
+    )
+    loaded = set(said.stdout.split())
+    assert {"launcher.confine", "launcher.service", "launcher.spawn", "launcher.tree"} <= loaded, said.stderr
+    assert loaded.isdisjoint("enum signal typing socket collections functools re inspect".split())
 
 
 # -- much at once --------------------------------------------------------------------------------------

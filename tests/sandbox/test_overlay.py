@@ -33,7 +33,7 @@ from custody.sandbox.walls.plan import plan_of
 
 OWNER = 70_005  # of a root that is not of who starts the launcher
 STRANGER = 4_242  # of a file in somebody else's root
-WORKSPACE = NAMED["workspace"]
+WORKSPACE = replace(NAMED["workspace"], network="loopback", hosts=())  # so nobody is handed a listener
 
 needs_python = pytest.mark.skipif(not os.access(PYTHON, os.X_OK), reason=f"commands need {PYTHON}")
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from custody.errors import CustodyError
 from custody.index import Index, OpenCall, OpenRun
 from custody.journal import Journal, ShardState
 from custody.recorder import Draft, Recorder
-from custody.records import CallFinished, Decision, RunFinished, now_us
+from custody.records import CallFinished, Decision, RunFinished, changes_said, now_us
 
 if TYPE_CHECKING:
-    from custody.changes import UndoStore
+    from custody.changes import HeldStore, UndoStore
+    from custody.records import Change, Settled
 
 
 class Recovered(Struct, frozen=True):
@@ -36,6 +38,7 @@ def recover(
     index: Index,
     make_recorder: Callable[[], Recorder],
     open_undo: "Callable[[], UndoStore]",
+    open_held: "Callable[[], HeldStore]",
 ) -> Recovered:
     """Close what dead writers left open. Only one process at a time does it; others go on at once."""
     if not any(_left_open(journal, index)):
@@ -53,7 +56,7 @@ def recover(
             [call for call in calls if call.call_id in open_calls],
             [run for run in runs if run.run_id in open_runs],
             make_recorder(),
-            open_undo,
+            _Files(open_undo, open_held, index),
         )
     finally:
         lock.release()
@@ -85,7 +88,7 @@ def _close(
     calls: list[OpenCall],
     runs: list[OpenRun],
     recorder: Recorder,
-    open_undo: "Callable[[], UndoStore]",
+    files: "_Files",
 ) -> Recovered:
     ended: list[int] = []
     reported: list[int] = []
@@ -94,9 +97,9 @@ def _close(
             _end_survivors(call, recorder, ended, reported)
     # Before the calls are closed: should this fail, whoever opens the store next tries again.
     started = [call.call_id for call in calls if call.started]
-    taken_back = _take_back(recorder, open_undo, started) if started else ()
+    taken_back = files.take_back(recorder, started) if started else ()
     for call in calls:
-        recorder.append(_end_of(call, recorder), closes=True)
+        recorder.append(_end_of(call, recorder, files), closes=True)
     for run in runs:
         # A shared run lives with the process it names, which may well have ended in good order.
         reason = "its owner ended" if run.shared else "killed"
@@ -116,7 +119,7 @@ def _close(
     )
 
 
-def _end_of(call: OpenCall, recorder: Recorder) -> Draft:
+def _end_of(call: OpenCall, recorder: Recorder, files: "_Files") -> Draft:
     """One that was only asked about never ran; its question stays open for the next call like it. Where a
     person had answered, that stays what was decided."""
     reason, decision = "its process ended before the call did", None
@@ -125,28 +128,68 @@ def _end_of(call: OpenCall, recorder: Recorder) -> Draft:
     elif not call.started:
         reason = "its process ended before anybody answered"
         decision = Decision("deny", "nobody", reason)
+    changes, settles, settled = files.left_by(call) if call.started else (None, None, None)
     return recorder.draft(
         CallFinished,
-        {},
+        {} if changes is None else {"changes": changes_said(changes)},
         call_id=call.call_id,
         at_us=now_us(),
         outcome="unknown" if call.started else "rejected",
         reason=reason,
         decision=decision,
+        changes=None if changes is None else len(changes),
+        held=None if changes is None else len(changes),
+        settles=settles,
+        settled=settled,
     )
 
 
-def _take_back(
-    recorder: Recorder, open_undo: "Callable[[], UndoStore]", started: list[bytes]
-) -> tuple[str, ...]:
-    """Undo what calls of dead processes were in the middle of changing; ids of those calls."""
-    from custody.changes import recover_changes  # only where something crashed
+class _Files:
+    """What dead calls were at with files, and with changes that are held."""
 
-    found = recover_changes(open_undo(), _alive, calls=started)
-    for one in found:
-        data = {"restored": one.restored, "left": list(one.left), "sealed": one.sealed}
-        recorder.event("recovery.restored", data, call_id=one.call_id)
-    return tuple(one.call_id.hex() for one in found if one.restored)
+    def __init__(
+        self, open_undo: "Callable[[], UndoStore]", open_held: "Callable[[], HeldStore]", index: Index
+    ) -> None:
+        self._open_undo = open_undo
+        self._open_held = open_held
+        self._index = index
+
+    def take_back(self, recorder: Recorder, started: list[bytes]) -> tuple[str, ...]:
+        """Undo what calls of dead processes were in the middle of changing; ids of those calls."""
+        from custody.changes import recover_changes  # only where something crashed
+
+        found = recover_changes(self._open_undo(), _alive, calls=started)
+        for one in found:
+            data = {"restored": one.restored, "left": list(one.left), "sealed": one.sealed}
+            recorder.event("recovery.restored", data, call_id=one.call_id)
+        self._open_held().recover(_alive, self._is_done)
+        return tuple(one.call_id.hex() for one in found if one.restored)
+
+    def left_by(self, call: OpenCall) -> "tuple[tuple[Change, ...] | None, bytes | None, Settled | None]":
+        """What is held of it; or which held changes it had committed or discarded before it died."""
+        if call.tool in ("commit", "discard"):
+            return (None, *self._settled_by(call))
+        try:
+            held = self._open_held().read(call.call_id)
+        except CustodyError:  # damaged: it can be discarded, and nothing can be told of it
+            return (), None, None
+        return (None if held is None else held.changes), None, None
+
+    def _settled_by(self, call: OpenCall) -> "tuple[bytes | None, Settled | None]":
+        made = self._index.call(call.call_id.hex(), details=False, refresh=False)
+        try:
+            meant = bytes.fromhex(self._index.call(made.arguments["call"], details=False, refresh=False).id)
+            if made.dry_run or self._open_held().read(meant) is not None:
+                return None, None
+        except (CustodyError, KeyError, TypeError):  # nobody knows which were meant
+            return None, None
+        if call.tool == "discard":
+            return meant, "discarded"
+        return (meant, "committed") if self._is_done(call.call_id) else (None, None)
+
+    def _is_done(self, call_id: bytes) -> bool:
+        undo_set = self._open_undo().read(call_id)
+        return undo_set is not None and undo_set.done
 
 
 def _end_survivors(call: OpenCall, recorder: Recorder, ended: list[int], reported: list[int]) -> None:

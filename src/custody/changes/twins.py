@@ -11,6 +11,7 @@ from contextlib import suppress
 from custody.changes.folders import Folders, folder_of, within
 from custody.changes.log import Entry
 from custody.errors import ToolError
+from custody.files.putting import TEMPORARY_PREFIX
 from custody.files.reach import Target
 from custody.files.state import State
 from custody.files.walking import walk
@@ -52,7 +53,8 @@ class Names:
             folder_fd = self._folders.at(folder)
             for found in walk(folder_fd, entries_max=self._names_left, depth_max=DEPTH_SEARCHED_MAX):
                 self._names_left -= 1
-                if found.kind == "file":
+                staged = found.relative.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+                if found.kind == "file" and not staged:  # which soon has another name, or none
                     self._found.setdefault(found.stat.st_ino, []).append(within(folder, found.relative))
 
 

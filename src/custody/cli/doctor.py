@@ -24,6 +24,7 @@ from custody.records import document
 if TYPE_CHECKING:
     from custody.journal import Disk
     from custody.settings import Settings
+    from custody.stores import View
 
 MARKS: dict[State, tuple[str, str]] = {"ok": ("✓", "green"), "note": ("·", "yellow"), "wrong": ("✗", "red")}
 
@@ -64,7 +65,13 @@ def look(store: str | None) -> Iterator[Finding]:
     yield from _store(settings)
     yield from _machine(settings)
     yield from _walls()
-    yield from wall_findings(settings.file.sandbox.uids)
+    yield from wall_findings(settings.file.sandbox.uids, _folder_of(settings.store))
+
+
+def _folder_of(store: str) -> str | None:
+    from custody.settings import MEMORY
+
+    return None if store == MEMORY else store
 
 
 def _answers() -> Finding:
@@ -134,6 +141,7 @@ def _store(settings: "Settings") -> Iterator[Finding]:
         with open_view(settings) as view:
             yield from _shards(view)
             yield _undo(settings, view)
+            yield _held(settings, view)
             yield pause_finding(view.index, settings.policy_layers)
     except CustodyError as error:
         yield _refused("journal", error)
@@ -210,6 +218,22 @@ def _undo(settings: "Settings", view: Any) -> Finding:
     bound = settings.file.undo
     text = f"of {kept['calls']:,} calls, {size(kept['bytes'])} of {size(bound.bytes_max)}"
     return Finding("undo data", "ok", kept, f"{text}; kept for {bound.days_max:g} days")
+
+
+def _held(settings: "Settings", view: "View") -> Finding:
+    from custody.cli.render import ago
+    from custody.index import CallFilter
+    from custody.stores import held_store
+
+    waiting = len(held_store(settings).calls())
+    if not waiting:
+        return Finding("held changes", "ok", {"calls": 0, "oldest": None}, "none wait")
+    asked = view.index.calls(CallFilter(held=True, order="oldest"), limit=1, refresh=False).items
+    oldest = asked[0].asked_at if asked else None
+    since = "" if oldest is None else f"; the oldest: {ago(oldest)}"
+    text = f"of {waiting:,} call{'s' if waiting > 1 else ''}, to be committed or discarded{since}"
+    value = {"calls": waiting, "oldest": oldest}
+    return Finding("held changes", "note", value, text, "custody calls --held lists them.")
 
 
 def _machine(settings: "Settings") -> Iterator[Finding]:

@@ -23,7 +23,9 @@ def wall_findings(uids: tuple[int, int] | None, store: str | None = None) -> Ite
         yield Finding(f"wall: {found.name}", state, value, f"{found.has}: {found.why}", hint)
     missing = [found.name for found in machine.missing]
     levels = ["none", "process"] if sys.platform == "linux" else ["none"]
-    levels += [] if missing else ["confined"]
+    levels += (
+        [] if missing else ["confined", "transaction"]
+    )  # without the overlay a transaction works on copies
     yield Finding("levels", "ok", levels, ", ".join(levels))
     yield Finding(
         "confined", "note" if missing else "ok", {"offered": not missing, "missing": missing},

@@ -26,6 +26,8 @@ timeout_seconds = 30             # deadline of a call that names none; 0 is none
 # environment = "allow_list"     # give commands only well-known variables, or "all_but_secret"; unset: the
                                  # command line hands on all but secrets, Python only well-known ones
 # limits = {{ nofile = 1024 }}     # resource limits of every command, as setrlimit(2) has them
+# level = "transaction"          # agents' commands: changes held; unset: confined where this machine gives it
+# afterwards = "commit_if_passed"  # of changes that are held; unset: they wait for `custody commit`
 
 [files]                          # what the tools that work on files may touch
 # protected = ["infra/*.tfvars"] # names no tool writes, beside the built-in list
@@ -61,6 +63,9 @@ bytes_max = 10_737_418_240       # of payloads and blobs; what ended first goes 
 [serve]                          # `custody serve`: agents connect over WebSocket
 # listen = "127.0.0.1:9100"
 # allowed_origins = ["https://console.example"]  # web pages that may connect; without any, none
+
+[sandbox]                        # walls around the commands of agents
+# hosts = ["example.org"]        # what they reach beside package registries and this repository's remotes
 
 [drive_cli]                      # coding CLIs that the tool drive_cli may start, beside the built-in ones
 # commands = {{ mine = ["my-cli", "run", "{{prompt}}"] }}

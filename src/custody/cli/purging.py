@@ -26,6 +26,7 @@ def opened_to_purge(settings: "Settings") -> Generator[tuple["View", "Means"]]:
     """The store, and what a purge of it works with."""
     from custody.cli.view import opened
     from custody.retention import Means, forgetting
+    from custody.stores import held_store
 
     with opened(settings) as view:
         recorder: list[Recorder] = []
@@ -39,7 +40,7 @@ def opened_to_purge(settings: "Settings") -> Generator[tuple["View", "Means"]]:
             journal=view.journal,
             index=view.index,
             make_recorder=make_recorder,
-            forget_undo=forgetting(lambda: view.undo),
+            forget_undo=forgetting(lambda: view.undo, lambda: held_store(settings)),
             seal=lambda: _seal(settings, view, make_recorder),
         )
         try:

@@ -286,6 +286,7 @@ def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = Non
     Paths are shown from its workspace, or from `cwd` where it has none.
     """
     from custody.cli.changes import print_changes_of
+    from custody.cli.refused_by_walls import print_refused
     from custody.cli.render import duration, fields, heading, local_time, outcome, summary
 
     heading(f"Call {call.id}")
@@ -329,6 +330,7 @@ def print_call(view: "View", call: Call, cwd: str, differ: "Differ | None" = Non
         ]
     )
     _print_allowing(call)
+    print_refused(view, call)
     _print_usage(call)
     _print_host(call)
     _print_withheld(call)

@@ -13,8 +13,8 @@ from custody.journal import Journal
 from custody.recorder import Recorder
 
 
-class UndoData(Protocol):
-    """What is kept to take changes back."""
+class Kept(Protocol):
+    """What is kept of calls beside the journal: to take changes back, or to commit them."""
 
     def remove(self, call_id: bytes) -> None: ...
 
@@ -25,17 +25,19 @@ class Means(Struct, frozen=True, kw_only=True):
     make_recorder: Callable[[], Recorder]
     """Called once something has to be recorded, not before."""
     forget_undo: Callable[[Iterable[bytes]], None]
-    """Forget what would be needed to take the changes of these calls back. Raises OSError."""
+    """Forget what would be needed to take the changes of these calls back, or to commit them. Raises OSError,
+    HeldBusy."""
     seal: Callable[[], Mapping[int, int]] | None = None
     """Sign a checkpoint over everything that is durable; gives up to where each shard is signed. Raises when
     that cannot be done."""
 
 
-def forgetting(open_undo: Callable[[], UndoData]) -> Callable[[Iterable[bytes]], None]:
-    """`Means.forget_undo` of a store, whose undo data is opened when there is something to forget."""
+def forgetting(*stores: Callable[[], Kept]) -> Callable[[Iterable[bytes]], None]:
+    """`Means.forget_undo` of a store; what it keeps is opened when there is something to forget."""
 
     def forget(calls: Iterable[bytes]) -> None:
         for call_id in calls:
-            open_undo().remove(call_id)
+            for opened in stores:
+                opened().remove(call_id)
 
     return forget

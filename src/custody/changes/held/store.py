@@ -129,6 +129,11 @@ class HeldStore:
 
     # -- what becomes of it -------------------------------------------------------------------------------
 
+    def remove(self, call_id: bytes) -> None:
+        """Forget what is held of a call, if anything is. Raises HeldBusy, OSError."""
+        with suppress(NothingHeld):
+            self.discard(call_id)
+
     def discard(self, call_id: bytes) -> HeldSet:
         """Forget what is held of a call; says what that was.
 

@@ -1,16 +1,16 @@
 """The hosts of a repository's remotes, read from its configuration.
 
-Owns where git keeps that configuration and how its values are written. Starts no git, follows no `include`
+Owns where git keeps that configuration. Starts no git, follows no `include`
 and no `insteadOf`, and takes a broken file for one without remotes: what is not understood allows nothing.
 Whoever may write the file may name a host in it, so it is to be read before commands run, and not again.
 """
 
 import os
 import re
-import stat
 from collections.abc import Iterator
 
 from custody.sandbox.egress.rules import Refused, plain_host
+from custody.sandbox.git_config import read_text, variables
 
 CONFIG_BYTES_MAX = 1 << 20  # git's own are some hundred bytes, those of many branches some hundred kB
 POINTER_BYTES_MAX = 8_192  # of `.git` and `commondir` that are files: a path
@@ -18,13 +18,9 @@ REMOTES_MAX = 32
 """Hosts that are taken; the list of a sandbox has room for 256 in all."""
 
 _PORTS = {"https": 443, "http": 80, "ssh": 22, "git+ssh": 22, "ssh+git": 22}
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-_SECTION = re.compile(r'\[\s*([A-Za-z0-9.-]+)(?:\s+"((?:[^"\\\n]|\\.)*)")?\s*\]')
-_VARIABLE = re.compile(r"([A-Za-z][A-Za-z0-9-]*)\s*(?:=(.*))?", re.DOTALL)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)")
 _SCP_LIKE = re.compile(r"(?:[^@/\\:\s]+@)?(\[[^\]/]+\]|[^@:/\\\s\[\]]+):(?!/{2})")
-_ESCAPES = {"n": "\n", "t": "\t", "b": "\b", "\\": "\\", '"': '"'}
 
 
 def remotes_of(folder: str) -> tuple[str, ...]:
@@ -48,77 +44,22 @@ def _configuration(folder: str) -> str:
     common = _first_line(os.path.join(git, "commondir"))
     if common:
         git = os.path.join(git, common)
-    return _read(os.path.join(git, "config"), CONFIG_BYTES_MAX)
+    return read_text(os.path.join(git, "config"), CONFIG_BYTES_MAX)
 
 
 def _first_line(path: str) -> str:
-    return _read(path, POINTER_BYTES_MAX).partition("\n")[0].strip()
-
-
-def _read(path: str, bytes_max: int) -> str:
-    """Empty for what is not there, no file, too long or no text."""
-    try:
-        fd = os.open(path, _FLAGS)
-    except (OSError, ValueError):  # ValueError: a NUL in the path
-        return ""
-    try:
-        data = os.read(fd, bytes_max + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        return data.decode() if len(data) <= bytes_max else ""
-    except (OSError, ValueError):
-        return ""
-    finally:
-        os.close(fd)
+    return read_text(path, POINTER_BYTES_MAX).partition("\n")[0].strip()
 
 
 # -- what it says ---------------------------------------------------------------------------------------
 
 
 def _urls(text: str) -> Iterator[str]:
-    """`url` and `pushurl` of the sections `[remote "…"]`, as git-config(1) writes them."""
-    remote = False
-    for line in _lines(text):
-        line = line.strip()
-        section = _SECTION.match(line)
-        if section is not None:
-            remote = section[1].lower() == "remote" and section[2] is not None
-            line = line[section.end() :].strip()
-        variable = _VARIABLE.match(line) if remote else None
-        if variable is not None and variable[1].lower() in ("url", "pushurl") and variable[2] is not None:
-            value = _value(variable[2])
-            if value:
-                yield value
-
-
-def _lines(text: str) -> Iterator[str]:
-    """With those joined that end in a backslash."""
-    joined = ""
-    for line in text.replace("\r\n", "\n").split("\n"):
-        if (len(line) - len(line.rstrip("\\"))) % 2:
-            joined += line[:-1]
-        else:
-            yield joined + line
-            joined = ""
-    yield joined
-
-
-def _value(text: str) -> str | None:
-    """Quotes and escapes undone, the comment dropped; None for what git would not read."""
-    found: list[str] = []
-    quoted = False
-    characters = iter(text.strip())
-    for character in characters:
-        if character == "\\":
-            escaped = _ESCAPES.get(next(characters, ""))
-            if escaped is None:
-                return None
-            found.append(escaped)
-        elif character == '"':
-            quoted = not quoted
-        elif character in "#;" and not quoted:
-            break
-        else:
-            found.append(character)
-    return None if quoted else "".join(found).strip()
+    """`url` and `pushurl` of the sections `[remote "…"]`."""
+    for variable in variables(text):
+        of_remote = variable.section == "remote" and variable.subsection is not None
+        if of_remote and variable.name in ("url", "pushurl") and variable.value:
+            yield variable.value
 
 
 def _host_of(url: str) -> Iterator[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations  # importing `typing` would cost a sixth of t
 
 import os
 import select
-import signal
 import struct
 import time
 from _socket import (  # `socket` itself would cost a fifth of the launcher's start
@@ -28,6 +27,12 @@ from . import kernel, messages
 from .messages import CANCELLED, DEADLINE, DISK, FILES, NO_LIMIT, Reply, Request
 from .spawn import Refused, start
 from .tree import Tree, children_of, read, stat_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # `signal` itself brings `enum`: a third of the launcher's start
 
 SETTLE_SECONDS = 0.2
 """What is still there when the command has ended gets so long to end by itself: the last process of a

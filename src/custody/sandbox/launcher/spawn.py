@@ -7,13 +7,15 @@ the child before it is the command. Used by the launcher's service.
 from __future__ import annotations  # importing `typing` would cost a sixth of the launcher's start
 
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from typing import NoReturn
 
     from .messages import Request
+else:
+    import _signal as signal  # `signal` itself brings `enum`: a third of the launcher's start
 
 
 class Refused(Exception):

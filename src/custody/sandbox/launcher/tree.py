@@ -7,11 +7,13 @@ identity of a process (`stat_of`) also by `survivors`.
 from __future__ import annotations  # importing `typing` would cost a sixth of the launcher's start
 
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
+else:
+    import _signal as signal  # `signal` itself brings `enum`: a third of the launcher's start
 
 DEPTH_MAX = 100
 """Levels of one walk, which holds a descriptor for each; deeper processes come up as their parents end."""

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import SandboxError
+from custody.sandbox.walls.home import home_files
 from custody.sandbox.walls.landlock import Ruleset, ruleset
 from custody.sandbox.walls.machine import Machine
 from custody.sandbox.walls.model import Sandbox, View, is_beneath
@@ -25,7 +26,7 @@ from custody.sandbox.walls.seccomp import program as seccomp_program
 Keep = tuple[str, str, Literal["rw", "ro", "idmap"]]
 """Where it is, where it is to be seen, and how: to be changed, to be read, or as if it were the command's."""
 
-VERSION = 2
+VERSION = 3
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -88,6 +89,8 @@ class WallPlan(Struct, frozen=True, kw_only=True):
     """Taken before anything is covered, put in place after; the shallower first."""
     cover: tuple[tuple[str, str], ...]
     """Folders hidden by an empty one in memory, and its options; the shallower first."""
+    files: tuple[tuple[str, bytes], ...]
+    """Path and content of what stands in covered folders from the start."""
     proc: bool
     read_only: tuple[str, ...]
     """Made mounts that are read-only, with all that is mounted below."""
@@ -150,6 +153,7 @@ def plan_of(
         overlay=tuple((view.root, view.upper, view.work) for view in views if view.kind == "overlay"),
         keep=tuple(_through(views, _kept(writable, shown, readable, needed, cover, idmap=uid is not None))),
         cover=tuple((place, _in_memory(place, uid, machine)) for place in cover),
+        files=tuple(home_files(home for home in machine.homes if home in cover)),
         proc=True,
         read_only=(
             *_read_only(system, shown, writable),

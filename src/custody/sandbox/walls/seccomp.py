@@ -3,8 +3,9 @@
 Owns the rules and their translation into classic BPF (seccomp(2), linux/filter.h). Pure: the architecture is
 an argument, the filter is bytes; loading it is the launcher's. Used by `plan`.
 
-The filter is the wall around what no path and no address describes: the kernel's own interfaces. What a
-command does to files and hosts is held by Landlock, mounts and the network namespace.
+The filter is the wall around what no path and no address describes: the kernel's own interfaces, and files
+that would run as their owner. What else a command does to files and hosts is held by Landlock, mounts and the
+network namespace.
 """
 
 import struct
@@ -71,7 +72,9 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 JUDGED: dict[str, tuple[int | None, int | None]] = {
     "ioctl": (16, 29), "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220),
     "clone3": (435, 435), "prlimit64": (302, 261), "personality": (135, 92), "mknod": (133, None),
-    "mknodat": (259, 33),
+    "mknodat": (259, 33), "open": (2, None), "openat": (257, 56), "openat2": (437, 437),
+    "creat": (85, None), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
 }  # fmt: skip
 """Refused for some of their arguments: the same."""
 
@@ -85,6 +88,11 @@ _PROTOCOLS = (0, 1, 6, 17, 58)  # any, ICMP echo of an ordinary user, TCP, UDP, 
 _NETLINK_ROUTE = 0  # what getifaddrs(3) and getaddrinfo(3) ask
 
 _FILE_TYPE, _FIFO, _REGULAR = 0xF000, 0x1000, 0x8000  # S_IFMT, S_IFIFO, S_IFREG; none is regular too
+_RUNS_AS_OWNER = 0o6000
+"""S_ISUID, S_ISGID. What a command of root's makes in a workspace is root's on disk, by an idmapped mount:
+with either it would run as root for whoever starts it outside. One that a file had before stays, as anywhere,
+until the file is written or cut; what is changed through a mapping does not count as written."""
+_MAKES_A_FILE = 0o20000100  # O_CREAT, and of O_TMPFILE the bit that is no O_DIRECTORY; of both architectures
 _PERSONALITY_QUERY = 0xFFFFFFFF
 
 
@@ -126,6 +134,15 @@ def program(machine: str) -> bytes:
 def _rules() -> dict[str, list[bytes]]:
     allow, refuse = [_return(ALLOW)], [_return(_ERRNO | EPERM)]
     return {
+        "open": _opening(1),  # these come first, as they come most often
+        "openat": _opening(2),
+        # Its mode, like clone3's flags, lies in memory.
+        "openat2": [_return(_ERRNO | ENOSYS)],
+        "creat": _without_bits(1),
+        "chmod": _without_bits(1),
+        "fchmod": _without_bits(1),
+        "fchmodat": _without_bits(2),
+        "fchmodat2": _without_bits(2),
         # Commands are 32 bits to the kernel: what stands above them must not hide one.
         "ioctl": [_load(_low(1)), *_one_of(_TERMINAL_INPUT, refuse), *allow],
         "socket": _socket(),
@@ -140,9 +157,21 @@ def _rules() -> dict[str, list[bytes]]:
         "clone3": [_return(_ERRNO | ENOSYS)],
         "prlimit64": _prlimit(),
         "personality": [*_unless(0, [0, _PERSONALITY_QUERY], EPERM), *allow],
-        "mknod": [*_unless(1, [0, _FIFO, _REGULAR], EPERM, mask=_FILE_TYPE), *allow],
-        "mknodat": [*_unless(2, [0, _FIFO, _REGULAR], EPERM, mask=_FILE_TYPE), *allow],
+        "mknod": [*_unless(1, [0, _FIFO, _REGULAR], EPERM, mask=_FILE_TYPE), *_without_bits(1)],
+        "mknodat": [*_unless(2, [0, _FIFO, _REGULAR], EPERM, mask=_FILE_TYPE), *_without_bits(2)],
     }
+
+
+def _without_bits(mode: int) -> list[bytes]:
+    """Allowed unless that argument, a mode, says to run as the owner or group."""
+    refuse, allow = [_return(_ERRNO | EPERM)], [_return(ALLOW)]
+    return [_load(_low(mode)), _jump(_ANY_OF, _RUNS_AS_OWNER, 0, 1), *refuse, *allow]
+
+
+def _opening(flags: int) -> list[bytes]:
+    """The mode behind the flags is one only where a file is made; else whatever stood there."""
+    allow = [_return(ALLOW)]
+    return [_load(_low(flags)), _jump(_ANY_OF, _MAKES_A_FILE, 1, 0), *allow, *_without_bits(flags + 1)]
 
 
 def _socket() -> list[bytes]:
