@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.bridges.boundary_listener import OK, WAIT_SECONDS, Listening, listening, nobody
+from tests.settings_for_tests import without_walls
 
 import custody
 from custody.bridges.boundary.delivery import NOT_TAKEN
@@ -144,7 +145,8 @@ def test_a_call_that_is_refused_is_told_with_both(told):
         assert (end["success"], end["outcome"], end["elapsed_ms"]) == (False, "rejected", None)
 
 
-def test_a_command_is_told_with_its_process(told):
+def test_a_command_is_told_with_its_process(told, tmp_path):
+    without_walls(tmp_path / "config")
     with listening() as listener, told(listener) as runtime:
         call = runtime.call("exec", {"argv": ["true"]})
         start, end = listener.wait_for(2)

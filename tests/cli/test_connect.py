@@ -61,7 +61,7 @@ def test_doctor_says_how_everything_stands(custody):
     assert any(name.startswith("breaker: ") for name in names)
     assert ran.code == (0 if ran.json["healthy"] else 1)
     values = {finding["name"]: finding["value"] for finding in ran.json["findings"]}
-    offered = ["confined"] if values["confined"]["offered"] else []
+    offered = ["confined", "transaction"] if values["confined"]["offered"] else []
     assert values["levels"] == ["none", "process", *offered]
     text = custody("doctor").out
     assert all(name in text for name in names)

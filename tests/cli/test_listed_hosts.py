@@ -22,7 +22,7 @@ ANOTHER_OF_THIS_MACHINE = ("[sandbox]", 'hosts = ["127.0.0.1:9"]')
 """Where none of its addresses is listed, the command's 127.0.0.1 is its own, and nobody asks the proxy."""
 
 US = "root" if os.getuid() == 0 else "ordinary user"
-ADVICE = re.compile(r"custody: refused (\S+): .*Allow it in the settings: (\[sandbox\]) (hosts = \[.*\])")
+ADVICE = re.compile(r"custody: refused: (\S+) .*Allow it in the settings: (\[sandbox\]) (hosts = \[.*\])")
 
 
 @pytest.fixture(params=["root", WHO_ELSE])
@@ -70,7 +70,7 @@ def test_curl_to_a_host_that_is_not_listed_ends_at_once_as_curl_does_and_the_lin
     ran = mine("exec", "--sandbox", "workspace", "--", "curl", option, f"{scheme}://evil.example/")
     line = 'Allow it in the settings: [sandbox] hosts = ["evil.example"]'
     assert (ran.code, ran.out) == (code, "")
-    assert f"custody: refused evil.example:{port}: " in ran.err and line in ran.err
+    assert f"custody: refused: evil.example:{port} " in ran.err and line in ran.err
     call = last(mine)
     assert (call["outcome"], call["exit_code"]) == ("failed", code)
     assert call["latency_us"] < AT_ONCE_US
@@ -105,7 +105,7 @@ def test_without_the_proxy_there_is_no_way_out_and_a_listed_port_is_no_other_por
     finally:
         other.close()
     assert (past.code, none.code) == (7, 7), (past, none)
-    assert beside.code == 22 and f"custody: refused {other.place}: " in beside.err
+    assert beside.code == 22 and f"custody: refused: {other.place} " in beside.err
     assert direct.code == 0
     assert (len(server.requests), len(other.requests)) == (0, 1)
 

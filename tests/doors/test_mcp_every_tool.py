@@ -1,6 +1,7 @@
 """Every tool, called by the official client over each transport: none pretends; acts can be read back."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from mcp.client.stdio import stdio_client
 from mcp_types import Tool
 from tests.doors.daemons import Daemon, daemon
 from tests.doors.mcp_clients import LEGACY, MODERN, Home, greeted, lines, over_http
+from tests.sandbox.places import machine_of
 from tests.settings_for_tests import nothing_is_asked
+from tests.tools.http_servers import Server, answer
 
 SETTINGS = """
 [drive_cli.commands]
@@ -40,6 +43,9 @@ ASKED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "agent_status": lambda found: {"id": found.get("agent", "feedfeed")},
     "calls_search": lambda found: {"tool": "exec", "since": "1h"},
     "calls_show": lambda found: {"call": found["call"]},
+    "commit": lambda found: {"call": found["call"]},
+    "discard": lambda found: {"call": found["call"]},
+    "http_fetch": lambda found: {"url": "http://127.0.0.1:9/"},
     "check_outcome": lambda found: {"command": "true"},
     "drive_cli": lambda found: {"cli": "says", "prompt": "hello"},
     "exec": lambda found: {"argv": ["echo", "hello"]},
@@ -78,8 +84,9 @@ ORDER = (
 ).split()
 """What depends on what came before; the rest follows by name."""
 
-REFUSED = {"git", "witness_download", "process_kill"}
-"""Those that say no here: no repository, not at a terminal, not a process of ours."""
+REFUSED = {"commit", "discard", "git", "http_fetch", "process_kill", "witness_download"}
+"""Those that say no here: nothing is held, no repository, an address of this machine, not a process of ours,
+not at a terminal."""
 
 
 def prepared(work: Path) -> None:
@@ -161,6 +168,45 @@ def test_over_standard_input_and_output(tmp_path: Path, version: str):
         run for run in made.run("runs", "--all")["items"] if run["intent"].startswith("MCP session")
     ]
     assert session["outcome"] == "succeeded"
+
+
+@pytest.mark.long
+def test_changes_that_are_held_are_discarded_by_who_made_them_and_committed_by_a_person_alone(tmp_path: Path):
+    missing = "; ".join(finding.why for finding in machine_of(os.getuid()).missing)
+    if missing:
+        pytest.skip(f"`transaction` is not offered here: {missing}")
+    server = Server()
+    server.answers["/"] = answer(b"here")
+    made = Home(tmp_path, f'[calls]\nlevel = "transaction"\n[sandbox]\nhosts = ["{server.place}"]\n')
+    nothing_is_asked(tmp_path / "config")
+
+    async def main() -> None:
+        parameters = StdioServerParameters(
+            command=sys.executable, args=["-m", "custody", "mcp"], env=made.environment, cwd=made.work
+        )
+        async with stdio_client(parameters) as (reading, writing), ClientSession(reading, writing) as session:
+            await greeted(session, MODERN)
+
+            async def call(name: str, **arguments: Any) -> dict[str, Any]:
+                return (await session.call_tool(name, arguments)).structured_content or {}
+
+            dropped = await call("exec", argv=["touch", "dropped"])
+            kept = await call("shell", command="touch kept")
+            assert (dropped["level"], dropped["held"], kept["held"]) == ("transaction", "held", "held")
+            assert (await call("discard", call=dropped["id"]))["outcome"] == "succeeded"
+            refused = await call("commit", call=kept["id"])
+            assert (refused["outcome"], refused["decision"]["by"]) == ("rejected", "nobody")
+            fetched = await call("http_fetch", url=server.url)
+            assert fetched["result"]["body"] == "here"
+            assert os.listdir(made.work) == []
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.close()
+    (kept,) = made.run("calls", "--held", "--all")["items"]
+    assert made.run("commit", kept["id"])["outcome"] == "succeeded"
+    assert os.listdir(made.work) == ["kept"]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,9 @@ store next finishes it, or it has touched nothing; nothing else is lost, whateve
 
 import errno
 import random
+import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from tests.crash.simulated_disk import CRASH_MODES, KilledInPut, SimulatedDisk
@@ -22,8 +24,16 @@ LOOKS_MAX = 3
 """Openings until a purge is over: the first may have to make durable again what a power loss left unsaid."""
 
 
-class Killed(SystemExit):
-    """The process is gone, and with it its threads, which end without a word."""
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def die() -> NoReturn:
+    """As whoever drives the process. Its helper threads change nothing any more either; an error of the disk
+    is what they are prepared for."""
+    if threading.current_thread() is threading.main_thread():
+        raise Killed
+    raise OSError(errno.EIO, "the process is killed")
 
 
 def fill(store: Purgeable) -> None:
@@ -106,7 +116,7 @@ def interrupted(at: int, share: float | None) -> tuple[SimulatedDisk, list[bytes
         if count >= at:
             if share is not None and operation == "put" and count == at:
                 raise KilledInPut(share, path)
-            raise Killed
+            die()
 
     disk.on_operation = meet
     try:
@@ -238,7 +248,7 @@ def test_what_a_torn_tail_left_behind_is_zeroed_too() -> None:
         puts += operation == "put" and path.endswith(".seg")
         if puts == 1:
             raise KilledInPut(1.0, path)
-        raise Killed
+        die()
 
     disk.on_operation = kill
     with pytest.raises(Killed):

@@ -10,6 +10,7 @@ import pytest
 from tests.crash.simulated_disk import SimulatedDisk
 from tests.index.conftest import call_id, run_id, us
 from tests.retention.stores import Purgeable
+from tests.retention.test_crash import Killed, die
 
 from custody.errors import CheckpointRefused, PurgeRefused
 from custody.journal import Cursor, Journal
@@ -229,9 +230,6 @@ def test_without_a_signature_nothing_is_dropped(store: Purgeable) -> None:
 
 @pytest.mark.parametrize("at", range(1, 9))
 def test_a_drop_cut_short_is_finished_by_whoever_can_sign(at: int) -> None:
-    class Killed(SystemExit):
-        """The process is gone, and with it its threads, which end without a word."""
-
     disk = SimulatedDisk()
     store = Purgeable(disk=disk)
     fill(store)
@@ -251,7 +249,7 @@ def test_a_drop_cut_short_is_finished_by_whoever_can_sign(at: int) -> None:
         nonlocal seen
         seen += 1
         if seen >= at:
-            raise Killed
+            die()
 
     with pytest.raises(Killed):
         drop_segments(store.means(seal=seal), plan)

@@ -3,6 +3,7 @@
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from tests.tools.holding import Rearrange
@@ -57,8 +58,16 @@ def place(tmp_path):
     return place
 
 
+async def sure(question):
+    return yes(question, "kim")
+
+
+@contextmanager
 def opened(place, **options):
-    return place.open(tools=[Rearrange(ACTS)], **options)
+    """A program whose commits a person says yes to."""
+    with place.open(tools=[Rearrange(ACTS)], **options) as runtime:
+        runtime._runtime.prompt = sure
+        yield runtime
 
 
 def held(run, act):
@@ -248,6 +257,7 @@ def test_a_protected_file_among_the_changes_is_for_a_person_to_allow(place, act)
 def test_nobody_there_to_ask_means_no_and_discarding_asks_nobody(place):
     before = tree(place.work)
     with opened(place) as runtime:
+        runtime._runtime.prompt = None
         call = held(runtime, "hook")
         refused = runtime.call("commit", {"call": call.id}, timeout=0.2)
         assert refused.outcome == "rejected"

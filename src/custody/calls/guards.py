@@ -95,10 +95,15 @@ def decide(proposal: Proposal, guards: Sequence[Guard]) -> Decision:
         if decision.verdict == "deny":
             return decision
         if decision.verdict == "ask":
-            asked = asked or decision
+            asked = decision if asked is None else _both(asked, decision)
         else:
             allowed = decision
     return asked or allowed
+
+
+def _both(asked: Decision, more: Decision) -> Decision:
+    """One question for two reasons."""
+    return msgspec.structs.replace(more, reason=f"{asked.reason} {more.reason}")
 
 
 def said_of(noted: Matched) -> dict[str, Any]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from custody.calls.answers import Prompt
     from custody.calls.run import RunRecord
 
+PATHS_TOLD_MAX = 10
+"""In a question: more is for whoever looks at the difference."""
+
 _SETTLED: dict[str, Settled] = {"commit": "committed", "discard": "discarded"}
 
 
@@ -67,7 +70,9 @@ def _tool(afterwards: Afterwards, call: Call) -> str | None:
 def _asks(call: Call) -> Any:
     kinds = Counter(change.change for change in call.changes or ())
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    reason = f"It changed: {told}. `custody show {call.id[:8]} --diff` shows what."
+    paths = [one.path for one in call.changes or ()]
+    some = ", ".join(paths[:PATHS_TOLD_MAX]) + (" and others" if len(paths) > PATHS_TOLD_MAX else "")
+    reason = f"It changed ({told}): {some}. `custody show {call.id[:8]} --diff` shows what."
 
     def of_changes(_proposal: Any) -> Decision:
         return Decision("ask", "rule", reason)

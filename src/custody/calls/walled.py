@@ -134,10 +134,17 @@ class Walled:
             sandbox = usual if said.sandbox is None else self._named(said.sandbox)
             if least != "process":
                 sandbox = narrowed(sandbox, usual)
-        after = _afterwards(said.afterwards) or self._settings.afterwards
-        if not said.typed:  # an agent may be more careful than the settings
-            after = _more_careful(after, self._settings.afterwards)
-        return Confinement(level=level, sandbox=sandbox, afterwards=after)
+        after = self._said_afterwards(said)
+        return Confinement(level=level, sandbox=sandbox, afterwards=after or "hold", said=after)
+
+    def _said_afterwards(self, said: "_Said") -> Afterwards | None:
+        """None where nobody says; to hold them is what happens then anyway."""
+        settings = None if self._settings.afterwards == "hold" else self._settings.afterwards
+        wanted = _afterwards(said.afterwards)
+        if said.typed or wanted is None:
+            return wanted or settings
+        careful = _more_careful(wanted, settings or "hold")  # an agent only adds to the care
+        return careful if settings is not None or careful == wanted else None
 
     async def _least(self, tool: Tool) -> WallLevel:
         """What the command of an agent runs at, unless it is asked for behind more."""
@@ -159,8 +166,10 @@ class Walled:
             sandbox = wish.sandbox or self._named(self._settings.sandbox)
             by = [self._named(name) for name in walls.sandboxes]
             sandbox = functools.reduce(narrowed, by, sandbox)
-        afterwards = _more_careful(wish.afterwards, walls.afterwards or wish.afterwards)
-        return Confinement(level=level, sandbox=sandbox, afterwards=afterwards)
+        afterwards = walls.afterwards or wish.afterwards
+        if wish.said is not None:
+            afterwards = _more_careful(wish.said, afterwards)
+        return Confinement(level=level, sandbox=sandbox, afterwards=afterwards, said=wish.said)
 
     def _named(self, name: str) -> Sandbox:
         """With the hosts that are listed here: those of the settings, and of this repository's remotes."""

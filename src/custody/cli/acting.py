@@ -103,7 +103,8 @@ async def act(
     except BaseException:
         await launchers.close()
         raise
-    if settings.policy_layers:  # else nothing asks
+    asks = "ask" in (asked.afterwards, settings.file.calls.afterwards)
+    if settings.policy_layers or asks:  # else nothing asks
         from custody.cli.prompting import terminal_prompt
 
         runtime.prompt = terminal_prompt(aside, lambda: runtime.index)

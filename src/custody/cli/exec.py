@@ -19,6 +19,7 @@ from custody.records import Call
 
 TIMED_OUT = 124
 REFUSED = 125
+WARNINGS_MAX = 10
 SIGNALLED = 128  # plus the signal's number
 
 
@@ -55,7 +56,7 @@ def exec_command(
 
         print_document(call)
         return exit_code(call)
-    say(call, argv)
+    say(call, argv, asked.afterwards)
     code = transparent_exit_code(call)
     if lost is not None:
         message(
@@ -120,7 +121,7 @@ def transparent_exit_code(call: Call) -> int:
         return TIMED_OUT
     if call.outcome in ("rejected", "unknown", None):
         return REFUSED
-    if call.exit_code is not None:
+    if call.exit_code is not None and call.error is None:
         return call.exit_code
     if call.signal is not None:
         return SIGNALLED + call.signal
@@ -130,35 +131,43 @@ def transparent_exit_code(call: Call) -> int:
     return getattr(kind, "shell_exit_code", REFUSED)
 
 
-def say(call: Call, argv: Sequence[str]) -> None:
+def say(call: Call, argv: Sequence[str], afterwards: str | None = None) -> None:
     """Custody's own line on standard error, where the command cannot speak for itself."""
     if call.dry_run and call.outcome == "succeeded" and call.level != "transaction":
         import shlex
 
         message(f"would run: {shlex.join(argv)}")
-    elif call.outcome != "succeeded" and (call.limit_hit or (call.exit_code is None and call.signal is None)):
+    elif call.outcome != "succeeded" and (call.limit_hit or call.error or not _has_ended_itself(call)):
         message(f"{argv[0]}: {explanation(call)}")
     say_of_hosts(call)
     if call.level == "transaction" and call.started_at is not None:
-        say_of_changes(call)
+        say_of_changes(call, afterwards)
+
+
+def _has_ended_itself(call: Call) -> bool:
+    return call.exit_code is not None or call.signal is not None
 
 
 def say_of_hosts(call: Call) -> None:
     """Which hosts its command was refused, and what would allow them."""
     result: dict[str, Any] = call.result or {}
     said: dict[str, dict[str, Any]] = result.get("refused_hosts") or {}
-    for host, why in said.items():
-        message(f"refused {host}: {why['reason']} {why['allow'] or ''}".rstrip())
+    for why in said.values():
+        message(f"refused: {why['reason']} {why['allow'] or ''}".rstrip())
 
 
-def say_of_changes(call: Call) -> None:
+def say_of_changes(call: Call, asked_for: str | None) -> None:
     """What the command of a transaction changed, and what has become of that."""
     id_ = call.id[:8]
+    result: dict[str, Any] = call.result or {}
+    warnings: list[str] = result.get("warnings") or []
+    for warning in warnings[:WARNINGS_MAX]:
+        message(warning)
     if call.dry_run:
-        result: dict[str, Any] = call.result or {}
         lines: list[dict[str, Any]] = result.get("would_change") or []
         for change in lines:
-            message(f"would be {change['change']}: {change['path']}")
+            source = f", from {change['renamed_from']}" if change.get("renamed_from") else ""
+            message(f"would be {change['change']}: {change['path']}{source}")
         if not lines:
             message("would change nothing")
     elif call.held == "held":
@@ -166,5 +175,7 @@ def say_of_changes(call: Call) -> None:
             f"changes held: {call.changes_count}. custody show {id_} --diff shows them, "
             f"custody commit {id_} puts them in place, custody discard {id_} drops them"
         )
+        if asked_for == "ask":
+            message("nobody was there to be asked, or said yes, so they wait")
     elif call.held is not None:
         message(f"changes {call.held}: {call.changes_count}, by call {(call.settled_by or '')[:8]}")

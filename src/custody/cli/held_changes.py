@@ -209,6 +209,7 @@ def _agreed(act: Act, meant: Call, asked: Asked) -> bool:
     """Show what is held; whether a person wants that done with it."""
     print(f"Held is what was changed by {_in_words(meant)}:")
     _print_some(meant.changes or (), meant.workspace or _base(meant, asked))
+    _print_protected(act, meant, asked)
     return says_yes(WORDS[act].question, WORDS[act].nothing)
 
 
@@ -246,6 +247,7 @@ def _print(act: Act, call: Call, meant: Call, asked: Asked, *, shown: bool) -> N
     if call.outcome == "succeeded":
         if not shown:
             _print_some(meant.changes or () if call.dry_run or act == "discard" else call.changes or (), base)
+            _print_protected(act, meant, asked)
         for warning in said.warnings[:WARNINGS_SHOWN_MAX]:
             remark(warning)
         remark(_done_in_words(act, call, meant))
@@ -284,3 +286,19 @@ def _print_some(changes: Iterable[Change], base: str) -> None:
     print_changes(listed[:CHANGES_SHOWN_MAX], base)
     if len(listed) > CHANGES_SHOWN_MAX:
         remark(f"And {len(listed) - CHANGES_SHOWN_MAX:,} more.")
+
+
+def _print_protected(act: Act, meant: Call, asked: Asked) -> None:
+    """Which of the changes are to files that no tool writes without a yes: a commit is that yes."""
+    if act != "commit":
+        return
+    from custody.cli.options import load
+    from custody.cli.render import remark
+    from custody.compose import protected_by
+
+    protected = protected_by(load(asked.store, roots=asked.roots))
+    paths = [one.path for one in meant.changes or () if protected.refused(one.path, write=True) is not None]
+    for path in paths[:WARNINGS_SHOWN_MAX]:
+        remark(f"Look at it twice, it is protected: {path}")
+    if len(paths) > WARNINGS_SHOWN_MAX:
+        remark(f"And {len(paths) - WARNINGS_SHOWN_MAX} more that are protected.")

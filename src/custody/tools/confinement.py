@@ -18,3 +18,5 @@ class Confinement(Struct, frozen=True, kw_only=True):
     """None at level `process` only."""
     afterwards: Afterwards = "hold"
     """What becomes of the changes of a transaction."""
+    said: Afterwards | None = None
+    """The same as far as call or settings say it, so that no rule makes it less careful."""

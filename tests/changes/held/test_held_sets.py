@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -112,13 +113,22 @@ def test_another_time_alone_is_said_and_committed(case: Case, kind: str):
     assert os.stat(case.root / "c").st_mtime_ns == 5
 
 
-def test_a_program_that_is_to_run_as_its_owner_is_pointed_out(case: Case, kind: str):
+def test_that_a_program_runs_as_its_owner_is_left_out_and_said(case: Case, kind: str):
     case.make("program", mode=0o755)
-    held = case.hold(lambda: (case.root / "program").chmod(0o4755), kind=kind)
-    assert case.told(held) == {"program": "mode"}
-    assert held.warnings == (
-        f"{case.root}/program: runs as its owner or group from then on (set-user-id, set-group-id).",
-    )
+    case.make("runs as its owner", mode=0o4755)
+
+    def change() -> None:
+        (case.root / "program").chmod(0o4711)
+        (case.root / "runs as its owner").write_bytes(b"something else")
+        (case.root / "runs as its owner").chmod(0o4755)
+
+    held = case.hold(change, kind=kind)
+    case.commit()
+
+    assert case.told(held) == {"program": "mode", "runs as its owner": "modified"}
+    assert stat.S_IMODE((case.root / "program").stat().st_mode) == 0o711
+    assert stat.S_IMODE((case.root / "runs as its owner").stat().st_mode) == 0o755
+    assert len(held.warnings) == 1 and "set-user-id" in held.warnings[0]
 
 
 @pytest.mark.parametrize("name", ["caf\udce9", "new\nline", " ", "x" * 255])

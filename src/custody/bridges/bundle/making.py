@@ -289,7 +289,7 @@ class _Gathering:
             else:
                 packing.add(f"blobs/{blob}", data)
         for call_id, name, seconds in self.witnesses:
-            call = self._index.call(call_id, refresh=False)
+            call = _by_itself(self._index.call(call_id, refresh=False))
             packing.add(
                 name, msgspec.json.format(msgspec.json.encode(call_object(call)), indent=1) + b"\n", seconds
             )
@@ -385,3 +385,8 @@ def _blob_bytes(value: Any) -> int:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _by_itself(call: Call) -> Call:
+    """As its own records have it: what became of what it held, another call's say."""
+    return msgspec.structs.replace(call, held=None if call.held is None else "held", settled_by=None)

@@ -169,7 +169,8 @@ LEAVES = {
     4: "call_id at_us decision payload_digest person",
     5: "call_id at_us monotonic_ns payload_digest request queue_us host_before redactions",
     6: """call_id at_us outcome payload_digest request reason passed source monotonic_ns latency_us record_us
- exit_code signal limit_hit usage child_pid child_start_ticks changes host_after redactions decision""",
+ exit_code signal limit_hit usage child_pid child_start_ticks changes host_after redactions decision held
+ settles settled""",
     7: "step_id run_id at_us payload_digest",
     8: "event_id name at_us payload_digest",
 }
@@ -235,8 +236,9 @@ def known(change: Any) -> Any:
     if isinstance(change, dict):
         if change.get("$type") == "str":
             return change["escaped"].replace("\\\\", "\\")
+        usual = (("undoable", True), ("inferred", False))
         return {name: known(value) for name, value in change.items()
-                if value not in (None, []) and (name, value) != ("undoable", True)}  # fmt: skip
+                if value not in (None, []) and (name, value) not in usual}  # fmt: skip
     return [known(one) for one in change] if isinstance(change, list) else change
 
 
@@ -309,6 +311,8 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
         "queue_us": begun.get("queue_us"),
         "usage": named(USAGE, ended.get("usage")),
         "changes_count": ended.get("changes"),
+        "held": None if ended.get("held") is None else "held",
+        "settled_by": None,
         "host_before": begun.get("host_before"),
         "redactions": [named("rule path count", hit) for hit in hits],
         "shard": first.shard,

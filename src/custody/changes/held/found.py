@@ -20,6 +20,7 @@ from custody.files.reach import Target
 from custody.files.spelling import PATH_BYTES_MAX, shown
 from custody.files.state import ABSENT, State, look
 
+SET_IDS = stat.S_ISUID | stat.S_ISGID
 OLD_BYTES_READ_MAX = 64 * 1024**2
 """Of old content that is read although another size, or nothing, stands there now. It tells which file a new
 one was, and that what was put back after a crash is still what it was: beyond it, that counts as changed."""
@@ -119,8 +120,11 @@ class Found:
             same = False
         if not same and before.kind == after.kind == "file" and before.names > 1:
             self._several_names.append(target)
-        if after.kind == "file" and after.mode & ~before.mode & (stat.S_ISUID | stat.S_ISGID):
+        # What a command wrote runs as nobody else, also where the file did and a mapping kept the bits.
+        set_ids = after.mode & SET_IDS & (~before.mode if same else SET_IDS)
+        if after.kind == "file" and set_ids:
             self._set_ids.append(target)
+            after = msgspec.structs.replace(after, mode=after.mode & ~set_ids)
         if after.names > 1 and after.kind == "file":
             self._names.setdefault((target.root, after.inode), []).append(target)
         if same and attributes_of(before) == attributes_of(after) and before.mtime_ns == after.mtime_ns:
@@ -168,7 +172,10 @@ class Found:
             (disturbed, "changed by somebody else while the command ran: a commit refuses"),
             (self._left_out, "a device, a FIFO or a socket: left out, what stands there stays"),
             (self._roots_changed, "a root, whose own mode, owner and attributes stay as they are"),
-            (self._set_ids, "runs as its owner or group from then on (set-user-id, set-group-id)"),
+            (
+                self._set_ids,
+                "will not run as its owner or group (set-user-id, set-group-id): that is left out",
+            ),
             (self._several_names, "a file with other names (hard links), which keep the old content"),
         ]
         sentences = [f"{_some(targets)}: {words}." for targets, words in told if targets]

@@ -46,7 +46,11 @@ def _settings(home: str) -> Iterator[tuple[tuple[str, str], str]]:
 
 def _written(settings: dict[tuple[str, str], str]) -> str:
     lines: list[str] = []
-    for (section, name), value in settings.items():
+    section = ""
+    for (within, name), value in sorted(settings.items()):
+        if within != section:
+            lines.append(f"[{within}]\n")
+            section = within
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        lines.append(f'[{section}]\n\t{name} = "{quoted}"\n')
+        lines.append(f'\t{name} = "{quoted}"\n')
     return "".join(lines)
