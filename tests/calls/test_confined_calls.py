@@ -187,7 +187,7 @@ def test_a_commit_is_signed_as_the_persons_own_and_no_token_of_theirs_is_seen(wo
     home = tmp_path / "home"
     home.mkdir()
     (home / ".gitconfig").write_text(
-        "[user]\n name = Ada L\n email = ada@example.com # hers\n[url \"https://s3cret@example.com\"]\n"
+        '[user]\n name = Ada L\n email = ada@example.com # hers\n[url "https://s3cret@example.com"]\n'
         " insteadOf = x\n[http]\n extraHeader = s3cret\n[core]\n editor = s3cret\n"
     )
     monkeypatch.setenv("HOME", str(home))

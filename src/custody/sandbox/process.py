@@ -314,9 +314,11 @@ class Launchers:
             self._cgroup_parent = parent_folder()
             if self._cgroup_parent is not None:
                 remove_abandoned(self._cgroup_parent)
-        cgroup = make_cgroup(self._cgroup_parent) if self._cgroup_parent is not None else None
-        if cgroup is None:
-            self._cgroup_parent = None  # not allowed here: no use in trying again
+        cgroup = None
+        if plan is None and self._cgroup_parent is not None:  # behind walls the pid namespace ends all
+            cgroup = make_cgroup(self._cgroup_parent)
+            if cgroup is None:
+                self._cgroup_parent = None  # not allowed here: no use in trying again
         try:
             return OneLauncher(self._python, key, plan, cgroup, self._drop)
         except SandboxError:
