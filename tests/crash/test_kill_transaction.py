@@ -1,4 +1,4 @@
-"""`custody commit`, `discard` and `undo` of held changes are killed before any of their steps on the disk.
+"""`custody commit`, `discard` and `undo` of held changes are killed before many of their steps on the disk.
 
 The next to open the store finds the old tree or the new one, the record says which, and what was meant can
 still be done, or it is said why not. It is one store throughout: each death follows on the traces of those
@@ -59,6 +59,10 @@ main()
 
 STEPS_MAX = 2_000
 """Far more than any of the three has."""
+
+LANE = 9
+"""Every third step in all: each costs three or four commands. Within the process every step is tried where
+held changes are."""
 
 OLD_NS = 1_000_000_000_000_000_000
 
@@ -214,9 +218,9 @@ def deaths(killed: Killed, act: Act, first: int, every: int) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("first", range(1, 4))
+@pytest.mark.parametrize("first", [1, 4, 7])
 @pytest.mark.parametrize("act", DIES)
-def test_whatever_step_it_is_killed_before_the_tree_is_the_old_or_the_new_and_the_record_says_which(
+def test_whichever_step_it_is_killed_before_the_tree_is_the_old_or_the_new_and_the_record_says_which(
     killed, act, first
 ):
-    assert deaths(killed, act, first, 3) >= 8
+    assert deaths(killed, act, first, LANE) >= 3

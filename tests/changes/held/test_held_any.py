@@ -15,7 +15,7 @@ from tests.changes.trees import NAMES, grow, keeps_attributes, paths_of, seen, s
 
 from custody.changes import undo_call
 
-QUICK, LONG = 6, 300
+QUICK, LONG = 6, 120
 
 
 def do_something(root: Path, chance: random.Random) -> None:
