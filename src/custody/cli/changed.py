@@ -4,6 +4,7 @@ Owns the signs and words of a change. How two versions of a text are found and s
 `show`, `changes` and `undo`.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from custody.cli.invocation import printable
-from custody.cli.lines import cells
-from custody.cli.render import GAP, UNKNOWN, count, moment, paint, size
+from custody.cli.lines import begun, cells, one_line
+from custody.cli.render import GAP, UNKNOWN, ago, count, moment, paint, size, summary
 from custody.records import Call, Change, ChangeKind, Version
 
 if TYPE_CHECKING:
+    from custody.settings import Settings
     from custody.stores import View
     from custody.tools.undone import Undone
 
@@ -115,6 +117,26 @@ def unwatched(call: Call) -> str | None:
     result: Any = call.result
     said: Any = result.get("unwatched") if isinstance(result, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return said if isinstance(said, str) else None
+
+
+def is_here(call: Call, settings: "Settings") -> bool:
+    """Whether it was made in this workspace. Outside of one what lies beneath the current folder counts."""
+    if call.workspace is not None or settings.workspace is not None:
+        return call.workspace == settings.workspace
+    beneath = f"{os.path.realpath(settings.cwd).rstrip('/')}/"
+    return any(change.path.startswith(beneath) for change in call.changes or ())
+
+
+def paths_in_words(count: int) -> str:
+    return "1 path" if count == 1 else f"{count:,} paths"
+
+
+def call_in_words(call: Call) -> str:
+    """Which call changed how much, as a person is asked about it."""
+    what = begun(one_line(summary(call.tool, call.arguments)), 0, 60)
+    by = "" if call.agent is None else f" of {call.agent}"
+    changed = paths_in_words(call.changes_count or 0)
+    return f"call {call.id[:8]}{by}, {ago(call.asked_at)}: {call.tool} {what}, which changed {changed}"
 
 
 # -- can it be taken back -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import click
 from msgspec import Struct
 
 from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
-from custody.cli.changed import print_changes
+from custody.cli.changed import call_in_words, is_here, paths_in_words, print_changes
 from custody.cli.conflicts import Conflict, print_conflicts
 from custody.cli.consent import DECLINED_EXIT_CODE, says_yes, somebody_is_there
 from custody.cli.invocation import Interrupted, message
@@ -148,7 +148,7 @@ def _meant(act: Act, identifier: str | None, asked: Asked, *, sure: bool, asks: 
         if sure or asks:
             return newest
         raise UsageError(
-            f"What was held last here is of {_in_words(newest)}.",
+            f"What was held last here is of {call_in_words(newest)}.",
             hint=f"Name it with custody {act} {newest.id[:8]}, or say --yes.",
         )
 
@@ -176,38 +176,16 @@ def newest_held(view: "View", settings: "Settings") -> Call | None:
             continue
         if (
             call.held == "held"
-            and _is_here(call, settings)
+            and is_here(call, settings)
             and (not newest or call.asked_at > newest.asked_at)
         ):
             newest = call
     return newest
 
 
-def _is_here(call: Call, settings: "Settings") -> bool:
-    """Outside a workspace what lies beneath the current folder counts as here."""
-    if call.workspace is not None or settings.workspace is not None:
-        return call.workspace == settings.workspace
-    beneath = f"{os.path.realpath(settings.cwd).rstrip('/')}/"
-    return any(change.path.startswith(beneath) for change in call.changes or ())
-
-
-def _in_words(call: Call) -> str:
-    from custody.cli.lines import begun, one_line
-    from custody.cli.render import ago, summary
-
-    what = begun(one_line(summary(call.tool, call.arguments)), 0, 60)
-    by = "" if call.agent is None else f" of {call.agent}"
-    changed = _paths(call.changes_count or 0)
-    return f"call {call.id[:8]}{by}, {ago(call.asked_at)}: {call.tool} {what}, which changed {changed}"
-
-
-def _paths(count: int) -> str:
-    return "1 path" if count == 1 else f"{count:,} paths"
-
-
 def _agreed(act: Act, meant: Call, asked: Asked) -> bool:
     """Show what is held; whether a person wants that done with it."""
-    print(f"Held is what was changed by {_in_words(meant)}:")
+    print(f"Held is what was changed by {call_in_words(meant)}:")
     _print_some(meant.changes or (), meant.workspace or _base(meant, asked))
     _print_protected(act, meant, asked)
     return says_yes(WORDS[act].question, WORDS[act].nothing)
@@ -260,7 +238,7 @@ def _print(act: Act, call: Call, meant: Call, asked: Asked, *, shown: bool) -> N
 
 
 def _done_in_words(act: Act, call: Call, meant: Call) -> str:
-    changed = f"call {meant.id[:8]}, {_paths(meant.changes_count or 0)}"
+    changed = f"call {meant.id[:8]}, {paths_in_words(meant.changes_count or 0)}"
     if call.dry_run:
         return f"Would {act} what was changed by {changed}. Nothing was touched."
     if act == "discard":

@@ -14,7 +14,16 @@ import msgspec
 from msgspec import Struct
 
 from custody.cli.acting import Asked, act_interruptibly, exit_code, explanation
-from custody.cli.changed import UNDO_TOOL, Standing, inverse, print_changes, relative, standing
+from custody.cli.changed import (
+    UNDO_TOOL,
+    Standing,
+    call_in_words,
+    inverse,
+    is_here,
+    print_changes,
+    relative,
+    standing,
+)
 from custody.cli.conflicts import Conflict, print_conflicts
 from custody.cli.consent import DECLINED_EXIT_CODE, says_yes, somebody_is_there
 from custody.cli.invocation import Interrupted, message
@@ -110,7 +119,7 @@ def _meant(identifier: str | None, asked: Asked, *, force: bool, asks: bool, sur
             return newest
         if not asks:
             raise UsageError(
-                f"The newest change here is {_in_words(newest)}.",
+                f"The newest change here is {call_in_words(newest)}.",
                 hint=f"Undo it with custody undo {newest.id[:8]}, or say --yes.",
             )
         return newest if _offered(newest, newest.workspace or settings.cwd, force=force) else None
@@ -139,7 +148,7 @@ def newest_change(view: "View", settings: "Settings", stands: Standing) -> Call 
             limit=PAGE_CALLS, cursor=cursor, refresh=False,
         )  # fmt: skip
         for call in page.items:
-            if _can_be_undone(call, stands) and _is_here(call, settings) and _has_effect(view, call):
+            if _can_be_undone(call, stands) and is_here(call, settings) and _has_effect(view, call):
                 return call
         if page.next is None:
             return None
@@ -163,32 +172,13 @@ def _has_effect(view: "View", call: Call) -> bool:
     return bool(plan.wanted or plan.conflicts or plan.lost)
 
 
-def _is_here(call: Call, settings: "Settings") -> bool:
-    """Outside a workspace what lies beneath the current folder counts as here."""
-    if call.workspace is not None or settings.workspace is not None:
-        return call.workspace == settings.workspace
-    beneath = f"{os.path.realpath(settings.cwd).rstrip('/')}/"
-    return any(change.path.startswith(beneath) for change in call.changes or ())
-
-
-def _in_words(call: Call) -> str:
-    from custody.cli.lines import begun, one_line
-    from custody.cli.render import ago, summary
-
-    what = begun(one_line(summary(call.tool, call.arguments)), 0, 60)
-    by = "" if call.agent is None else f" of {call.agent}"
-    count = call.changes_count or 0
-    paths = "1 path" if count == 1 else f"{count:,} paths"
-    return f"call {call.id[:8]}{by}, {ago(call.asked_at)}: {call.tool} {what}, which changed {paths}"
-
-
 # -- asking ---------------------------------------------------------------------------------------------
 
 
 def _offered(newest: Call, base: str, *, force: bool) -> bool:
     """Show what undoing it would change; whether a person wants that."""
     changes = newest.changes or ()
-    print(f"The newest change here is {_in_words(newest)}. To undo it:")
+    print(f"The newest change here is {call_in_words(newest)}. To undo it:")
     _print_some(_taken_back(changes), base)
     lost = [change for change in changes if not change.undoable]
     for change in lost[:LOST_NAMED_MAX]:

@@ -371,7 +371,7 @@ class Launchers:
     async def _planner(self, command: Command) -> Callable[[], bytes]:
         """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
         assert command.sandbox is not None, "it is behind walls"
-        machine = await self._looked_at()
+        machine = await self.machine()
         if command.sandbox.network == "listed":
             await asyncio.get_running_loop().run_in_executor(None, load_egress)
 
@@ -380,16 +380,6 @@ class Launchers:
             return packed_plan(command, machine, self._number)
 
         return plan
-
-    async def _looked_at(self) -> "Machine":
-        if self._machine is None:  # many may ask at once, and it is looked at once
-            self._machine = asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
-        looking = self._machine
-        try:
-            return await asyncio.shield(looking)
-        except Exception:
-            self._machine = None
-            raise
 
 
 def _identities(processes: set[tuple[int, int]]) -> list[dict[str, int]]:

@@ -6,7 +6,6 @@ the tools that run commands.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,12 +93,3 @@ async def _in_thread(work: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
-
-
-def outermost(roots: list[str]) -> list[str]:
-    """Without those that lie in another."""
-    found: list[str] = []
-    for root in sorted(set(roots), key=len):
-        if not any(root == one or root.startswith(f"{one.rstrip(os.sep)}{os.sep}") for one in found):
-            found.append(root)
-    return found

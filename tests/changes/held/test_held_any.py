@@ -77,10 +77,17 @@ def without_inodes(tree: dict) -> dict:
     }
 
 
+def runs_as_nobody_else(root: Path) -> None:
+    """What a command wrote, moved or linked to does not run as its owner any more."""
+    for path in paths_of(root, "file"):
+        path.chmod(path.stat().st_mode & 0o1777)
+
+
 def committed_and_taken_back(folder: Path, kind: str, seed: int) -> None:
     chance = random.Random(seed)
     case = Case(folder)
     grow(case.root, chance, with_attributes=keeps_attributes(folder))
+    runs_as_nobody_else(case.root)
     if kind == "overlay":
         one_name_each(case.root)
     before = seen(case.root)

@@ -216,7 +216,8 @@ def _usable(roots: Iterable[str], cwd: str, private: Sequence[str], machine: Mac
             if is_beneath(place, root):
                 raise SandboxError(
                     f"A root contains {place}, of which every run has its own.",
-                    hint="Name a folder further down as the root.",
+                    hint="Work in a folder further down, or run commands without walls: "
+                    'level = "process" under [calls] of the settings.',
                 )
         if any(is_beneath(root, folder) for folder in KERNEL_FOLDERS) and not is_beneath(root, "/dev/shm"):
             raise SandboxError("A root lies in /dev, /proc or /sys, which are the kernel's.")
