@@ -190,6 +190,7 @@ def test_a_dry_run_says_what_it_would_do_and_touches_nothing(custody, folder):
 # -- discard --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_discard_says_what_it_dropped_and_that_is_not_to_be_had_again(custody, folder):
     before = tree(folder)
     call = held(custody, "everything")
@@ -209,6 +210,7 @@ def test_a_discard_says_what_it_dropped_and_that_is_not_to_be_had_again(custody,
 # -- which one ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_alone_without_a_terminal_it_says_which_call_it_would_be_and_how_to_say_yes(custody, folder):
     held(custody, "text")
     call = held(custody, "one")
@@ -228,6 +230,7 @@ def test_alone_without_a_terminal_it_says_which_call_it_would_be_and_how_to_say_
     assert "No changes are held in this workspace." in ran.err
 
 
+@pytest.mark.long
 def test_alone_it_never_means_another_workspace(custody):
     here, there = custody.work / "here", custody.work / "there"
     for place in (here, there):
@@ -290,6 +293,7 @@ def test_outside_the_roots_it_is_refused_with_the_root_that_would_allow_it(custo
     assert (home / "one").exists()
 
 
+@pytest.mark.long
 def test_ids_of_calls_with_held_changes_are_completed_and_no_others(custody, folder):
     call, gone = held(custody, "one"), held(custody, "text")
     custody("discard", gone.id)
@@ -309,6 +313,7 @@ def test_without_a_store_there_is_nothing_to_commit(custody):
 # -- the sum of a run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_sum_of_a_run_has_what_was_committed_and_shows_what_is_held_apart(custody, folder):
     with opened(custody) as runtime, runtime.run("work", name="nightly") as run:
         one = succeeded_call(run, "one")

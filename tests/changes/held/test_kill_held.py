@@ -156,14 +156,17 @@ def test_a_commit_killed_anywhere_is_done_or_still_held(folder: Path):
     assert killed_after_each_call(folder, commit, check_commit, 7, 200) > 5
 
 
+@pytest.mark.long
 def test_a_discard_killed_anywhere_is_done_or_all_is_still_held(folder: Path):
     assert killed_after_each_call(folder, discard, check_discard, 1, 25) > 3
 
 
+@pytest.mark.long
 def test_taking_a_commit_back_killed_anywhere_is_done_or_not(folder: Path):
     assert killed_after_each_call(folder, undo_commit, check_undo, 11, 200, before=commit) > 5
 
 
+@pytest.mark.long
 def test_settling_killed_anywhere_holds_all_or_nothing(folder: Path):
     assert killed_in_settling(folder, 5, 150) > 5
 
