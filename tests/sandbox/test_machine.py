@@ -126,7 +126,7 @@ def test_an_ordinary_user_finds_his_own_way():
 def test_what_the_kernel_closed_to_everybody_is_removed_by_an_ordinary_user_as_well():
     def leave_closed_folders(beside: str) -> None:
         with machine._folder_for_trials([beside]) as folder:
-            closed = Path(folder, "work/work/incompat/volatile")
+            closed = Path(folder, "work", "work", "incompat", "volatile")
             closed.mkdir(parents=True)
             (closed / "dirty").touch(mode=0)
             for path in (closed, *list(closed.parents)[:2]):

@@ -26,6 +26,7 @@ from custody.cli.demo_files import reach_out, take_back
 from custody.cli.demo_plans import SKILLS, follow_skill, work_on_plan
 from custody.cli.demo_policy import ask_first
 from custody.cli.demo_story import Story
+from custody.cli.demo_walls import behind_walls
 from custody.cli.invocation import message
 from custody.cli.options import json_option, look
 from custody.cli.render import duration, paint
@@ -77,8 +78,11 @@ cpu_pressure_percent_max = 100
 disk_free_percent_min = 0
 disk_free_bytes_min = 0
 zombies_max = 1_000_000
+[calls]
+level = "process"
 """
-"""The demo's own, so that neither this user's rules nor a busy machine change the story."""
+"""The demo's own, so that neither this user's rules nor a busy machine change the story. Its commands run
+without walls, as what becomes of them is told by process numbers, but where walls are the story."""
 
 DAEMON = """
 (setsid sh -c 'echo $$ >> "$0"; exec sleep 600' "$1" &)
@@ -140,6 +144,7 @@ def tell(story: Story, folder: Path, store: str) -> tuple[str, str]:
         with runtime.run("Make the failing tests pass", agent="demo-agent", session="demo") as run:
             repair(story, run, workspace)
             reach_out(story, run, workspace, folder / "custody.toml", store)
+            behind_walls(story, run, workspace, folder / "custody.toml")
             overrun(story, run, folder)
             token = keep_secrets(story, runtime, run, workspace, secret)
         undone_id = take_back(story, runtime, workspace)
