@@ -479,7 +479,7 @@ class RunRecord:
 _runs: "weakref.WeakSet[RunRecord]" = weakref.WeakSet()
 
 
-def asker_of(who: Who, run: RunRecord | None, door: str) -> Asker:
+def asker_of(who: Who, run: RunRecord | None, door: str, *, caused: bool) -> Asker:
     """Who asks for a call. One in a run belongs to the run's session, whatever it says itself."""
     session_id = who.session_id if run is None else run.who.session_id
     return Asker(
@@ -488,6 +488,7 @@ def asker_of(who: Who, run: RunRecord | None, door: str) -> Asker:
         session_id=session_id,
         run_id=None if run is None else run.id,
         typed=door == TYPED_DOOR and typed_here(),
+        caused=caused,
     )
 
 

@@ -138,6 +138,11 @@ class Runtime:
         """Questions about what is recorded. A program that only makes calls never loads it."""
         return self._open_index()
 
+    @cached_property
+    def _scope(self) -> Scope:
+        """Where calls may work, with what is held there for those that commit it."""
+        return msgspec.structs.replace(self.settings.scope, held=self._means.held)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -188,10 +193,10 @@ class Runtime:
         name = known.name if known is not None else str(tool)
         limit = limit_seconds(timeout, known, self.settings.timeout_seconds)
         call_id = self.ledger.recorder.ids.take(CALL_ID_BYTES)
-        scope = msgspec.structs.replace(self.settings.scope.at(cwd), held=self._means.held)
+        scope = self._scope.at(cwd)
         stated, who = self._who(Who(session_id=session, agent=agent, caller=caller), run)
         door = origin.door or self.settings.door
-        asker = msgspec.structs.replace(asker_of(who, run, door), caused=origin.caused)
+        asker = asker_of(who, run, door, caused=origin.caused)
         wish, origin = await self.walled.wished(level, sandbox, afterwards, known, asker, origin)
         context = self._context(call_id, asker, scope, limit, dry_run, io, origin)
         asked = Asked(
