@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
@@ -26,6 +26,7 @@ KEY = b"k" * 32
 AWS = "AKIAQRSYO262JEBNU56J"
 KNOWN = {"API_TOKEN": "hunter2-hunter2", "DB_PASSWORD": "p\"a ss\\w/&ü'rd\n", "LONG": "geheim-" * 30}
 REDACTOR = Redactor(KEY, KNOWN)
+WITHOUT_KNOWN = Redactor(KEY)
 
 TWICE = ScanRule(
     id="twice", kind="twice", keywords=("twice_",), pattern=r"twice_[a-z]{10}(?:_twice_[a-z]{10})?"
@@ -276,7 +277,9 @@ def test_around_a_secret_text_stays_as_it_is(before: str, behind: str) -> None:
         (before + behind).encode()
     except UnicodeEncodeError:
         return
-    assert kept(f"{before}{secret}{behind}")[0] == f"{before}{token('known_value', secret)}{behind}"
+    text = f"{before}{secret}{behind}"
+    assume(not kept(text, WITHOUT_KNOWN)[1])  # as "glptt-" would make a token of another kind of it
+    assert kept(text)[0] == f"{before}{token('known_value', secret)}{behind}"
 
 
 def test_a_pattern_that_ends_within_a_character_takes_all_of_it() -> None:
