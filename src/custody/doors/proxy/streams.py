@@ -1,0 +1,219 @@
+"""Descriptors on an event loop: lines that come in, bytes that go out, and no thread for either.
+
+Owns that nobody waits in a read or a write, and what is bounded: the length of a line, and what waits for a
+reader that takes nothing. What lines say is not looked at. Used by `session` for the client, by `child` for a
+server.
+"""
+
+import asyncio
+import fcntl
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+
+from custody.doors.proxy.messages import Lines, TooLong
+
+LINE_BYTES_MAX = 64 * 1024**2
+"""Of one message: it is held whole, and recorded. A result of 50 MB is one."""
+
+READ_BYTES = 256 * 1024
+
+PENDING_BYTES_MAX = 128 * 1024**2
+"""Of what waits for a reader: two of the longest lines. Whoever takes no more than that is gone."""
+
+WRITE_BYTES = 1024**2
+"""At once: others have their turn meanwhile."""
+
+OnLine = Callable[[bytes | TooLong], None]
+
+
+class Inlet:
+    """Lines of a descriptor, which is closed at the end. `start` it on the loop."""
+
+    def __init__(self, descriptor: int, on_line: OnLine, on_end: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._on_line = on_line
+        self._on_end = on_end
+        self._lines = Lines(LINE_BYTES_MAX)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._polled = True
+        self._reading = False
+        self._may_read = threading.Event()
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._loop.add_reader(self._descriptor, self._read)
+        except PermissionError:  # a file: it is always readable, and nobody can wait for it
+            self._polled = False
+            threading.Thread(target=self._read_in_thread, daemon=True, name="custody-proxy").start()
+        self._reading = True
+        self._may_read.set()
+
+    def pause(self) -> None:
+        """Leave whoever writes waiting."""
+        if self._reading and self._loop is not None:
+            self._reading = False
+            self._may_read.clear()
+            if self._polled:
+                self._loop.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        if not self._reading and self._loop is not None:
+            self._reading = True
+            self._may_read.set()
+            if self._polled:
+                self._loop.add_reader(self._descriptor, self._read)
+
+    def stop(self) -> None:
+        """No line comes any more, nor an end."""
+        self.pause()
+        self._loop = None
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        self._take(data)
+
+    def _read_in_thread(self) -> None:
+        loop = self._loop
+        data = b" "
+        while data and loop is not None:
+            self._may_read.wait()
+            data = os.read(self._descriptor, READ_BYTES)
+            taken = threading.Event()
+            try:
+                loop.call_soon_threadsafe(lambda data=data, taken=taken: (self._take(data), taken.set()))
+            except RuntimeError:  # the loop is over
+                return
+            taken.wait()
+
+    def _take(self, data: bytes) -> None:
+        if self._loop is None:
+            return
+        if data:
+            for line in self._lines.take(data):
+                self._on_line(line)
+            return
+        for line in self._lines.take(b"\n"):  # its end never came: whoever reads it sees whether it is whole
+            self._on_line(line)
+        self.stop()
+        self._on_end()
+
+
+class Outlet:
+    """Bytes into a descriptor, as its reader takes them."""
+
+    def __init__(
+        self, descriptor: int, on_gone: Callable[[], None], on_room: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_gone` is called once, when nobody reads there any more, or takes too little; `on_room` when all
+        that waited has been taken."""
+        self._descriptor, self._socket = _without_waiting(descriptor)
+        self._on_gone = on_gone
+        self._on_room = on_room
+        self._pending = bytearray()
+        self._waiting = False
+        """Whether the loop tells when there is room."""
+        self._gone = False
+
+    @property
+    def pending_bytes(self) -> int:
+        return len(self._pending)
+
+    def write(self, line: bytes) -> None:
+        """A line, with its end. What cannot be written now waits."""
+        if self._gone:
+            return
+        if self._pending:
+            self._pending += line
+            self._pending += b"\n"
+            if len(self._pending) > PENDING_BYTES_MAX:
+                self._leave()
+            return
+        data = line + b"\n"
+        written = self._write_some(memoryview(data))
+        if written < len(data) and not self._gone:
+            self._pending += memoryview(data)[written:]
+            self._waiting = True
+            asyncio.get_running_loop().add_writer(self._descriptor, self._push)
+
+    def close(self) -> None:
+        """Whoever reads there hears the end. What still waits is dropped."""
+        self._stop()
+        self._gone = True
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if self._socket is not None:
+                self._socket.close()
+
+    def _push(self) -> None:
+        with memoryview(self._pending) as view:
+            written = self._write_some(view)
+        del self._pending[:written]
+        if not self._pending:
+            self._stop()
+            self._on_room()
+
+    def _write_some(self, data: memoryview) -> int:
+        """As much of it as is taken now."""
+        written = 0
+        try:
+            while written < len(data):
+                part = data[written : written + WRITE_BYTES]
+                if self._socket is not None:
+                    written += self._socket.send(part, socket.MSG_DONTWAIT)
+                else:
+                    written += os.write(self._descriptor, part)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._leave()
+        return written
+
+    def _leave(self) -> None:
+        self._stop()
+        if not self._gone:
+            self._gone = True
+            asyncio.get_running_loop().call_soon(self._on_gone)
+
+    def _stop(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            asyncio.get_running_loop().remove_writer(self._descriptor)
+
+
+def _without_waiting(descriptor: int) -> tuple[int, socket.socket | None]:
+    """A descriptor of ours for the same, in which no write waits. The one that was handed down stays as it
+    is: who else has it may rely on waiting."""
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(kind):
+        own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        return own, socket.socket(fileno=os.dup(own))
+    if stat.S_ISFIFO(kind):
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3), None  # a file, a terminal: they take it
+
+
+class ClientStreams:
+    """Standard input and output, taken from the process until `give_back`: whatever is printed meanwhile goes
+    to standard error."""
+
+    def __init__(self) -> None:
+        self.input = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
+        self.output = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+
+    def give_back(self) -> None:
+        """Standard output is the process's again, for a last message."""
+        os.dup2(self.output, 1)
