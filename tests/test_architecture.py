@@ -73,6 +73,7 @@ PROCESS_FILES = {
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",
     "sandbox/launcher/user_namespace.py": "is the launcher's: forks itself to have a user namespace made",
     "sandbox/launcher/confine.py": "is the launcher's: forks itself to be pid 1 of a namespace",
+    "doors/hooks/client.py": "becomes `custody hook run` where no daemon serves",
     "cli/demo.py": "plays the user: it starts `custody` itself and kills it",
     "cli/demo_commands.py": "plays the user: commands of `custody`, one of them killed",
     "cli/demo_daemon.py": "plays the operator: it starts the daemon and kills it",

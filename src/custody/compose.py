@@ -116,7 +116,7 @@ async def open_runtime(
         recovered=opened.recovered,
         notices=None if make_notices is None else make_notices(opened.recorder),
     )
-    _attend(runtime, settings, opened, standing, one_shot=at_terminal)
+    _attend(runtime, settings, opened, standing, one_shot=at_terminal or door == "hook")
     if door == "python" and standing().layers:
         await _prepare(runtime)
     return runtime

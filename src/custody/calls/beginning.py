@@ -28,6 +28,7 @@ class RunOptions(TypedDict, total=False):
     parent: str | None
     """Id of the run it was started from; by default the surrounding one."""
     client: str | None
+    door: str | None
     channel: str | None
     user: str | None
     host: str | None

@@ -52,6 +52,10 @@ class Wanted(Struct, frozen=True, kw_only=True):
     call_id: bytes | None = None
     """None: somebody only wants to know. Nothing is taken, and nothing recorded."""
     dry_run: bool = False
+    asks: bool = False
+    """Whoever runs it can ask a person itself: an ask stays one."""
+    scope: Scope | None = None
+    """Where it would work; None: where the runtime's calls do."""
 
 
 class ObservedGuards:
@@ -77,7 +81,8 @@ class ObservedGuards:
         self._prepare_at = float("-inf")
 
     def decide(self, wanted: Wanted, tell: Tell) -> Decision:
-        """Where a rule asks, that is a no. After an allow comes the record of the call's start, or `release`.
+        """Where a rule asks, that is a no, unless `wanted` says that it is asked elsewhere. After an allow
+        comes the record of the call's start, or `release`.
         `tell` is called for what goes on the record beside it."""
         proposal = self._proposal(wanted)
         at_once = running_loop() is not None
@@ -87,7 +92,7 @@ class ObservedGuards:
             decision = self._decided(wanted, proposal, tell, at_once)
         for noted in proposal.noted if wanted.call_id is not None else ():
             tell("shadow.denied", said_of(noted) | {"tool": wanted.tool})
-        if decision.verdict != "ask":
+        if decision.verdict != "ask" or wanted.asks:
             return decision
         reason = f"{decision.reason} Nobody can be asked about a tool that its caller runs."
         return msgspec.structs.replace(decision, verdict="deny", by="nobody", reason=reason)
@@ -164,7 +169,7 @@ class ObservedGuards:
             name=wanted.tool,
             tool=None,
             arguments=wanted.arguments,
-            scope=self._scope,
+            scope=self._scope if wanted.scope is None else wanted.scope,
             host=self._sample(),
             policy=self._standing(),
             effect=wanted.effect,

@@ -25,6 +25,7 @@ from custody.prices import Prices
 from custody.recorder import Draft, Keep, Recorder
 from custody.records import Decision, Effect, Kind, Leaf
 from custody.redaction import SecretTools
+from custody.tools import Scope
 
 log = logging.getLogger("custody")
 
@@ -179,9 +180,12 @@ class Recording:
         agent: str | None = None,
         door: str | None = None,
         dry_run: bool = False,
+        asks: bool = False,
+        scope: Scope | None = None,
     ) -> Decision:
         """Whether a call that somebody else runs may happen. Without a `call_id` nothing is recorded, and
         nothing used up: somebody only wants to know. With one, its start follows, or `guards.release`.
+        `asks`: whoever runs it asks a person itself where this says so, else an ask is a no.
         """
         who = Who() if run is None else run.who
         wanted = Wanted(
@@ -193,6 +197,8 @@ class Recording:
             run_chain=() if run is None else run.chain,
             call_id=call_id,
             dry_run=dry_run,
+            asks=asks,
+            scope=scope,
         )
 
         def tell(name: str, said: Mapping[str, Any]) -> None:

@@ -73,13 +73,17 @@ def _left_open(journal: Journal, index: Index) -> tuple[list[OpenCall], list[Ope
 
 
 def _orphaned(open_one: OpenCall | OpenRun, states: dict[int, ShardState]) -> bool:
-    """Whether nobody is left who could finish it."""
-    shared = isinstance(open_one, OpenRun) and open_one.shared
+    """Whether nobody is left who could finish it. A shared run, and a call that somebody else runs than its
+    writer, live and die with the process they name."""
+    if isinstance(open_one, OpenRun):
+        named = open_one.shared
+    else:
+        named = open_one.owner_pid not in (None, open_one.pid)
     alive = _alive(open_one.owner_pid, open_one.owner_start_ticks)
-    if alive and (shared or open_one.owner_pid != os.getpid()):
+    if alive and (named or open_one.owner_pid != os.getpid()):
         return False
     state = states.get(open_one.shard)
-    if state is None or state.holder == "free" or shared:
+    if state is None or state.holder == "free" or named:
         return True
     return open_one.sequence < state.lease_sequence
 

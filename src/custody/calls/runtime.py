@@ -138,6 +138,11 @@ class Runtime:
         """Questions about what is recorded. A program that only makes calls never loads it."""
         return self._open_index()
 
+    @property
+    def undo(self) -> "UndoStore":
+        """Where the old states of files are kept."""
+        return self._means.undo()
+
     @cached_property
     def _scope(self) -> Scope:
         """Where calls may work, with what is held there for those that commit it."""

@@ -60,7 +60,17 @@ class Observed:
     Nothing is written before the first path is kept. Not for several threads at once.
     """
 
-    def __init__(self, undo: UndoStore, call_id: bytes, *, roots: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        undo: UndoStore,
+        call_id: bytes,
+        *,
+        roots: tuple[str, ...],
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        """`owner`: the process that changes the paths, and when it started, where that outlives this watch;
+        `leave` it then, and whoever hears of the end asks `settle_left`."""
+        self._owner = owner
         self._undo = undo
         self._call_id = call_id
         self._roots = roots
@@ -174,7 +184,9 @@ class Observed:
 
     def _open(self) -> UndoWriter:
         if self._writer is None:
-            self._writer = self._undo.begin(self._call_id, roots=self._roots, observed=True)
+            self._writer = self._undo.begin(
+                self._call_id, roots=self._roots, observed=True, owner=self._owner
+            )
         return self._writer
 
     # -- after --------------------------------------------------------------------------------------------
@@ -203,6 +215,11 @@ class Observed:
         if self._writer is not None:
             self._writer.abandon()
 
+    def leave(self) -> None:
+        """The watch goes on without us, as long as its owner lives."""
+        if self._writer is not None:
+            self._writer.leave_unfinished()
+
     def _find_new(self, folders: Folders) -> None:
         for tree in self._trees:
             try:
@@ -217,6 +234,27 @@ class Observed:
                     path = within(tree.target, found.relative)
                     if path.path not in self._kept:
                         self._write(path, ABSENT, undoable=True)
+
+
+def settle_left(undo: UndoStore, call_id: bytes) -> tuple[Change, ...]:
+    """Look again at what a watch kept that was left, and say what changed: once. Raises UndoGone, ToolError,
+    OSError."""
+    undo_set = undo.read(call_id)
+    if undo_set is None or undo_set.done:
+        return ()
+    changed: list[tuple[_Kept, State]] = []
+    with Folders() as folders:
+        for entry in undo_set.entries:
+            kept = _Kept(entry.number, entry.target, entry.before, entry.kept, None, undo_set.at_us * 1000)
+            after = _after(kept, folders)
+            if after is not None:
+                changed.append((kept, after))
+        times = [_mtime_ns(one.folder, folders) for one in undo_set.folders]
+    if not changed:
+        undo.forget((call_id, undo_set.part))
+        return ()
+    undo.go_on(undo_set).done([(kept.number, after) for kept, after in changed], times)
+    return _with_renames(changed)
 
 
 def settled(undo_set: UndoSet) -> list[tuple[int, State]]:

@@ -80,11 +80,18 @@ class UndoStore:
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def begin(self, call_id: bytes, *, roots: tuple[str, ...], observed: bool = False) -> UndoWriter:
-        """The file that takes the old states of a call's next change. Raises ToolError: it cannot be made."""
-        header = new_header(
-            observed=observed, pid=os.getpid(), start_ticks=_own_start_ticks(), at_us=now_us()
-        )
+    def begin(
+        self,
+        call_id: bytes,
+        *,
+        roots: tuple[str, ...],
+        observed: bool = False,
+        owner: tuple[int, int] | None = None,
+    ) -> UndoWriter:
+        """The file that takes the old states of a call's next change. `owner`: the process that will change
+        them, and when it started; None: this one. Raises ToolError: it cannot be made."""
+        pid, start_ticks = owner or (os.getpid(), _own_start_ticks())
+        header = new_header(observed=observed, pid=pid, start_ticks=start_ticks, at_us=now_us())
         try:
             with suppress(OSError):  # a store that cannot be counted may still take this
                 if self._bounds.due():

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from custody.cli.invocation import Interrupted, message
 from custody.cli.options import load
-from custody.errors import NotFound, PathRefused
+from custody.errors import NotFound, PathRefused, UsageError
 from custody.records import Call
 
 if TYPE_CHECKING:
@@ -74,8 +74,10 @@ async def act(
     variables: Mapping[str, str] | None = None,
     as_recorded: bool = False,
     aside: "Aside | None" = None,
+    adopts: str | None = None,
 ) -> Call:
-    """Make one call, in the run that was named, or in one of its own, or in none.
+    """Make one call, in the run that was named, or in one of its own, or in none; or, as the call `adopts`
+    allows, in that call and as an agent's.
 
     Where a rule asks, whoever sits at our terminal is asked; `aside` takes its keys from the command's front.
 
@@ -83,6 +85,11 @@ async def act(
     """
     from custody.sandbox import Launchers
 
+    stated = asked != Asked(timeout=asked.timeout, roots=asked.roots, store=asked.store) or variables
+    if adopts is not None and stated:
+        raise UsageError(
+            "What a hook has decided on has no other options.", hint="Run it as the hook has written it."
+        )
     launchers = Launchers()
     if asked.level in (None, "process") and asked.sandbox is None and asked.afterwards is None:
         launchers.prepare()  # it starts while the rest is loaded and the store is opened
@@ -92,7 +99,7 @@ async def act(
         settings = load(asked.store, roots=asked.roots, skills=asked.skills)
         runtime = await open_runtime(
             settings,
-            door="cli",
+            door="cli" if adopts is None else "hook",
             agent=asked.agent,
             caller=asked.caller,
             session=session_of(asked.session),
@@ -103,6 +110,16 @@ async def act(
     except BaseException:
         await launchers.close()
         raise
+    if adopts is not None:
+        from custody.cli.adopting import adopt
+
+        try:
+            return await adopt(
+                runtime, adopts, arguments, roots=asked.roots, timeout=asked.timeout, io=io,
+                as_recorded=as_recorded,
+            )  # fmt: skip
+        finally:
+            await runtime.close()
     asks = "ask" in (asked.afterwards, settings.file.calls.afterwards)
     if settings.policy_layers or asks:  # else nothing asks
         from custody.cli.prompting import terminal_prompt

@@ -42,15 +42,20 @@ class Transparent(click.Command):
     "--env", "variables", multiple=True, type=Variable(), metavar="NAME[=VALUE]",
     help="A variable the command gets, its name secret-looking or not (repeatable).",
 )  # fmt: skip
+@click.option("--adopt", metavar="CALL", hidden=True, help="As what a coding CLI's hook has decided on.")
 @act_options(*ACT_OPTIONS)
 def exec_command(
-    argv: tuple[str, ...], variables: tuple[tuple[str, str], ...], as_json: bool, **options: Any
+    argv: tuple[str, ...],
+    variables: tuple[tuple[str, str], ...],
+    adopt: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Run a command on the record; it looks and exits as always."""
     import asyncio
 
     asked = Asked(**options)
-    call, lost = asyncio.run(_exec(asked, argv, dict(variables), live=not as_json))
+    call, lost = asyncio.run(_exec(asked, argv, dict(variables), live=not as_json, adopt=adopt))
     if as_json:
         from custody.cli.document import print_document
 
@@ -67,7 +72,7 @@ def exec_command(
 
 
 async def _exec(
-    asked: Asked, argv: Sequence[str], variables: dict[str, str], *, live: bool
+    asked: Asked, argv: Sequence[str], variables: dict[str, str], *, live: bool, adopt: str | None
 ) -> tuple[Call, OSError | None]:
     """The call, and why some of its output could not be passed on."""
     from custody.cli.copying import Copier
@@ -76,7 +81,7 @@ async def _exec(
 
     control = Control()
     arguments = {"argv": list(argv)}
-    if live and at_terminal():
+    if live and at_terminal() and adopt is None:
         from custody.sandbox.terminal import Terminal, terminal_size
 
         async with Terminal(control) as terminal:
@@ -89,7 +94,9 @@ async def _exec(
     copier = Copier(control)
     copier.listen()
     io = ProcessIO(on_output=copier.write if live else None, stdin_fd=standard_input(), control=control)
-    call = await act(asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live)
+    call = await act(
+        asked, "exec", arguments, own_run=True, io=io, variables=variables, as_recorded=not live, adopts=adopt
+    )
     return call, copier.lost
 
 

@@ -67,7 +67,10 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 """Section of the help text -> command -> where it is defined. A section without commands is not shown."""
 
-HOMES = {name: home for commands in SECTIONS.values() for name, home in commands.items()}
+PLUMBING = {"hook": "custody.cli.hook:hook_command"}
+"""What other programs call; no part of the help."""
+
+HOMES = {name: home for commands in SECTIONS.values() for name, home in commands.items()} | PLUMBING
 
 COMPLETE_VARIABLE = "_CUSTODY_COMPLETE"
 SIGNALLED_EXIT_CODE = 128  # plus the signal's number, as shells have it

@@ -23,7 +23,7 @@ from custody.journal.frames import FRAME_BYTES_MAX, Decoder, Stored
 from custody.journal.lease import boot_id, lock_path, read_lease
 from custody.journal.opening import open_shard, verify_clean
 from custody.journal.plan_lock import take_plan_lock
-from custody.journal.requests import CancelRequests
+from custody.journal.requests import Adoptions, CancelRequests
 from custody.journal.segments import (
     SegmentCache,
     corrupt,
@@ -83,6 +83,7 @@ class Journal:
     def __init__(self, disk: Disk, *, settings: JournalSettings | None = None) -> None:
         self._disk = disk
         self.cancel_requests = CancelRequests(disk)
+        self.adoptions = Adoptions(disk)
         self._settings = settings or JournalSettings()
         self._cache = SegmentCache(disk)
         self._blobs = Blobs(disk)

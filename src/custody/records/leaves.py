@@ -59,6 +59,10 @@ EVENT_NAMES = frozenset(
         "server.started",  # a daemon took the store: its addresses, who may come in
         "server.stopped",
         "peer.connected",  # somebody at a door: which door, from where, as whom
+        "hook.unclear",  # what a program's hook was told could not be understood: which, why
+        "session.started",  # a program that works on its own told of a session: which program, why
+        "session.ended",
+        "session.compacted",  # what its model knows of it was made shorter
         "peer.disconnected",  # why, and how much was said
         "proposal.finished",  # what became of each action, those that are no calls included
         "state.changed",  # a key of a peer's state was set

@@ -1,0 +1,106 @@
+"""`custody exec --adopt CALL`: a coding CLI's command, run as its hook has decided.
+
+Owns the check that it is that very command, once, and below that very CLI; and that a yes of the CLI's user
+is a yes here. What is offered is `doors.hooks.adopting`'s. Used by `acting`.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from custody.calls.asked import inside
+from custody.calls.descent import ParentsUnclear, ancestors
+from custody.doors.hooks.adopting import fits
+from custody.errors import Denied, NotFound
+from custody.records import Call
+
+if TYPE_CHECKING:
+    from custody.calls.answers import Prompt
+    from custody.calls.questions import Answer, Question
+    from custody.calls.runtime import Runtime
+    from custody.tools.tool import ProcessIO
+
+HINT = "Only what a hook has put in the place of a command can be run so."
+
+
+async def adopt(
+    runtime: "Runtime",
+    adopts: str,
+    arguments: Any,
+    *,
+    roots: tuple[str, ...],
+    timeout: float | None,
+    io: "ProcessIO | None",
+    as_recorded: bool,
+) -> Call:
+    """Make the call inside the one that is adopted. Raises Denied, NotRecorded, OutcomeUnknown."""
+    outer = await asyncio.to_thread(_taken, runtime, adopts, arguments["argv"], roots, timeout)
+    assert outer.run_id is not None, "a hook's calls are in runs"
+    run = await runtime.join(outer.run_id)
+    with inside(bytes.fromhex(outer.id)):
+        return await runtime.call(
+            "exec",
+            arguments,
+            run=run,
+            timeout=timeout,
+            agent=outer.agent,
+            session=outer.session_id,
+            io=io,
+            as_recorded=as_recorded,
+            prompt=_consent(outer),
+        )
+
+
+def _taken(
+    runtime: "Runtime", adopts: str, argv: list[str], roots: tuple[str, ...], timeout: float | None
+) -> Call:
+    """The call that is adopted, from here on by nobody else. Raises Denied."""
+    try:
+        call_id = bytes.fromhex(adopts)
+        found = runtime.index.call(adopts)
+    except (ValueError, NotFound):
+        raise Denied("There is no such call to be adopted.", hint=HINT) from None
+    kept = runtime.journal.adoptions.offered(call_id) if found.id == adopts else None
+    if kept is None or found.outcome is not None:
+        raise Denied("That call is over, or its command has been run.", hint=HINT)
+    if not fits(kept, argv, roots, timeout):
+        raise Denied("This is not the command that was decided on.", hint=HINT)
+    if not _below_its_owner(runtime, call_id):
+        raise Denied("The CLI whose call that is has not started this.", hint=HINT)
+    if not runtime.journal.adoptions.take(call_id):
+        raise Denied("That command has just been run.", hint=HINT)
+    return found
+
+
+def _below_its_owner(runtime: "Runtime", call_id: bytes) -> bool:
+    owners = [call for call in runtime.index.open_calls(refresh=False) if call.call_id == call_id]
+    if not owners:
+        return False
+    owner = owners[0]
+    try:
+        return any(
+            (one.pid, one.start_ticks) == (owner.owner_pid, owner.owner_start_ticks) for one in ancestors()
+        )
+    except ParentsUnclear:
+        return False
+
+
+def _consent(outer: Call) -> "Prompt | None":
+    """Where the hook had the CLI ask, its user has said yes: the CLI would not have run the command else."""
+    if outer.decision.verdict != "ask":
+        return None
+
+    async def prompt(question: "Question") -> "Answer":
+        from custody.calls.questions import Answer
+
+        return Answer(
+            verdict="allow",
+            by="person",
+            reason=f"asked by the CLI, as of call {outer.id[:8]}",
+            person="the user of the CLI",
+            call_id=question.call_id,
+            digest=question.digest,
+            session_id=question.session_id,
+            rule=question.rule,
+        )
+
+    return prompt

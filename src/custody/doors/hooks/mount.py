@@ -1,0 +1,89 @@
+"""The daemon's way in for hooks: one path, one request and one answer a hook.
+
+Owns the bound of a request and who may make one. Loads the rest when the first hook comes. Used by the
+daemon, which mounts it.
+"""
+
+import asyncio
+import importlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from custody.rpc.access import Access
+from custody.rpc.service import Service
+
+if TYPE_CHECKING:
+    from custody.doors.hooks.answering import Hooks
+
+PATH = "/hooks"
+BODY_BYTES_MAX = 160 * 1024 * 1024
+"""The client's 64 MiB, each byte of which may take more in JSON; what is larger is no result of a tool."""
+
+BODY_SECONDS_MAX = 20.0
+
+
+class HooksMount:
+    """Answers what comes to its path."""
+
+    def __init__(self, service: Service, workspace_of: Callable[[str], str | None]) -> None:
+        self._service = service
+        self._workspace_of = workspace_of
+        self._hooks: Hooks | None = None
+        self._loading = asyncio.Lock()
+
+    async def __call__(
+        self,
+        scope: Any,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+        access: Access,
+    ) -> None:
+        """Answer one request of somebody who has been admitted."""
+        if scope["method"] != "POST":
+            await _send(send, 405, _wrong("method_not_allowed", "A hook is told by POST."))
+        elif access.role == "auditor" or access.tools is not None:
+            await _send(
+                send, 403, _wrong("not_allowed", "This token is not for hooks.", "Use the agents' own.")
+            )
+        else:
+            body = await _body(receive)
+            if body is None:
+                await _send(send, 413, _wrong("too_large", f"A hook tells {BODY_BYTES_MAX} bytes at most."))
+                return
+            spoken = await (await self._ready()).answer(body)
+            said = {"exit_code": spoken.exit_code, "out": spoken.out, "err": spoken.err}
+            await _send(send, 200, json.dumps(said).encode())
+
+    async def _ready(self) -> "Hooks":
+        async with self._loading:
+            if self._hooks is None:
+                module = await asyncio.to_thread(importlib.import_module, "custody.doors.hooks.answering")
+                self._hooks = module.Hooks(self._service.runtime, self._workspace_of)
+        assert self._hooks is not None, "it was made just now"
+        return self._hooks
+
+
+async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes | None:
+    """None where it is too large. Raises TimeoutError, ConnectionResetError."""
+    body, more = bytearray(), True
+    async with asyncio.timeout(BODY_SECONDS_MAX):
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ConnectionResetError
+            body += message.get("body", b"")
+            if len(body) > BODY_BYTES_MAX:
+                return None
+            more = message.get("more_body", False)
+    return bytes(body)
+
+
+async def _send(send: Callable[[Any], Awaitable[None]], status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _wrong(code: str, message: str, hint: str | None = None) -> bytes:
+    return json.dumps({"error": {"code": code, "message": message, "hint": hint}}).encode()
