@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from custody.doors.proxy.calling import Options
+    from custody.doors.proxy.session import Server
     from custody.doors.proxy.streams import ClientStreams
     from custody.settings import Settings
 
@@ -27,12 +29,19 @@ EPILOG = "Example:  custody proxy --name files -- npx -y @modelcontextprotocol/s
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it is a tool's name as well
 
 
 @click.command("proxy", epilog=EPILOG)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER [ARGUMENTS]...]")
 @click.option("--name", metavar="NAME", help="What rules call the server: its tools are NAME__TOOL.")
+@click.option("--url", metavar="URL", help="The server's address, where it is no command.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
+    help="With --url: send it along; ${VARIABLE} is taken from the environment (repeatable).",
+)  # fmt: skip
 @click.option("--agent", metavar="NAME", help="Which agent acts [default: what the client calls itself].")
 @click.option("--reads", metavar="TOOLS", help="These tools only read, on your word: list_files,search.")
 @click.option(
@@ -44,15 +53,16 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it i
 @store_option
 @json_option
 def proxy_command(
-    command: tuple[str, ...], name: str | None, agent: str | None, reads: str | None, timeout: float | None,
-    no_ask: bool, trust: bool, yes: bool, store: str | None, as_json: bool,
+    command: tuple[str, ...], name: str | None, url: str | None, headers: tuple[str, ...], agent: str | None,
+    reads: str | None, timeout: float | None, no_ask: bool, trust: bool, yes: bool, store: str | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Guard and record what an MCP client has a server do.
 
     A client starts it in place of the server; messages are relayed as they come, and each tool call is
     checked and recorded first. With --json it prints what a client's configuration takes, and ends.
     """
-    name = name or _name_of(command)
+    name = name or _name_of(command, url)
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name for a server.", hint="--name takes letters, digits and _.-, 64 at most."
@@ -61,32 +71,71 @@ def proxy_command(
         from custody.cli.proxy_trust import trust_changes
 
         return trust_changes(store, name, yes=yes, as_json=as_json)
-    if not command:
+    if bool(command) == (url is not None):
         raise UsageError(
             "Which server?",
-            hint="custody proxy [options] -- COMMAND [ARGUMENTS], as a client would start it.",
+            hint="custody proxy [options] -- COMMAND [ARGUMENTS], or --url, as clients have it.",
         )
+    where = command if url is None else _address(url)
     settings = load(store)
     if as_json:
-        _print_entry(command, {"--name": name, "--agent": agent, "--reads": reads, "--store": settings.store})
+        said = {"--name": name, "--agent": agent, "--reads": reads, "--store": settings.store, "--url": url}
+        _print_entry(command, said, headers)
         return 0
-    return _relay(settings, command, _options(name, agent, reads, timeout, asks=not no_ask))
+    options = _options(name, where, agent, reads, timeout, asks=not no_ask)
+    return _relay(settings, options, _headers(headers, os.environ))
 
 
-def _name_of(command: tuple[str, ...]) -> str:
-    """What it is called where nobody says: as its program, without what such a name cannot have."""
-    program = os.path.basename(command[0]).partition(".")[0] if command else "server"
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", program)[:64] or "server"
+def _name_of(command: tuple[str, ...], url: str | None) -> str:
+    """What it is called where nobody says: as its program or its host, as far as a name can have that."""
+    said = os.path.basename(command[0]).partition(".")[0] if command else urlsplit(url or "").hostname or ""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", said)[:64] or "server"
+
+
+def _address(url: str) -> str:
+    """Raises UsageError for what is none, and where the HTTP client is missing."""
+    from importlib.util import find_spec
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise UsageError(
+            f"{url!r} is no address of a server.",
+            hint="--url takes https://host/path; what authorizes: --header.",
+        )
+    if find_spec("mcp") is None:
+        raise UsageError(
+            "A server at an address needs packages that are not installed.",
+            hint="pip install 'custody-runtime[mcp]'",
+        )
+    return url
+
+
+def _headers(given: tuple[str, ...], environ: "Mapping[str, str]") -> dict[str, str]:
+    """Raises UsageError."""
+
+    def value_of(variable: re.Match[str]) -> str:
+        if variable[1] not in environ:
+            raise UsageError(f"--header names ${{{variable[1]}}}, which is not set here.")
+        return environ[variable[1]]
+
+    headers: dict[str, str] = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not HEADER_NAME.fullmatch(name.strip()):
+            raise UsageError(f"{name!r} is no header.", hint="--header takes 'NAME: VALUE'.")
+        headers[name.strip()] = VARIABLE.sub(value_of, value.strip())
+    return headers
 
 
 def _options(
-    name: str, agent: str | None, reads: str | None, timeout: float | None, *, asks: bool
+    name: str, where: Any, agent: str | None, reads: str | None, timeout: float | None, *, asks: bool
 ) -> "Options":
     from custody.doors.proxy.calling import Options
     from custody.doors.proxy.guarded import CALL_SECONDS
 
     return Options(
         name=name,
+        where=where,
         agent=agent,
         reads=frozenset(filter(None, (tool.strip() for tool in (reads or "").split(",")))),
         call_seconds=CALL_SECONDS if timeout is None else timeout or None,
@@ -94,18 +143,22 @@ def _options(
     )
 
 
-def _print_entry(command: tuple[str, ...], options: "Mapping[str, str | None]") -> None:
+def _print_entry(
+    command: tuple[str, ...], options: "Mapping[str, str | None]", headers: tuple[str, ...]
+) -> None:
     """A client starts it somewhere else: everything is said, with whole paths."""
     from custody.cli.document import print_document
 
     arguments = ["-m", "custody", "proxy"]
     for option, value in options.items():
         arguments += [] if value is None else [option, value]
-    entry = {"command": sys.executable, "args": [*arguments, "--", *command]}
-    print_document({"mcpServers": {options["--name"]: entry}})
+    for header in headers:
+        arguments += ["--header", header]
+    arguments += ["--", *command] if command else []
+    print_document({"mcpServers": {options["--name"]: {"command": sys.executable, "args": arguments}}})
 
 
-def _relay(settings: "Settings", command: tuple[str, ...], options: "Options") -> int:
+def _relay(settings: "Settings", options: "Options", headers: "Mapping[str, str]") -> int:
     import asyncio
 
     from custody.doors.proxy.streams import ClientStreams
@@ -114,18 +167,17 @@ def _relay(settings: "Settings", command: tuple[str, ...], options: "Options") -
         message("A client speaks MCP here; docs/how-to/proxy.md says how one is told to. Ctrl-D ends it.")
     streams = ClientStreams()
     try:
-        asyncio.run(_serve(streams, settings, command, options))
+        asyncio.run(_serve(streams, settings, options, headers))
     finally:
         streams.give_back()
     return 0
 
 
 async def _serve(
-    streams: "ClientStreams", settings: "Settings", command: tuple[str, ...], options: "Options"
+    streams: "ClientStreams", settings: "Settings", options: "Options", headers: "Mapping[str, str]"
 ) -> None:
     import asyncio
 
-    from custody.doors.proxy.child import ServerProcess
     from custody.doors.proxy.session import Session
 
     stop = asyncio.Event()
@@ -133,11 +185,21 @@ async def _serve(
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
     behind = Behind(settings)
-    server = ServerProcess(command, settings.cwd, os.environ)
     try:
+        server = _server(settings, options, headers)
         await Session(options, server, streams.output, behind.open).serve(streams.input, stop)
     finally:
         await behind.close()
+
+
+def _server(settings: "Settings", options: "Options", headers: "Mapping[str, str]") -> "Server":
+    if isinstance(options.where, str):
+        from custody.doors.proxy.remote import RemoteServer
+
+        return RemoteServer(options.where, headers)
+    from custody.doors.proxy.child import ServerProcess
+
+    return ServerProcess(options.where, settings.cwd, os.environ)
 
 
 class Behind:
@@ -150,12 +212,10 @@ class Behind:
     async def open(self) -> Any:
         """Raises StoreError, InvalidSetting."""
         import asyncio
+        import importlib
 
-        def load_them() -> None:  # what calls are made of: not while lines wait for the loop
-            import custody.calls.runtime
-            import custody.compose  # noqa: F401
-
-        await asyncio.to_thread(load_them)
+        # In a thread: lines are relayed meanwhile.
+        await asyncio.to_thread(importlib.import_module, "custody.compose")
         from custody.compose import open_lasting_runtime
         from custody.doors.proxy.calling import DOOR
 

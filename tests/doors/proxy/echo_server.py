@@ -54,7 +54,8 @@ def described() -> list[Any]:
 def call(identity: Any, params: dict[str, Any]) -> None:
     name, arguments = params["name"], params.get("arguments", {})
     if name == "echo":
-        text(identity, arguments.get("text", ""), isError=False)
+        said = arguments.get("text", "")
+        text(identity, str(os.getpid()) if said == "pid" else said, isError=False)
     elif name == "fail":
         text(identity, "it went wrong", isError=True)
     elif name == "error":
@@ -79,12 +80,12 @@ def call(identity: Any, params: dict[str, Any]) -> None:
         text(identity, "done")
     elif name == "elicit":
         waiting["asked-1"] = identity
-        form = {"message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}
+        form: dict[str, Any] = {"message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}
         write({"jsonrpc": "2.0", "id": "asked-1", "method": "elicitation/create", "params": form})
     elif name == "rounds":
         responses = params.get("inputResponses")
         if responses is None:
-            asked = {
+            asked: dict[str, Any] = {
                 "which": {
                     "method": "elicitation/create",
                     "params": {

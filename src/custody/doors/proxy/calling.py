@@ -49,6 +49,8 @@ class Options(Struct, frozen=True, kw_only=True):
 
     name: str
     """What its tools are recorded under, and rules name: `NAME__TOOL`."""
+    where: Any = None
+    """Its command, or its address, for the record of the session."""
     agent: str | None = None
     """Who acts; None: what the client calls itself."""
     reads: frozenset[str] = frozenset()
@@ -228,6 +230,11 @@ class Calling:
             question.set_result(value_of(message.result))
         except NoMessage:
             question.set_result(None)
+
+    def lost(self, call: ToolCall, why: str) -> None:
+        """Nobody will answer it."""
+        if call in self._tools:
+            self._tools[call].settle("lost", why)
 
     def server_gone(self, why: str) -> None:
         """Nobody answers any more."""

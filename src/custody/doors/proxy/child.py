@@ -48,8 +48,9 @@ class ServerProcess:
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """How it ended, in words."""
 
-    def start(self, on_line: OnLine, on_room: Callable[[], None]) -> None:
+    def start(self, on_line: OnLine, on_room: Callable[[], None], on_lost: object = None) -> None:
         """Begin; `on_line` gets each line it says."""
+        del on_lost  # all that it has it loses at once
         self._on_line, self._on_room = on_line, on_room
         command = Command(
             argv=self.argv,

@@ -150,9 +150,10 @@ class Heard(Struct, frozen=True):
 
 
 class Lost(Struct, frozen=True):
-    """The server is gone, and with it a call it had."""
+    """A call that the server had will not be answered."""
 
     call: ToolCall
+    reason: str
 
 
 class Faulty(Struct, frozen=True):
@@ -410,11 +411,20 @@ class Relay:
         """Nobody waits for the answer to a request of our own."""
         self._own.discard(identity)
 
+    def lost(self, identity: Id, code: int, reason: str) -> list[Step]:
+        """Nobody will answer a request that the server has had."""
+        call, request = self._calls.get(identity), self._requests.pop(identity, None)
+        if call is not None and call.sent:
+            return [Lost(call, reason)]
+        if request is None:
+            return []
+        return [ToClient(error(identity, code, reason)), Passed(request, False, None)]
+
     def server_gone(self, code: int, reason: str) -> list[Step]:
         """Every request it had is answered with an error; its tool calls are `Lost`. So is every
         request that comes later."""
         self._gone = code, reason
-        steps: list[Step] = [Lost(call) for call in self._calls.values() if call.sent]
+        steps: list[Step] = [Lost(call, reason) for call in self._calls.values() if call.sent]
         for request in self._requests.values():
             steps += [ToClient(error(request.id, code, reason)), Passed(request, False, None)]
         self._requests.clear()

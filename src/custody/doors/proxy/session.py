@@ -18,6 +18,7 @@ from custody.doors.proxy.listing import Listing
 from custody.doors.proxy.messages import (
     CONNECTION_CLOSED,
     INVALID_REQUEST,
+    Id,
     TooLong,
     error,
     one_line,
@@ -30,6 +31,7 @@ from custody.doors.proxy.relay import (
     GoesOn,
     Heard,
     Listed,
+    Lost,
     Passed,
     Relay,
     Step,
@@ -57,7 +59,9 @@ class Server(Protocol):
         """Whether it takes less than it is sent."""
         ...
 
-    def start(self, on_line: OnLine, on_room: Callable[[], None]) -> None: ...
+    def start(self, on_line: OnLine, on_room: Callable[[], None], on_lost: Callable[[Id, str], None]) -> None:
+        """Begin. `on_lost` is told of a request that the server has had, and that nobody will answer."""
+        ...
 
     def send(self, line: bytes) -> None: ...
 
@@ -98,7 +102,7 @@ class Session:
         self._opening = asyncio.ensure_future(self._open_runtime())
         self._inlet = Inlet(input_, self.from_client, self._client_gone)
         stopping = asyncio.create_task(self._until(stop))
-        self._server.start(self.from_server, self._inlet.resume)
+        self._server.start(self.from_server, self._inlet.resume, self._lost)
         self._inlet.start()
         self._server.ended.add_done_callback(lambda ended: self._server_gone(ended.result()))
         try:
@@ -168,6 +172,7 @@ class Session:
             f"MCP session of {said} with {self._options.name}",
             agent=self._options.agent or client.name or None,
             client=said,
+            inputs={"server": self._options.name, "where": self._options.where},
             on_error="raise",
         )
         await run.start()
@@ -193,6 +198,9 @@ class Session:
                 self._do(self._relay.from_server(error(line.id, CONNECTION_CLOSED, why)))
         elif line.strip():
             self._do(self._relay.from_server(line))
+
+    def _lost(self, identity: Id, why: str) -> None:
+        self._do(self._relay.lost(identity, CONNECTION_CLOSED, why))
 
     def _to_server(self, line: bytes) -> None:
         self._server.send(line)
@@ -232,5 +240,7 @@ class Session:
                 calling.given_up(call)
             case Heard(identity, message):
                 calling.heard(identity, message)
+            case Lost(call, why):
+                calling.lost(call, why)
             case _:
-                pass  # lost: every call hears that its server is gone
+                raise AssertionError(f"{type(step).__name__} is no step of a call")
