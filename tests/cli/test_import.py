@@ -1,0 +1,138 @@
+"""`custody import claude-code`: transcripts as runs of the store, once, marked imported."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bridges.transcript_lines import SESSION, answer, prompt, put, result, session, text, use
+from tests.cli.test_policy import Typed
+
+import custody
+from custody.bridges.transcripts import importing
+from custody.records import rfc3339
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    return Typed(tmp_path, monkeypatch, capsys)
+
+
+def long_ago(file: Path) -> None:
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+
+
+def runs(typed: Typed) -> dict[str, Any]:
+    found = typed("runs", "--all", "--json").json["items"]
+    return {typed("show", one["id"], "--json").json["intent"]: one for one in found}
+
+
+def test_a_session_becomes_runs_once(typed: Typed, tmp_path: Path):
+    long_ago(put(tmp_path / ".claude/projects/-srv-shop"))
+    first = typed("import", "claude-code", "--json")
+    assert first.code == 0, first.err
+    said = first.json
+    assert (said["files"], said["runs"], said["steps"], said["calls"], said["known"]) == (2, 3, 6, 5, 0)
+    assert (said["unknown"], said["torn"]) == ({"from-the-future": 1}, 0)
+    by_prompt = runs(typed)
+    assert {prompt: run["outcome"] for prompt, run in by_prompt.items()} == {
+        "make the tests pass": "succeeded",
+        "now push": "cancelled",
+        "look around": "succeeded",
+    }
+    main, child = by_prompt["make the tests pass"], by_prompt["look around"]
+    assert (main["session_id"], main["agent"], main["workspace"]) == (SESSION, "claude-code", "/srv/shop")
+    assert main["started_at"] == rfc3339(1_763_632_802_000_000).replace("2025", "2026")
+    assert (child["parent_run_id"], child["agent"]) == (main["id"], "Explore")
+    again = typed("import", "claude-code", "--json").json
+    assert (again["runs"], again["steps"], again["calls"], again["known"]) == (0, 0, 0, 3)
+    assert len(runs(typed)) == 3
+
+
+def test_calls_have_their_steps_times_and_ends(typed: Typed, tmp_path: Path):
+    typed("import", "claude-code", str(put(tmp_path / "some")))
+    calls = {call["external_id"]: call for call in typed("calls", "--all", "--json").json["items"]}
+    one = calls["toolu_1"]
+    assert (one["source"], one["outcome"], one["tool"]) == ("imported", "failed", "Bash")
+    assert (one["latency_us"], one["started_at"]) == (2_000_000, "2026-11-20T10:00:06.000000Z")
+    assert (calls["toolu_2"]["effect"], calls["toolu_4"]["outcome"]) == ("read", "rejected")
+    shown = typed("show", one["id"], "--json").json
+    assert (shown["arguments"], shown["result"]) == ({"command": "pytest -q"}, "Exit code 1\n1 failed")
+    steps = {call["step_id"] for call in calls.values()}
+    assert len(steps) == 4, "two calls of one answer have one step"
+
+
+def test_secrets_are_replaced_as_everywhere(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    secret = "a1B2c3D4e5F6g7H8"
+    monkeypatch.setenv("SHOP_API_TOKEN", secret)
+    lines = [
+        prompt(1, f"use {secret}"),
+        answer(2, "m", text(f"I use {secret}"), use("t", "Bash", command=f"curl -H 'x: {secret}'")),
+        result(3, "t", secret),
+        answer(4, "n", text("ok"), stop="end_turn"),
+    ]
+    typed("import", "claude-code", str(put(tmp_path / "some", lines)))
+    files = [file for file in typed.store.rglob("*") if file.is_file()]
+    assert [file for file in files if secret.encode() in file.read_bytes()] == []
+    assert "[redacted:known_value:" in "".join(runs(typed))
+
+
+def test_what_may_go_on_is_left_until_it_has_ended(typed: Typed, tmp_path: Path):
+    whole = session()
+    file = put(tmp_path / "some", whole[:9])
+    said = typed("import", "claude-code", str(file), "--json").json
+    assert (said["going_on"], said["runs"]) == (1, 1), "the subagent's has ended"
+    put(tmp_path / "some", whole)
+    said = typed("import", "claude-code", str(file), "--json").json
+    assert (said["going_on"], said["runs"], said["known"]) == (0, 2, 1)
+
+
+def test_what_ended_with_its_program_is_incomplete_and_its_last_call_unknown(typed: Typed, tmp_path: Path):
+    file = put(tmp_path / "some", [prompt(1, "go"), answer(2, "m", use("t", "Bash"))], torn=b'{"type": "us')
+    long_ago(file)
+    said = typed("import", "claude-code", str(file), "--json").json
+    assert (said["torn"], said["runs"]) == (1, 2)
+    [call] = typed("calls", "--all", "--tool", "Bash", "--json").json["items"]
+    assert (call["outcome"], call["latency_us"]) == ("unknown", 0)
+    assert runs(typed)["go"]["outcome"] == "incomplete"
+
+
+def test_what_a_crash_left_half_imported_is_made_whole(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lines = [prompt(1, "go")]
+    for number in range(300):
+        lines += [answer(2, f"m{number}", use(f"t{number}", "Bash")), result(3, f"t{number}", "x")]
+    file = put(tmp_path / "some", [*lines, answer(4, "end", text("ok"), stop="end_turn")])
+    with monkeypatch.context() as broken:
+        broken.setattr(importing, "append_imported", _half(importing.append_imported))
+        assert typed("import", "claude-code", str(file)).code == 130
+    said = typed("import", "claude-code", str(file), "--json").json
+    assert (said["runs"], said["steps"], said["calls"]) == (1, 151 + 2, 150 + 1), "with the subagent's"
+    [run] = [one for name, one in runs(typed).items() if name == "go"]
+    assert (run["outcome"], typed("show", run["id"], "--json").json["totals"]["calls"]) == ("succeeded", 300)
+    assert typed("import", "claude-code", str(file), "--json").json["known"] == 2
+
+
+def _half(append: Any) -> Any:
+    def half(recording: Any, drafts: list[Any]) -> None:
+        append(recording, drafts[: len(drafts) // 2])
+        raise KeyboardInterrupt
+
+    return half
+
+
+def test_paths_that_are_not_there_are_told(typed: Typed, tmp_path: Path):
+    ran = typed("import", "claude-code", str(tmp_path / "nothing"))
+    assert (ran.code, "There is no" in ran.err) == (2, True)
+
+
+def test_a_person_is_told_in_words(typed: Typed, tmp_path: Path):
+    file = put(tmp_path / "some", torn=b"{")
+    ran = typed("import", "claude-code", str(file))
+    assert ran.out.splitlines()[0] == "Imported 3 runs, 6 steps, 5 calls from 2 transcripts."
+    assert "Not understood, so left out: 1 from-the-future." in ran.out
+    assert "1 last line had not been written to the end." in ran.out
+    with custody.open(str(typed.store)) as runtime:
+        assert len(runtime.index.runs().items) == 3
