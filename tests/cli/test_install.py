@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from custody.sandbox.survivors import TOKEN_NAME
 CLAUDE = '{\n  // mine\n  "model": "opus", // the best\n  "env": {"API_TOKEN": "s3cret-value-99"}\n}\n'
 SERVERS = '{"mcpServers": {"fs": {"command": "npx", "args": ["-y", "fs"], "env": {"A": "1"}}}, "x": 1}'
 CODEX = '# mine\n[mcp_servers.docs]\ncommand = \'npx\' # how\nargs = ["-y", "docs"]\n'
+
+SOURCE = os.environ.get("PYTHONPATH", "")
 
 Put = Callable[[str, str], Path]
 
@@ -248,6 +251,17 @@ def test_a_recorded_call_changes_nothing_and_the_refusal_is_recorded(
     ]
 
 
+def test_who_put_it_in_and_took_it_out_is_on_the_record(typed: Typed, put: Put):
+    with custody.open(str(typed.store)):
+        pass
+    file = put(".claude/settings.json", CLAUDE)
+    typed("install", "claude-code", "--yes")
+    typed("uninstall", "claude-code", "--yes")
+    for name in ("guard.installed", "guard.removed"):
+        [said] = typed.events(name)
+        assert (said["files"], bool(said["person"])) == ([str(file)], True)
+
+
 def test_two_places_are_one_too_many_and_no_place_is_told(typed: Typed):
     assert typed("install", "claude-code", "--user", "--project").code == 2
     ran = typed("install", "--yes")
@@ -261,7 +275,34 @@ def test_two_places_are_one_too_many_and_no_place_is_told(typed: Typed):
 def test_whoever_sits_at_a_terminal_is_asked_once(custody: Program, typed_: str, code: int):
     folder = custody.folder / ".claude"
     folder.mkdir()
-    source = os.environ.get("PYTHONPATH", "")
-    shown = custody.at_terminal("install", columns=120, typed=typed_, code=code, PYTHONPATH=source)
+    shown = custody.at_terminal("install", columns=120, typed=typed_, code=code, PYTHONPATH=SOURCE)
     assert shown.count("[y/N]") == 1
     assert (folder / "settings.json").exists() is (code == 0)
+
+
+@pytest.mark.long
+def test_an_installed_hook_keeps_the_agent_from_the_settings_it_stands_in(custody: Program):
+    file = custody.folder / ".claude" / "settings.json"
+    file.parent.mkdir()
+    file.write_text(CLAUDE)
+    assert custody("install", "claude-code", "--yes", PYTHONPATH=SOURCE).code == 0
+    [group] = hooks_in(file)["PreToolUse"]
+    asked = {
+        "session_id": "s1",
+        "hook_event_name": "PreToolUse",
+        "tool_name": "Edit",
+        "tool_use_id": "toolu_1",
+        "tool_input": {"file_path": str(file), "old_string": "opus", "new_string": "haiku"},
+        "cwd": str(custody.work),
+    }
+    done = subprocess.run(
+        ["/bin/sh", "-c", group["hooks"][0]["command"]],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env={**custody.environment, "PYTHONPATH": SOURCE},
+        cwd=custody.work,
+        timeout=60,
+    )
+    said = json.loads(done.stdout)["hookSpecificOutput"]
+    assert (said["permissionDecision"], "protected" in said["permissionDecisionReason"]) == ("deny", True)

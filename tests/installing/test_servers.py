@@ -9,15 +9,15 @@ from tests.installing.texts import SERVERS, Text
 
 from custody.installing import toml_servers
 from custody.installing.jsonc import parse
-from custody.installing.servers import servers_in, with_proxy, without_proxy
+from custody.installing.servers import Proxy, servers_in, with_proxy, without_proxy
 
-PROXY = ("/opt/bin/custody", "proxy", "--store", "/srv/store")
-MODULE = ("/usr/bin/python3", "-m", "custody", "proxy")
+PROXY = Proxy(words=("/opt/bin/custody", "proxy", "--store", "/srv/store"))
+MODULE = Proxy(words=("/usr/bin/python3", "-m", "custody", "proxy"))
 KEY = "mcpServers"
 
 
 @given(SERVERS, st.sampled_from([PROXY, MODULE]))
-def test_what_was_put_behind_the_proxy_comes_back_to_the_byte(text: Text, proxy: tuple[str, ...]):
+def test_what_was_put_behind_the_proxy_comes_back_to_the_byte(text: Text, proxy: Proxy):
     edited = with_proxy(text[0], KEY, proxy)
     assert with_proxy(edited, KEY, proxy) == edited, "a second time changes nothing"
     back = without_proxy(edited, KEY, text[0])
@@ -36,13 +36,13 @@ def test_each_server_is_behind_the_proxy_or_it_is_said_why_not(text: Text):
         if told[name].left is not None:
             assert after == before
             continue
-        assert after["command"] == PROXY[0]
+        assert after["command"] == PROXY.words[0]
         way = (
             ["--url", before["url"]]
             if "url" in before
             else ["--", before["command"], *before.get("args", [])]
         )
-        assert after["args"] == [*PROXY[1:], "--name", name, *way]
+        assert after["args"] == [*PROXY.words[1:], "--name", name, *way]
         assert after.get("env") == before.get("env")
 
 
@@ -62,6 +62,12 @@ def test_a_server_the_proxy_cannot_stand_in_for_is_left_alone(entry: str, why: s
     assert with_proxy(text, "servers", PROXY) == text
     [server] = servers_in(text, "servers", PROXY)
     assert server.left is not None and why in server.left
+
+
+def test_a_server_at_an_address_is_left_alone_where_the_proxy_cannot_speak_to_it():
+    text = '{"servers": {"it": {"url": "http://x"}}}'
+    [server] = servers_in(text, "servers", Proxy(words=PROXY.words, urls=False))
+    assert server.left is not None and "custody-runtime[mcp]" in server.left
 
 
 def test_lists_of_single_projects_count_too():
@@ -106,7 +112,7 @@ dotted.command = "d"
     "text", [TOML, TOML.replace("\n", "\r\n"), TOML.rstrip(), "", "[mcp_servers]\n", "a = 1"]
 )
 @pytest.mark.parametrize("proxy", [PROXY, MODULE])
-def test_in_toml_too(text: str, proxy: tuple[str, ...]):
+def test_in_toml_too(text: str, proxy: Proxy):
     edited = toml_servers.with_proxy(text, "mcp_servers", proxy)
     assert toml_servers.with_proxy(edited, "mcp_servers", proxy) == edited
     assert toml_servers.without_proxy(edited, "mcp_servers", text) == text
@@ -123,8 +129,8 @@ def test_in_toml_too(text: str, proxy: tuple[str, ...]):
             else ["--", before["command"], *before.get("args", [])]
         )
         assert (after["command"], after["args"]) == (
-            proxy[0],
-            [*proxy[1:], "--name", name.replace(" ", "-"), *way],
+            proxy.words[0],
+            [*proxy.words[1:], "--name", name.replace(" ", "-"), *way],
         )
         assert after.get("env") == before.get("env")
 

@@ -7,6 +7,8 @@ started is refused. Which files, and how they are edited, is `installing`'s; wha
 
 import os
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -22,6 +24,7 @@ DECIDES = "decides what guards an agent"
 TARGET = click.Choice(["claude-code", "codex", "gemini", "mcp"])
 
 Act = Literal["install", "uninstall"]
+EVENTS: dict[Act, str] = {"install": "guard.installed", "uninstall": "guard.removed"}
 
 
 def _options(decorated: Decorated) -> Decorated:
@@ -139,10 +142,11 @@ def _change(
     if not as_json:
         print_plan(planned)
     if changing and not dry_run:
-        _refuse_agents(store, f"{act} {target or 'all'}")
-        if not yes and not _agreed(act, len(changing), as_json):
-            return DECLINED_EXIT_CODE
-        _carry_out(changing, around)
+        with _by_a_person(store, f"{act} {target or 'all'}") as record:
+            if not yes and not _agreed(act, len(changing), as_json):
+                return DECLINED_EXIT_CODE
+            record(EVENTS[act], [one.file.path for one in changing])
+            _carry_out(changing, around)
     if as_json:
         from custody.cli.document import print_document
 
@@ -199,10 +203,13 @@ def _surroundings(store: str | None) -> "Surroundings":
 def _ours(store: str | None) -> "Ours":
     """What is put in. A store that is named, here or in the environment, is named there too: the program that
     starts us has an environment of its own."""
+    from importlib.util import find_spec
+
     from custody.doors.hooks.lines import hook_lines
     from custody.installing.hooks import HookLine
     from custody.installing.plans import Ours
     from custody.installing.programs import CLIS
+    from custody.installing.servers import Proxy
     from custody.settings import store_path
 
     named = store_path(store) if store or os.environ.get("CUSTODY_STORE") else None
@@ -219,7 +226,8 @@ def _ours(store: str | None) -> "Ours":
         for cli in CLIS
     }
     options = () if named is None else ("--store", named)
-    return Ours(lines=lines, proxy=(*program_words(), "proxy", *options))
+    words = (*program_words(), "proxy", *options)
+    return Ours(lines=lines, proxy=Proxy(words=words, urls=find_spec("mcp") is not None))
 
 
 def program_words() -> tuple[str, ...]:
@@ -228,21 +236,34 @@ def program_words() -> tuple[str, ...]:
     return (beside,) if os.access(beside, os.X_OK) else (sys.executable, "-m", "custody")
 
 
-def _refuse_agents(store: str | None, what: str) -> None:
-    """Raises AnswerRefused, on the record where there is one, for whoever a recorded call started."""
-    from custody.cli.answering import holder_of, no_agents_child, refusals_recorded
+@contextmanager
+def _by_a_person(store: str | None, what: str) -> "Generator[Callable[[str, list[str]], None]]":
+    """Gives what puts the act on the record, where there is a store. Raises AnswerRefused, recorded there
+    too, for whoever a recorded call started."""
+    from custody.cli.answering import (
+        TOKEN_VARIABLE,
+        holder_of,
+        no_agents_child,
+        person_here,
+        refusals_recorded,
+    )
 
-    settings = look(store)
+    settings, token = look(store), os.environ.get(TOKEN_VARIABLE)
     if not os.path.exists(settings.store):
         if not no_agents_child(None, DECIDES):
-            holder_of(settings, None, DECIDES)
+            holder_of(settings, token, DECIDES)
+        yield lambda name, files: None
         return
-    from custody.cli.answering import TOKEN_VARIABLE
     from custody.cli.view import opened
     from custody.stores import make_recorder, open_disk
 
     with opened(settings) as view:
-        disk = open_disk(settings.store, create=False)
-        with refusals_recorded(lambda: make_recorder(disk, view.journal, os.environ, settings), what):
-            if not no_agents_child(view.index, DECIDES):
-                holder_of(settings, os.environ.get(TOKEN_VARIABLE), DECIDES)
+        recorder = make_recorder(open_disk(settings.store, create=False), view.journal, os.environ, settings)
+        with refusals_recorded(lambda: recorder, what):
+            clear = no_agents_child(view.index, DECIDES)
+            person = person_here() if clear else holder_of(settings, token, DECIDES)
+
+        def record(name: str, files: list[str]) -> None:
+            recorder.event(name, {"files": files, "person": person}, leaf_data=True).wait_durable()
+
+        yield record

@@ -15,7 +15,7 @@ from msgspec import Struct
 from custody.errors import InvalidInput
 from custody.installing import hooks, servers, toml_servers
 from custody.installing.programs import Place, Scope, Surroundings, Target, is_there, places
-from custody.installing.servers import Server
+from custody.installing.servers import Proxy, Server
 from custody.installing.settings_file import (
     SettingsFile,
     SettingsUnusable,
@@ -35,8 +35,7 @@ class Ours(Struct, frozen=True, kw_only=True):
 
     lines: Mapping[str, Sequence[hooks.HookLine]]
     """Of each CLI."""
-    proxy: tuple[str, ...]
-    """The words that start the proxy."""
+    proxy: Proxy
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -213,7 +212,10 @@ def _servers(place: Place, text: str, ours: Ours) -> list[Server]:
 def _has_ours(place: Place, text: str) -> bool:
     if place.form is not None:
         return bool(hooks.events_hooked(text))
-    return any(server.through for server in _servers(place, text, Ours(lines={}, proxy=("custody", "proxy"))))
+    return any(
+        server.through
+        for server in _servers(place, text, Ours(lines={}, proxy=Proxy(words=("custody", "proxy"))))
+    )
 
 
 def _state(place: Place, text: str, ours: Ours, named: Sequence[Server]) -> State:

@@ -33,7 +33,16 @@ SIGNED_IN = (
     "headers", "http_headers", "env_http_headers", "headersHelper", "oauth", "auth", "authProviderType",
     "bearer_token", "bearer_token_env_var",
 )  # fmt: skip
-"""What says how to sign in: the proxy has no place for it, and a secret has none on a command line."""
+"""What says how to sign in."""
+
+
+class Proxy(Struct, frozen=True, kw_only=True):
+    """What servers are put behind."""
+
+    words: tuple[str, ...]
+    """They start it: our program, `proxy`, options."""
+    urls: bool = True
+    """It can speak to a server at an address."""
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -55,29 +64,29 @@ class Wrapped(Struct, frozen=True):
     url: str | None = None
 
 
-def wrapped(
-    name: str, entry: dict[str, Any], proxy: Sequence[str], *, sse_is_url: bool = False
-) -> Wrapped | str:
-    """What the entry of a server becomes, or why it cannot. `proxy`: the words that start it. `sse_is_url`:
-    in this client's `url` the old HTTP with server-sent events is spoken."""
-    first = (*proxy[1:], NAME_OPTION, _NO_NAME.sub("-", name)[:NAME_CHARACTERS_MAX] or "server")
+def wrapped(name: str, entry: dict[str, Any], proxy: Proxy, *, sse_is_url: bool = False) -> Wrapped | str:
+    """What the entry of a server becomes, or why it cannot. `sse_is_url`: in this client's `url` the
+    old HTTP with server-sent events is spoken."""
+    first = (*proxy.words[1:], NAME_OPTION, _NO_NAME.sub("-", name)[:NAME_CHARACTERS_MAX] or "server")
     command, arguments = entry.get("command"), entry.get("args", [])
     if isinstance(command, str) and command:
         if not isinstance(arguments, list) or not all(isinstance(one, str) for one in cast("Any", arguments)):
             return "its args are no list of texts"
         if _is_custody([command, *cast("list[str]", arguments)]):
             return "it is Custody's own"
-        return Wrapped(proxy[0], (*first, "--", command))
+        return Wrapped(proxy.words[0], (*first, "--", command))
     found = [name for name in URL_NAMES if isinstance(entry.get(name), str)]
     if not found:
         return "it names neither a command nor a URL"
     if said := [name for name in SIGNED_IN if entry.get(name)]:
-        return f"it signs in by {said[0]}, which the proxy cannot hand on"
+        return f"it signs in by {said[0]}, and a command line is no place for a secret"
     if entry.get("type", "http") not in STREAMABLE or (sse_is_url and found[0] == "url"):
         return "it does not speak streamable HTTP"
     if "args" in entry or len(found) > 1:
         return "it has more than one address"
-    return Wrapped(proxy[0], (*first, URL_OPTION, entry[found[0]]), entry[found[0]])
+    if not proxy.urls:
+        return "a server at an address needs custody-runtime[mcp], which is not installed"
+    return Wrapped(proxy.words[0], (*first, URL_OPTION, entry[found[0]]), entry[found[0]])
 
 
 def _is_custody(words: Sequence[str]) -> int:
@@ -124,7 +133,7 @@ def lists_of_servers(root: Node, key: str) -> Generator[tuple[str, Node]]:
             yield f"{member.key}: ", found
 
 
-def servers_in(text: str, key: str, proxy: Sequence[str], *, sse_is_url: bool = False) -> list[Server]:
+def servers_in(text: str, key: str, proxy: Proxy, *, sse_is_url: bool = False) -> list[Server]:
     """What servers settings name. Raises NotJson."""
     if not text.strip():
         return []
@@ -135,7 +144,7 @@ def servers_in(text: str, key: str, proxy: Sequence[str], *, sse_is_url: bool = 
     ]
 
 
-def _server(before: str, key: str, entry: Node, proxy: Sequence[str], sse_is_url: bool) -> Server:
+def _server(before: str, key: str, entry: Node, proxy: Proxy, sse_is_url: bool) -> Server:
     name = before + key
     if entry.kind != "object":
         return Server(name=name, through=False, left="it is no object")
@@ -145,7 +154,7 @@ def _server(before: str, key: str, entry: Node, proxy: Sequence[str], sse_is_url
     return Server(name=name, through=False, left=to if isinstance(to, str) else None)
 
 
-def with_proxy(text: str, key: str, proxy: Sequence[str], *, sse_is_url: bool = False) -> str:
+def with_proxy(text: str, key: str, proxy: Proxy, *, sse_is_url: bool = False) -> str:
     """The settings with every server that can be behind the proxy. Raises NotJson."""
     if not text.strip():
         return text

@@ -15,7 +15,16 @@ from msgspec import Struct
 
 from custody.errors import InvalidInput
 from custody.installing.json_edits import Edit, apply
-from custody.installing.servers import URL_NAMES, URL_OPTION, Server, Wrapped, texts, through_proxy, wrapped
+from custody.installing.servers import (
+    URL_NAMES,
+    URL_OPTION,
+    Proxy,
+    Server,
+    Wrapped,
+    texts,
+    through_proxy,
+    wrapped,
+)
 
 INLINE = "it is not written as a table of its own"
 
@@ -47,7 +56,7 @@ def meaning(text: str) -> dict[str, Any]:
         raise NotToml(f"{str(error).removesuffix('.')}.") from None
 
 
-def servers_in(text: str, key: str, proxy: Sequence[str]) -> list[Server]:
+def servers_in(text: str, key: str, proxy: Proxy) -> list[Server]:
     """What servers settings name. Raises NotToml."""
     entries = meaning(text).get(key)
     found: list[Server] = []
@@ -68,7 +77,7 @@ def servers_in(text: str, key: str, proxy: Sequence[str]) -> list[Server]:
     return found
 
 
-def with_proxy(text: str, key: str, proxy: Sequence[str]) -> str:
+def with_proxy(text: str, key: str, proxy: Proxy) -> str:
     """The settings with every server that can be behind the proxy. Raises NotToml."""
     entries: dict[str, Any] = meaning(text).get(key, {})
     edits: list[Edit] = []
