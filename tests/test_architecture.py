@@ -27,7 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("checkpoints", "verify", "retention", "changes"),
     ("tools",),
     ("calls",),
-    ("blocking", "plans", "skills", "bridges"),
+    ("blocking", "plans", "skills", "bridges", "installing"),
     ("rpc",),
     ("client",),
     ("doors", "adapters"),
