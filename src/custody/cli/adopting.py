@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from custody.calls.asked import inside
 from custody.calls.descent import ParentsUnclear, ancestors
-from custody.doors.hooks.adopting import fits
+from custody.doors.hooks.adopting import fits, read_kept
 from custody.errors import Denied, NotFound
 from custody.records import Call
 
@@ -35,7 +35,8 @@ async def adopt(
     """Make the call inside the one that is adopted. Raises Denied, NotRecorded, OutcomeUnknown."""
     outer = await asyncio.to_thread(_taken, runtime, adopts, arguments["argv"], roots, timeout)
     assert outer.run_id is not None, "a hook's calls are in runs"
-    run = await runtime.join(outer.run_id)
+    joined = await runtime.join(outer.run_id)
+    run = joined if joined.outcome is None else None  # in the background it may outlast its turn
     with inside(bytes.fromhex(outer.id)):
         return await runtime.call(
             "exec",
@@ -59,27 +60,22 @@ def _taken(
         found = runtime.index.call(adopts)
     except (ValueError, NotFound):
         raise Denied("There is no such call to be adopted.", hint=HINT) from None
-    kept = runtime.journal.adoptions.offered(call_id) if found.id == adopts else None
-    if kept is None or found.outcome is not None:
+    kept = read_kept(runtime.journal.adoptions.offered(call_id) if found.id == adopts else None)
+    if kept is None or (found.outcome is not None and not kept.background):
         raise Denied("That call is over, or its command has been run.", hint=HINT)
     if not fits(kept, argv, roots, timeout):
         raise Denied("This is not the command that was decided on.", hint=HINT)
-    if not _below_its_owner(runtime, call_id):
+    if not _below(kept.owner_pid, kept.owner_start_ticks):
         raise Denied("The CLI whose call that is has not started this.", hint=HINT)
     if not runtime.journal.adoptions.take(call_id):
         raise Denied("That command has just been run.", hint=HINT)
     return found
 
 
-def _below_its_owner(runtime: "Runtime", call_id: bytes) -> bool:
-    owners = [call for call in runtime.index.open_calls(refresh=False) if call.call_id == call_id]
-    if not owners:
-        return False
-    owner = owners[0]
+def _below(pid: int, start_ticks: int) -> bool:
+    """Whether that process is one of our parents."""
     try:
-        return any(
-            (one.pid, one.start_ticks) == (owner.owner_pid, owner.owner_start_ticks) for one in ancestors()
-        )
+        return any((one.pid, one.start_ticks) == (pid, start_ticks) for one in ancestors())
     except ParentsUnclear:
         return False
 

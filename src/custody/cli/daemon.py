@@ -188,10 +188,13 @@ async def served(
 ) -> AsyncGenerator["ServerDoor"]:
     """A runtime behind a door that is not open yet; both are closed at the end, the store sealed."""
     from custody.compose import open_lasting_runtime
+    from custody.doors.hooks.mount import PATH as HOOKS_PATH
+    from custody.doors.hooks.mount import HooksMount
     from custody.doors.mcp.mount import PATH, McpMount
     from custody.doors.server.app import DoorBounds, ServerDoor
     from custody.offering import shelf_of
     from custody.rpc.service import Limits, Service
+    from custody.settings import workspace_of
     from custody.stores import open_index
 
     section = settings.file.serve
@@ -208,6 +211,7 @@ async def served(
             shelf=shelf_of(settings),
         )
         mcp = McpMount(service, training=settings.file.training.command)
+        hooks = HooksMount(service, workspace_of)
         door = ServerDoor(
             runtime,
             service,
@@ -215,7 +219,7 @@ async def served(
             writable=lambda: is_writable(settings.store, disk),
             callers=callers,
             bounds=DoorBounds(connections_max=section.connections_max),
-            mounts={PATH: mcp},
+            mounts={PATH: mcp, HOOKS_PATH: hooks},
         )
         try:
             yield door

@@ -1,4 +1,4 @@
-"""Requests to end a call or a run, left for the process that runs it.
+"""What one process leaves for another: requests to end a call or a run, and commands that may run once.
 
 Owns the folders `journal/cancel` (an empty file named after the id: the request itself is on the record, the
 file only wakes the process concerned, which looks here while its calls run) and `journal/adopt` (a digest,

@@ -43,6 +43,7 @@ class Cli:
         cli: str = "claude-code",
         *,
         rewrite: bool = True,
+        twice: bool = False,
         hooks: dict[str, list[dict[str, Any]]] | None = None,
     ) -> None:
         work.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,8 @@ class Cli:
         events = DIALECTS[cli].events
         self.events = {kind: name for name, kind in events.items()}
         if hooks is None:
-            hooks = {one.event: [{"command": one.command}] for one in hook_lines(cli, rewrite=rewrite)}
+            lines = hook_lines(cli, rewrite=rewrite)
+            hooks = {one.event: [{"command": one.command}] * (1 + twice) for one in lines}
         self.process = subprocess.Popen(
             [sys.executable, "-I", os.fspath(STAND_IN)],
             stdin=subprocess.PIPE,
@@ -78,6 +80,18 @@ class Cli:
     def tell(self, kind: str, **said: Any) -> Any:
         """An event that is no tool's."""
         return self._ask({"do": "tell", "event": self.events[kind], "said": said})
+
+    def hook(self, event: str, **said: Any) -> Any:
+        """One hook by the CLI's own name of it, whatever it is told."""
+        return self._ask({"do": "tell", "event": event, "said": said})
+
+    def start(self, line: str) -> int:
+        """A line of the shell that goes on beside; its process."""
+        return self._ask({"do": "start", "line": line})["pid"]
+
+    def output(self, pid: int) -> Any:
+        """What it gave, once it has ended."""
+        return self._ask({"do": "wait", "pid": pid})
 
     def use(self, tool: str, arguments: dict[str, Any], **step: Any) -> Any:
         """A tool from its first hook to its last; its id is made up unless it is said, or is None."""

@@ -13,6 +13,7 @@ from typing import Any
 
 HOOKS: dict[str, list[dict[str, Any]]] = {}
 SESSION: dict[str, Any] = {}
+BESIDE: dict[int, subprocess.Popen[str]] = {}
 
 
 def call_hooks(event: str, said: dict[str, Any], seconds: float = 20.0) -> dict[str, Any]:
@@ -113,6 +114,16 @@ def main() -> None:
             answer: Any = {"pid": os.getpid()}
         elif step["do"] == "tell":
             answer = call_hooks(step["event"], step["said"])
+        elif step["do"] == "start":
+            begun = subprocess.Popen(
+                ["/bin/sh", "-c", step["line"]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            )
+            BESIDE[begun.pid] = begun
+            answer = {"pid": begun.pid}
+        elif step["do"] == "wait":
+            begun = BESIDE.pop(step["pid"])
+            output, _ = begun.communicate()
+            answer = {"code": begun.returncode, "stdout": output}
         else:
             answer = use_tool(step)
         sys.stdout.write(json.dumps(answer) + "\n")

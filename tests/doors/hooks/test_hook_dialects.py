@@ -178,3 +178,16 @@ def test_no_value_of_a_secret_is_left_in_what_is_recorded(value: str, around: An
     clean, redactions = secrets.replaced(told, "arguments")
     assert f"x{value}Y" not in json.dumps(clean)
     assert sum(one.count for one in redactions) == 2
+
+
+@given(some.dictionaries(some.text(max_size=5), some.text() | some.integers() | some.booleans(), max_size=5))
+def test_the_clients_own_json_is_json(value: dict[str, Any]):
+    spelt = client.spelt({"x": value})
+    assert json.loads(spelt) == {"x": value}
+    assert client.understood(spelt) == {"x": value}
+
+
+@pytest.mark.parametrize("text", ["", "{", "{} {}", "[1,", "nul"])
+def test_the_client_reads_nothing_else(text: str):
+    with pytest.raises((ValueError, StopIteration)):
+        client.understood(text.encode())

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.doors.daemons import Daemon
@@ -202,9 +201,7 @@ def test_a_subagent_is_a_run_below_that_of_its_turn(cli: Cli, record: Record):
 
 def test_a_call_stays_open_while_its_cli_lives_and_no_longer(served: Daemon, tmp_path: Path, record: Record):
     cli = Cli(tmp_path / "shop", served.environment)
-    hooks = cli._ask  # pyright: ignore[reportPrivateUsage] - one hook alone, as if the tool went on for ever
-    said: dict[str, Any] = {"tool_name": "mcp__shop__look", "tool_input": {}, "tool_use_id": "toolu_x"}
-    hooks({"do": "tell", "event": "PreToolUse", "said": said})
+    cli.hook("PreToolUse", tool_name="mcp__shop__look", tool_input={}, tool_use_id="toolu_x")
     (call,) = record.calls(cli.session)
     assert call["outcome"] is None
     cli.leave()
@@ -215,7 +212,7 @@ def test_a_call_stays_open_while_its_cli_lives_and_no_longer(served: Daemon, tmp
 
 def test_what_nobody_saw_begin_is_told_once_it_is_over(cli: Cli, record: Record):
     said = {"tool_name": "Read", "tool_input": {"file_path": "/srv/x"}, "tool_response": {"ok": 1}}
-    cli._ask({"do": "tell", "event": "PostToolUse", "said": said})  # pyright: ignore[reportPrivateUsage]
+    cli.hook("PostToolUse", **said)
     (call,) = record.calls(cli.session)
     assert (call["tool"], call["outcome"], call["result"]) == ("Read", "succeeded", {"ok": 1})
 
@@ -223,6 +220,36 @@ def test_what_nobody_saw_begin_is_told_once_it_is_over(cli: Cli, record: Record)
 @pytest.mark.parametrize("told", [{"tool_input": "text"}, {"tool_name": 3, "tool_input": {}}, {}])
 def test_a_tool_that_is_not_understood_is_blocked_and_noted(cli: Cli, told: dict[str, object]):
     said = {"tool_name": "Bash", **told}
-    answer = cli._ask({"do": "tell", "event": "PreToolUse", "said": said})  # pyright: ignore[reportPrivateUsage]
+    answer = cli.hook("PreToolUse", **said)
     assert answer["blocked"]
     assert "tool_" in answer["reason"]
+
+
+@pytest.mark.long
+def test_a_command_in_the_background_goes_on_after_its_tool(cli: Cli, record: Record):
+    """Its tool ends at once; the line it was given is good all the same."""
+    line = "while [ ! -e go ]; do sleep 0.05; done; echo went"
+    before = {
+        "tool_name": "Bash",
+        "tool_input": {"command": line, "run_in_background": True},
+        "tool_use_id": "t9",
+    }
+    answer = cli.hook("PreToolUse", **before)
+    cli.hook("PostToolUse", **before, tool_response={"backgroundTaskId": "b1"})
+    started = cli.start(answer["input"]["command"])
+    cli.tell("stopped")
+    (cli.work / "go").touch()
+    assert cli.output(started) == {"code": 0, "stdout": "went\n"}
+    outer, inner = record.calls(cli.session)
+    assert (outer["outcome"], inner["outcome"], inner["parent_id"]) == ("succeeded", "succeeded", outer["id"])
+
+
+@pytest.mark.long
+def test_two_hooks_for_one_tool_make_one_call(served: Daemon, tmp_path: Path, record: Record):
+    with Cli(tmp_path / "shop", served.environment, twice=True) as cli:
+        used = cli.use("Bash", {"command": "echo one"})
+        assert used["result"]["stdout"] == "one\n"
+        outer, inner = record.calls(cli.session)
+    assert (outer["tool"], outer["outcome"], inner["tool"], inner["outcome"]) == (
+        "Bash", "succeeded", "exec", "succeeded",
+    )  # fmt: skip

@@ -13,17 +13,29 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from custody.calls.runtime import Runtime
 from custody.doors.hooks.event import HookEvent
 from custody.doors.hooks.told import Told
-from custody.doors.hooks.tools import Use, command_seconds, rewritten
+from custody.doors.hooks.tools import Use, command_seconds, in_background, rewritten
 from custody.tools import Scope
 
 SALT_BYTES = 16
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 """The first that is there: models write for bash, and CLIs run their commands with it."""
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """What lies in the store until the line is run."""
+
+    digest: bytes
+    owner_pid: int
+    """The CLI, below whose process the line is good, and when that started."""
+    owner_start_ticks: int
+    background: bool
+    """The tool may be over before its command begins."""
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -51,11 +63,16 @@ def offer(
     line += [] if timeout is None else ["--timeout", f"{timeout:g}"]
     line += [word for root in roots for word in ("--root", root)]
     line += ["--", *command]
-    kept = digest(os.urandom(SALT_BYTES), command, roots, timeout)
+    kept = Kept(
+        digest=digest(os.urandom(SALT_BYTES), command, roots, timeout),
+        owner_pid=told.owner_pid,
+        owner_start_ticks=told.owner_start_ticks,
+        background=in_background(event.arguments),
+    )
     return Offer(
         command=command,
         arguments=rewritten(event, line),
-        publish=lambda: runtime.journal.adoptions.offer(call_id, kept),
+        publish=lambda: runtime.journal.adoptions.offer(call_id, msgspec.msgpack.encode(kept)),
     )
 
 
@@ -65,8 +82,15 @@ def digest(salt: bytes, argv: Sequence[str], roots: Sequence[str], timeout: floa
     return salt + hashlib.sha256(salt + said.encode("utf-8", "surrogatepass")).digest()
 
 
-def fits(kept: bytes, argv: Sequence[str], roots: Sequence[str], timeout: float | None) -> bool:
-    return hmac.compare_digest(kept, digest(kept[:SALT_BYTES], argv, roots, timeout))
+def read_kept(data: bytes | None) -> Kept | None:
+    try:
+        return None if data is None else msgspec.msgpack.decode(data, type=Kept)
+    except msgspec.DecodeError:
+        return None
+
+
+def fits(kept: Kept, argv: Sequence[str], roots: Sequence[str], timeout: float | None) -> bool:
+    return hmac.compare_digest(kept.digest, digest(kept.digest[:SALT_BYTES], argv, roots, timeout))
 
 
 def shell() -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -33,7 +34,7 @@ from custody.doors.hooks.guarding import Means, decided, reach_of, scope_of
 from custody.doors.hooks.secrets import Secrets
 from custody.doors.hooks.sessions import DOOR, Sessions, WorkspaceOf
 from custody.doors.hooks.told import Told, decode
-from custody.doors.hooks.tools import Use, adopted_in, use_of
+from custody.doors.hooks.tools import Use, adopted_in, in_background, use_of
 from custody.errors import CustodyError, NotFound
 from custody.files import Reach
 from custody.index import CallFilter
@@ -43,6 +44,9 @@ log = logging.getLogger("custody")
 
 LATEST_MAX = 50
 """Calls of one id that are looked through for the one that is open."""
+
+OPEN_MAX = 1_000
+"""Calls that a run leaves open; the index gives no larger page, and what is beyond ends with the CLI."""
 
 UNTOLD = Judgement("unknown", "its CLI did not say how it ended")
 REFUSED = Judgement("rejected", "its CLI asked, and did not run it")
@@ -54,7 +58,8 @@ class Hooks:
     def __init__(self, runtime: Runtime, workspace_of: WorkspaceOf) -> None:
         self._runtime = runtime
         self._sessions = Sessions(runtime, workspace_of)
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One tool of a session is decided at a time."""
 
     async def answer(self, request: bytes) -> Spoken:
         """What the client is to print, and its exit code. Raises nothing."""
@@ -125,14 +130,19 @@ class Hooks:
 
     def _close_calls(self, run_id: bytes) -> None:
         """Of a run that ends: nobody will say any more how they ended."""
-        for call in self._runtime.index.run_calls(run_id):
-            if call.outcome is None and call.door == DOOR:
+        wanted = CallFilter(run=run_id.hex(), outcome="running", door=DOOR)
+        for call in self._runtime.index.calls(wanted, limit=OPEN_MAX).items:
+            if call.level == "none":  # a command that goes on in the background ends its own call
                 self._end(call, REFUSED if call.decision.verdict == "ask" else UNTOLD, None, Secrets({}))
 
     # -- before a tool ----------------------------------------------------------------------------------
 
     async def _before(self, event: HookEvent, told: Told) -> Answer:
-        async with self._turns.setdefault(event.session, asyncio.Lock()):
+        turn = self._turns.setdefault(event.session, asyncio.Lock())
+        async with turn:
+            known = None if event.tool_use_id is None else await asyncio.to_thread(self._open_call, event)
+            if known is not None:  # two hooks are set up: of the user and of the project
+                return Answer(verdict=known.decision.verdict, reason=known.decision.reason)
             run = await self._sessions.run_of(event, told)
             answer, receipt = await asyncio.to_thread(self._start, event, told, run)
             if receipt is not None:
@@ -212,6 +222,8 @@ class Hooks:
 
     async def _after(self, event: HookEvent, told: Told) -> None:
         call = await asyncio.to_thread(self._open_call, event)
+        if call is None and await asyncio.to_thread(self._is_over, event):
+            return  # another hook of the same tool was quicker
         if call is not None:
             judgement = _judged(event)
             await asyncio.to_thread(self._end, call, judgement, event.result, Secrets(told.secrets))
@@ -237,10 +249,17 @@ class Hooks:
             return None
         return call if call.outcome is None and call.session_id == event.session else None
 
+    def _is_over(self, event: HookEvent) -> bool:
+        if event.tool_use_id is None:
+            return False
+        wanted = CallFilter(session=event.session, external_id=event.tool_use_id, door=DOOR)
+        return bool(self._runtime.index.calls(wanted, limit=1).items)
+
     def _end(self, call: Call, judgement: Judgement, result: Any, secrets: Secrets) -> None:
         call_id = bytes.fromhex(call.id)
         runtime = self._runtime
-        runtime.journal.adoptions.take(call_id)
+        if not in_background(call.arguments):  # there the tool ends before its command has begun
+            runtime.journal.adoptions.take(call_id)
         made = runtime.index.calls(CallFilter(parent=call.id, tool="exec"), limit=1).items
         ran = made[0] if made and made[0].outcome not in (None, "rejected") else None
         if ran is not None and ran.outcome is not None:

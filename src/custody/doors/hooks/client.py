@@ -4,16 +4,25 @@ Owns the way to a running Custody (its Unix socket, else its port), what is done
 a program of its own), and the no where anything goes wrong. Standard library alone, and little of that: it is
 started before and after every tool, as `python -I -S client.py [--store S] [--no-rewrite] CLI EVENT`. Imports
 nothing of Custody. Knows nothing of what a hook is told.
+
+`json` and `socket` load so much that the interpreter takes twice as long to start; CPython has what is behind
+them by itself.
 """
 
-import json
 import os
 import sys
 import time
 
+scanning: "Any"
+try:
+    import _json as scanning
+    import _socket as sockets
+except ImportError:  # another Python
+    scanning = None
+    import socket as sockets
+
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # the module `typing` takes as long to load as all of these together
-    import socket
+if TYPE_CHECKING:  # as `json`
     from typing import Any, NoReturn
 
 SECONDS_MAX = 30.0
@@ -104,7 +113,48 @@ def make_request(options: dict[str, str], told: bytes) -> bytes:
         "secrets": secrets(),
         "told": told.decode("utf-8", "replace"),
     }
-    return json.dumps(request).encode()
+    return spelt(request)
+
+
+# -- JSON ---------------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """How JSON is read, for the scanner."""
+
+    strict = True
+    object_hook = object_pairs_hook = parse_constant = None
+    parse_float, parse_int = float, int
+
+
+def spelt(value: "Any") -> bytes:
+    """Of text, numbers, truth and dictionaries of them."""
+    if scanning is None:
+        import json
+
+        return json.dumps(value).encode()
+    if isinstance(value, dict):
+        named: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        parts = [spelt(name) + b": " + spelt(item) for name, item in named.items()]
+        return b"{" + b", ".join(parts) + b"}"
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    return (scanning.encode_basestring_ascii(value) if isinstance(value, str) else str(int(value))).encode(
+        "ascii"
+    )
+
+
+def understood(data: bytes) -> "Any":
+    """Raises ValueError, StopIteration."""
+    text = data.decode().strip()
+    if scanning is None:
+        import json
+
+        return json.loads(text)
+    value, end = scanning.make_scanner(Reading)(text, 0)
+    if end != len(text):
+        raise ValueError("more than one JSON value")
+    return value
 
 
 # -- whose hook it is ---------------------------------------------------------------------------------------
@@ -157,8 +207,8 @@ def ask(store: str, request: bytes, until: float) -> "dict[str, Any]":
     """What the daemon of the store answers. Raises Gone, Failed, OSError, ValueError."""
     try:
         with open(os.path.join(store, "journal", "serving"), "rb") as file:
-            serving = json.loads(file.read(1024 * 1024))
-    except (OSError, ValueError):
+            serving = understood(file.read(1024 * 1024))
+    except (OSError, ValueError, StopIteration):
         raise Gone from None
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     head += "Content-Type: application/json\r\n"
@@ -175,16 +225,16 @@ def ask(store: str, request: bytes, until: float) -> "dict[str, Any]":
         connection.close()
 
 
-def connected(addresses: list[str], until: float) -> "socket.socket":
-    import socket
-
+def connected(addresses: list[str], until: float) -> sockets.socket:
     for address in sorted(addresses, key=lambda one: not one.startswith("unix://")):
         scheme, _, place = address.partition("://")
         host, _, port = place.rpartition(":")
         if scheme not in ("unix", "ws"):
             continue
-        family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET6 if "[" in host else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM)
+        family = sockets.AF_INET6 if "[" in host else sockets.AF_INET
+        if scheme == "unix":
+            family = sockets.AF_UNIX
+        connection = sockets.socket(family, sockets.SOCK_STREAM)
         connection.settimeout(max(0.01, until - time.monotonic()))
         try:
             connection.connect(place if scheme == "unix" else (host.strip("[]"), int(port)))
@@ -194,7 +244,7 @@ def connected(addresses: list[str], until: float) -> "socket.socket":
     raise Gone
 
 
-def answered(connection: "socket.socket", until: float) -> "dict[str, Any]":
+def answered(connection: sockets.socket, until: float) -> "dict[str, Any]":
     data = bytearray()
     while chunk := connection.recv(1 << 16):
         data += chunk
@@ -209,7 +259,7 @@ def answered(connection: "socket.socket", until: float) -> "dict[str, Any]":
         raise Failed(
             f"Custody answered {head[:80].decode('latin-1')!r}: {body[:300].decode('utf-8', 'replace')}"
         )
-    return json.loads(body)
+    return understood(body)
 
 
 def say(answer: "dict[str, Any]") -> int:

@@ -98,13 +98,21 @@ def _patched(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 def command_seconds(event: HookEvent) -> float | None:
     """The deadline of a command, from what its CLI would give it; None: none is known, 0: it has none."""
-    if event.arguments.get("run_in_background") is True or event.arguments.get("is_background") is True:
+    if in_background(event.arguments):
         return 0.0
     said = event.arguments.get("timeout", event.arguments.get("timeout_ms"))
     seconds = COMMAND_SECONDS.get(event.cli)
     if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
         seconds = said / 1000
     return None if seconds is None else max(seconds - SPARE_SECONDS, seconds / 2)
+
+
+def in_background(arguments: Any) -> bool:
+    """Whether a tool ends while its command goes on."""
+    if not isinstance(arguments, dict):  # not kept, or purged
+        return False
+    said = cast("dict[str, Any]", arguments)
+    return said.get("run_in_background") is True or said.get("is_background") is True
 
 
 def rewritten(event: HookEvent, argv: list[str]) -> dict[str, Any]:
