@@ -123,6 +123,14 @@ def _half(append: Any) -> Any:
     return half
 
 
+def test_a_session_that_goes_on_in_another_file_is_not_imported_twice(typed: Typed, tmp_path: Path):
+    typed("import", "claude-code", str(put(tmp_path / "one")))
+    more = [prompt(40, "and now"), answer(41, "msg_new", text("yes"), stop="end_turn")]
+    copied = [one | {"sessionId": "another"} for one in session() + more]
+    said = typed("import", "claude-code", str(put(tmp_path / "two", copied)), "--json").json
+    assert (said["runs"], said["known"]) == (1, 3)
+
+
 def test_paths_that_are_not_there_are_told(typed: Typed, tmp_path: Path):
     ran = typed("import", "claude-code", str(tmp_path / "nothing"))
     assert (ran.code, "There is no" in ran.err) == (2, True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.installing.texts import SETTINGS, Text
 
@@ -31,6 +31,7 @@ def lines(version: str = "") -> list[HookLine]:
     ]
 
 
+@settings(max_examples=50)
 @given(SETTINGS, FORMS)
 def test_what_was_put_in_comes_out_to_the_byte(text: Text, form: HookForm):
     edited = with_hooks(text[0], form, lines())
@@ -47,6 +48,7 @@ def without_nothing(hooks: dict[str, Any]) -> bool:
     return bool(hooks) and all(hooks.values())
 
 
+@settings(max_examples=50)
 @given(SETTINGS, FORMS)
 def test_what_people_wrote_stays_with_all_their_comments(text: Text, form: HookForm):
     edited = with_hooks(text[0], form, lines())
@@ -60,6 +62,7 @@ def test_what_people_wrote_stays_with_all_their_comments(text: Text, form: HookF
         assert value["hooks"][event][: len(groups)] == groups, "theirs come first"
 
 
+@settings(max_examples=30)
 @given(SETTINGS, st.dictionaries(st.sampled_from(["x", "y"]), st.integers(), min_size=1))
 def test_edits_around_ours_stay_when_ours_go(text: Text, more: dict[str, int]):
     from custody.installing.json_edits import added, apply

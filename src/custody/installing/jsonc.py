@@ -4,6 +4,7 @@ Owns the grammar (RFC 8259, `//` and `/* */`, a comma at an end) and the places.
 `json_edits`. Used by `hooks` and `servers`.
 """
 
+import functools
 import json
 import re
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from custody.errors import InvalidInput
 DEPTH_MAX = 200
 """Of objects and lists in one another; settings have some five, and each level is a call of ours."""
 
+TEXTS_KEPT = 4
+"""Of which the last parts are known still: the same text is asked for its hooks, its servers, our own."""
+
 BOM = "\ufeff"
 
 _TRIVIA = re.compile(r"[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/", re.DOTALL)
@@ -25,6 +29,13 @@ _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
 Kind = Literal["object", "list", "scalar"]
 
 
+def _no_json(constant: str) -> None:
+    raise ValueError(constant)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_json)
+
+
 class NotJson(InvalidInput):
     """The text is not JSON.
 
@@ -32,15 +43,28 @@ class NotJson(InvalidInput):
     """
 
 
-class Node(Struct):
-    """A value and where it stands."""
+class Node:
+    """A value and where it stands. What is in an object or a list is looked at when somebody asks: settings
+    may hold megabytes of history that nobody edits."""
 
-    kind: Kind
-    start: int
-    end: int = 0
-    scalar: Any = None
-    """Of a scalar, as Python has it."""
-    children: "list[Child]" = []
+    __slots__ = ("_children", "_text", "end", "kind", "scalar", "start")
+
+    def __init__(
+        self, kind: Kind, text: str, start: int, end: int, scalar: Any, children: "list[Child] | None"
+    ) -> None:
+        self.kind: Kind = kind
+        self.start = start
+        self.end = end
+        self.scalar = scalar
+        """Of a scalar, as Python has it."""
+        self._text = text
+        self._children = children
+
+    @property
+    def children(self) -> "list[Child]":
+        if self._children is None:
+            self._children = _Reader(self._text).children_of(self.kind, self.start, DEPTH_MAX)[0]
+        return self._children
 
     @property
     def value(self) -> Any:
@@ -68,6 +92,7 @@ class Child(Struct):
     """Where the comma behind it stands, if there is one."""
 
 
+@functools.lru_cache(maxsize=TEXTS_KEPT)
 def parse(text: str) -> Node:
     """The one value of a text. Raises NotJson."""
     reader = _Reader(text)
@@ -129,16 +154,28 @@ class _Reader:
             raise self.error(f"this is more than {DEPTH_MAX} levels deep", at)
         first = text[at : at + 1]
         if first in ("{", "["):
-            return self._container(at, depth)
+            kind: Kind = "object" if first == "{" else "list"
+            end = self._end_of_json(at)
+            if end is not None:
+                return Node(kind, text, at, end, None, None)
+            children, end = self.children_of(kind, at, depth)
+            return Node(kind, text, at, end, None, children)
         if first == '"':
             value, end = self._string(at)
-            return Node("scalar", at, end, value)
+            return Node("scalar", text, at, end, value, [])
         if number := _NUMBER.match(text, at):
-            return Node("scalar", at, number.end(), _number(number[0]))
+            return Node("scalar", text, at, number.end(), _number(number[0]), [])
         for word, value in _WORDS.items():
             if text.startswith(word, at):
-                return Node("scalar", at, at + len(word), value)
+                return Node("scalar", text, at, at + len(word), value, [])
         raise self.error("a value is missing" if first else "the text ends too early", at)
+
+    def _end_of_json(self, at: int) -> int | None:
+        """Where a value ends that is JSON without comments; None for any other, and for what is no JSON."""
+        try:
+            return _STRICT.raw_decode(self._text, at)[1]
+        except (ValueError, RecursionError):
+            return None
 
     def _string(self, at: int) -> tuple[str, int]:
         found = _STRING.match(self._text, at)
@@ -147,24 +184,24 @@ class _Reader:
         except ValueError:
             raise self.error("this text in quotes is not well formed", at) from None
 
-    def _container(self, at: int, depth: int) -> Node:
+    def children_of(self, kind: Kind, opened: int, depth: int) -> "tuple[list[Child], int]":
+        """What is in an object or a list, and where it ends."""
         text = self._text
-        node = Node("object" if text[at] == "{" else "list", at, children=[])
-        closing = "}" if node.kind == "object" else "]"
-        opened, at = at, self.skip(at + 1)
+        children: list[Child] = []
+        closing = "}" if kind == "object" else "]"
+        at = self.skip(opened + 1)
         while not text.startswith(closing, at):
             if at >= len(text):
                 raise self.error(f"this has no {closing}", opened)
-            child = self._child(node.kind, at, depth)
-            node.children.append(child)
+            child = self._child(kind, at, depth)
+            children.append(child)
             at = self.skip(child.node.end)
             if text.startswith(",", at):
                 child.comma = at
                 at = self.skip(at + 1)
             elif not text.startswith(closing, at):
                 raise self.error(f"a comma or {closing} is missing before this", min(at, len(text)))
-        node.end = at + 1
-        return node
+        return children, at + 1
 
     def _child(self, kind: Kind, at: int, depth: int) -> Child:
         if kind == "list":
