@@ -1,37 +1,30 @@
 """`custody proxy`: between an MCP client and the servers it would have spoken to.
 
 Owns its options and the entry for a client's configuration. What is relayed and how calls are made is
-`doors.proxy`'s. Used by the program alone.
+`doors.proxy`'s, which servers there are `proxy_servers`'. Used by the program alone.
 """
 
 import os
-import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
 from custody.cli.invocation import message
 from custody.cli.options import Duration, json_option, load, store_option
-from custody.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from custody.cli.proxy_servers import Place
     from custody.doors.proxy.calling import Options
-    from custody.doors.proxy.session import Server
     from custody.doors.proxy.streams import ClientStreams
     from custody.settings import Settings
 
 EPILOG = "Example:  custody proxy --name files -- npx -y @modelcontextprotocol/server-filesystem ~/shop"
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it is a tool's name as well
 
 
 @click.command("proxy", epilog=EPILOG)
@@ -42,6 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it i
     "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
     help="With --url: send it along; ${VARIABLE} is taken from the environment (repeatable).",
 )  # fmt: skip
+@click.option("--config", metavar="FILE", help="All servers of this mcpServers file, as one.")
 @click.option("--agent", metavar="NAME", help="Which agent acts [default: what the client calls itself].")
 @click.option("--reads", metavar="TOOLS", help="These tools only read, on your word: list_files,search.")
 @click.option(
@@ -53,89 +47,44 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it i
 @store_option
 @json_option
 def proxy_command(
-    command: tuple[str, ...], name: str | None, url: str | None, headers: tuple[str, ...], agent: str | None,
-    reads: str | None, timeout: float | None, no_ask: bool, trust: bool, yes: bool, store: str | None,
-    as_json: bool,
+    command: tuple[str, ...], name: str | None, url: str | None, headers: tuple[str, ...], config: str | None,
+    agent: str | None, reads: str | None, timeout: float | None, no_ask: bool, trust: bool, yes: bool,
+    store: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Guard and record what an MCP client has a server do.
 
     A client starts it in place of the server; messages are relayed as they come, and each tool call is
     checked and recorded first. With --json it prints what a client's configuration takes, and ends.
     """
-    name = name or _name_of(command, url)
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} is no name for a server.", hint="--name takes letters, digits and _.-, 64 at most."
-        )
+    from custody.cli.proxy_servers import checked_name, default_name, headers_of, place_of
+
+    name = checked_name(name or default_name(command, url, config))
     if trust:
         from custody.cli.proxy_trust import trust_changes
 
         return trust_changes(store, name, yes=yes, as_json=as_json)
-    if bool(command) == (url is not None):
-        raise UsageError(
-            "Which server?",
-            hint="custody proxy [options] -- COMMAND [ARGUMENTS], or --url, as clients have it.",
-        )
-    where = command if url is None else _address(url)
+    place = place_of(command, url, config)
     settings = load(store)
     if as_json:
         said = {"--name": name, "--agent": agent, "--reads": reads, "--store": settings.store, "--url": url}
-        _print_entry(command, said, headers)
+        whole = None if config is None else os.path.abspath(os.path.expanduser(config))
+        _print_entry(command, {**said, "--config": whole}, headers)
         return 0
-    options = _options(name, where, agent, reads, timeout, asks=not no_ask)
-    return _relay(settings, options, _headers(headers, os.environ))
-
-
-def _name_of(command: tuple[str, ...], url: str | None) -> str:
-    """What it is called where nobody says: as its program or its host, as far as a name can have that."""
-    said = os.path.basename(command[0]).partition(".")[0] if command else urlsplit(url or "").hostname or ""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", said)[:64] or "server"
-
-
-def _address(url: str) -> str:
-    """Raises UsageError for what is none, and where the HTTP client is missing."""
-    from importlib.util import find_spec
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-        raise UsageError(
-            f"{url!r} is no address of a server.",
-            hint="--url takes https://host/path; what authorizes: --header.",
-        )
-    if find_spec("mcp") is None:
-        raise UsageError(
-            "A server at an address needs packages that are not installed.",
-            hint="pip install 'custody-runtime[mcp]'",
-        )
-    return url
-
-
-def _headers(given: tuple[str, ...], environ: "Mapping[str, str]") -> dict[str, str]:
-    """Raises UsageError."""
-
-    def value_of(variable: re.Match[str]) -> str:
-        if variable[1] not in environ:
-            raise UsageError(f"--header names ${{{variable[1]}}}, which is not set here.")
-        return environ[variable[1]]
-
-    headers: dict[str, str] = {}
-    for one in given:
-        name, colon, value = one.partition(":")
-        if not colon or not HEADER_NAME.fullmatch(name.strip()):
-            raise UsageError(f"{name!r} is no header.", hint="--header takes 'NAME: VALUE'.")
-        headers[name.strip()] = VARIABLE.sub(value_of, value.strip())
-    return headers
+    options = _options(name, place, agent, reads, timeout, asks=not no_ask)
+    return _relay(settings, place, options, headers_of(headers))
 
 
 def _options(
-    name: str, where: Any, agent: str | None, reads: str | None, timeout: float | None, *, asks: bool
+    name: str, place: "Place", agent: str | None, reads: str | None, timeout: float | None, *, asks: bool
 ) -> "Options":
+    from custody.cli.proxy_servers import recorded_place
     from custody.doors.proxy.calling import Options
     from custody.doors.proxy.guarded import CALL_SECONDS
 
     return Options(
         name=name,
-        where=where,
+        named_already=isinstance(place, dict),
+        where=recorded_place(place),
         agent=agent,
         reads=frozenset(filter(None, (tool.strip() for tool in (reads or "").split(",")))),
         call_seconds=CALL_SECONDS if timeout is None else timeout or None,
@@ -158,7 +107,7 @@ def _print_entry(
     print_document({"mcpServers": {options["--name"]: {"command": sys.executable, "args": arguments}}})
 
 
-def _relay(settings: "Settings", options: "Options", headers: "Mapping[str, str]") -> int:
+def _relay(settings: "Settings", place: "Place", options: "Options", headers: "Mapping[str, str]") -> int:
     import asyncio
 
     from custody.doors.proxy.streams import ClientStreams
@@ -167,17 +116,19 @@ def _relay(settings: "Settings", options: "Options", headers: "Mapping[str, str]
         message("A client speaks MCP here; docs/how-to/proxy.md says how one is told to. Ctrl-D ends it.")
     streams = ClientStreams()
     try:
-        asyncio.run(_serve(streams, settings, options, headers))
+        asyncio.run(_serve(streams, settings, place, options, headers))
     finally:
         streams.give_back()
     return 0
 
 
 async def _serve(
-    streams: "ClientStreams", settings: "Settings", options: "Options", headers: "Mapping[str, str]"
-) -> None:
+    streams: "ClientStreams", settings: "Settings", place: "Place", options: "Options",
+    headers: "Mapping[str, str]",
+) -> None:  # fmt: skip
     import asyncio
 
+    from custody.cli.proxy_servers import server_at
     from custody.doors.proxy.session import Session
 
     stop = asyncio.Event()
@@ -186,20 +137,10 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     behind = Behind(settings)
     try:
-        server = _server(settings, options, headers)
+        server = server_at(place, settings, headers)
         await Session(options, server, streams.output, behind.open).serve(streams.input, stop)
     finally:
         await behind.close()
-
-
-def _server(settings: "Settings", options: "Options", headers: "Mapping[str, str]") -> "Server":
-    if isinstance(options.where, str):
-        from custody.doors.proxy.remote import RemoteServer
-
-        return RemoteServer(options.where, headers)
-    from custody.doors.proxy.child import ServerProcess
-
-    return ServerProcess(options.where, settings.cwd, os.environ)
 
 
 class Behind:

@@ -1,5 +1,5 @@
-"""The official conformance suite, which serves what a client is to do: the official client passes the
-same checks through `custody proxy` as without it. What is about authorization is left out: the proxy sends the
+"""The official conformance suite, which serves what a client is to do: the official client passes the same
+checks through `custody proxy` as without it. What is about authorization is left out: the proxy sends the
 headers it is given, and negotiates nothing.
 """
 

@@ -49,6 +49,8 @@ class Options(Struct, frozen=True, kw_only=True):
 
     name: str
     """What its tools are recorded under, and rules name: `NAME__TOOL`."""
+    named_already: bool = False
+    """Its tools come with the names of their servers in front."""
     where: Any = None
     """Its command, or its address, for the record of the session."""
     agent: str | None = None
@@ -60,7 +62,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """Whether questions of rules are put to the client."""
 
     def recorded_name(self, tool: str) -> str:
-        return f"{self.name}{SEPARATOR}{tool}"
+        return tool if self.named_already else f"{self.name}{SEPARATOR}{tool}"
 
     def effect(self, tool: str) -> Effect:
         return "read" if tool in self.reads else "unknown"

@@ -1,0 +1,152 @@
+"""The servers that `custody proxy` is to stand before: a command, an address, or all of an `mcpServers` file.
+
+Owns how each is written and made. Used by `proxy`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from custody.errors import UsageError
+
+if TYPE_CHECKING:
+    from custody.doors.proxy.session import Server
+    from custody.settings import Settings
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # with a tool's name behind it, it is a tool's name as well
+
+Place = tuple[str, ...] | str | dict[str, Any]
+"""A command, an address, or what a file says of several servers."""
+
+
+def checked_name(name: str) -> str:
+    """Raises UsageError."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a server.", hint="It has letters, digits and _.-, 64 at most."
+        )
+    return name
+
+
+def default_name(command: tuple[str, ...], url: str | None, config: str | None) -> str:
+    """Where nobody says: as its program, its host or its file, as far as a name can have that."""
+    path = command[0] if command else config or ""
+    said = os.path.basename(path).partition(".")[0] if path else urlsplit(url or "").hostname or ""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", said)[:64] or "server"
+
+
+def place_of(command: tuple[str, ...], url: str | None, config: str | None) -> Place:
+    """What was asked for, checked. Raises UsageError."""
+    if sum((bool(command), url is not None, config is not None)) != 1:
+        raise UsageError(
+            "Which server?", hint="custody proxy [options] -- COMMAND [ARGUMENTS], or --url, or --config."
+        )
+    if config is not None:
+        return servers_of(config)
+    return command if url is None else checked_address(url)
+
+
+def checked_address(url: str) -> str:
+    """Raises UsageError for what is none, and where the HTTP client is missing."""
+    from importlib.util import find_spec
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise UsageError(
+            f"{url!r} is no address of a server.", hint="It is https://host/path; --header authorizes."
+        )
+    if find_spec("mcp") is None:
+        raise UsageError(
+            "A server at an address needs packages that are not installed.",
+            hint="pip install 'custody-runtime[mcp]'",
+        )
+    return url
+
+
+def servers_of(path: str) -> dict[str, Any]:
+    """By name, what a file says of its servers. Raises UsageError."""
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            said: Any = json.load(file)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}.") from error
+    servers: Any = cast("dict[str, Any]", said).get("mcpServers") if isinstance(said, dict) else None
+    if not isinstance(servers, dict) or not servers:
+        raise UsageError(f"{path} has no mcpServers.", hint='{"mcpServers": {"NAME": {"command": …}}}')
+    named = cast("dict[str, Any]", servers)
+    for name, entry in named.items():
+        checked_name(name)
+        about = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        if isinstance(about.get("url"), str):
+            checked_address(about["url"])
+        elif not isinstance(about.get("command"), str):
+            raise UsageError(f"{name} in {path} has neither a command nor a url.")
+    return named
+
+
+def server_at(place: Place, settings: "Settings", headers: Mapping[str, str]) -> "Server":
+    """The server, not yet begun. On an event loop."""
+    if isinstance(place, dict):
+        from custody.doors.proxy.many import ManyServers
+
+        return ManyServers({name: _of_entry(entry, settings) for name, entry in place.items()})
+    if isinstance(place, str):
+        from custody.doors.proxy.remote import RemoteServer
+
+        return RemoteServer(place, headers)
+    from custody.doors.proxy.child import ServerProcess
+
+    return ServerProcess(place, settings.cwd, os.environ)
+
+
+def _of_entry(entry: dict[str, Any], settings: "Settings") -> "Server":
+    if "url" in entry:
+        headers: dict[str, str] = entry.get("headers") or {}
+        return server_at(entry["url"], settings, {name: filled(one) for name, one in headers.items()})
+    from custody.doors.proxy.child import ServerProcess
+
+    argv = [filled(str(word)) for word in (entry["command"], *(entry.get("args") or ()))]
+    added: dict[str, str] = entry.get("env") or {}
+    environment = {**os.environ, **{name: filled(str(value)) for name, value in added.items()}}
+    return ServerProcess(argv, os.path.expanduser(entry.get("cwd") or settings.cwd), environment)
+
+
+def headers_of(given: tuple[str, ...]) -> dict[str, str]:
+    """Raises UsageError."""
+    headers: dict[str, str] = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not HEADER_NAME.fullmatch(name.strip()):
+            raise UsageError(f"{name!r} is no header.", hint="--header takes 'NAME: VALUE'.")
+        headers[name.strip()] = filled(value.strip())
+    return headers
+
+
+def filled(text: str) -> str:
+    """With the variables of the environment that it names. Raises UsageError for one that is not set."""
+
+    def value_of(variable: re.Match[str]) -> str:
+        if variable[1] not in os.environ:
+            raise UsageError(
+                f"${{{variable[1]}}} is named, and is not set here.", hint="Set it, or leave it out."
+            )
+        return os.environ[variable[1]]
+
+    return VARIABLE.sub(value_of, text)
+
+
+def recorded_place(place: Place) -> Any:
+    """What the record of a session says of it: no environment and no header, which hold what is secret."""
+    if not isinstance(place, dict):
+        return place
+    return {
+        name: {part: entry[part] for part in ("command", "args", "url") if part in entry}
+        for name, entry in place.items()
+    }
