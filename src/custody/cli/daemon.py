@@ -192,6 +192,8 @@ async def served(
     from custody.doors.hooks.mount import HooksMount
     from custody.doors.mcp.mount import PATH, McpMount
     from custody.doors.server.app import DoorBounds, ServerDoor
+    from custody.doors.server.otlp import PATH as OTLP_PATH
+    from custody.doors.server.otlp import OtlpMount
     from custody.offering import shelf_of
     from custody.rpc.service import Limits, Service
     from custody.settings import workspace_of
@@ -211,6 +213,7 @@ async def served(
             shelf=shelf_of(settings),
         )
         mcp = McpMount(service, training=settings.file.training.command)
+        otlp = OtlpMount(runtime, open_index=lambda: open_index(settings.store, runtime.journal))
         hooks = HooksMount(service, workspace_of)
         door = ServerDoor(
             runtime,
@@ -219,13 +222,14 @@ async def served(
             writable=lambda: is_writable(settings.store, disk),
             callers=callers,
             bounds=DoorBounds(connections_max=section.connections_max),
-            mounts={PATH: mcp, HOOKS_PATH: hooks},
+            mounts={PATH: mcp, OTLP_PATH: otlp, HOOKS_PATH: hooks},
         )
         try:
             yield door
         finally:
             await door.close()
             await mcp.close()
+            await otlp.close()
             if service.agents is not None:
                 await service.agents.close()
     finally:

@@ -28,6 +28,7 @@ from custody.index.asking import (
 from custody.index.catch_up import Progress
 from custody.index.database import Database
 from custody.index.fold import Place
+from custody.index.known_ids import KnownIds
 from custody.index.lookup import Lookup
 from custody.index.query import (
     LIMIT_MAX,
@@ -73,6 +74,7 @@ class Index:
         self._upkeep = Upkeep(path, journal)
         self._answer = self._upkeep.answer
         self.questions = Questions(self._answer, self._reader)
+        self.known = KnownIds(self._answer, self._reader)
 
     @property
     def damage(self) -> CorruptJournal | None:

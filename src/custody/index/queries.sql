@@ -303,6 +303,9 @@ SELECT id, row FROM runs WHERE id >= ?1 AND id < ?2 AND at_us IS NOT NULL ORDER 
 -- name: steps_from
 SELECT id, row FROM steps WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3;
 
+-- name: step_with_id
+SELECT run FROM steps WHERE id = ?;
+
 -- name: run_named
 SELECT row, id FROM runs WHERE name = ? AND at_us IS NOT NULL ORDER BY at_us DESC, id DESC LIMIT 1;
 

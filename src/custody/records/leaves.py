@@ -56,6 +56,7 @@ EVENT_NAMES = frozenset(
         "bundle.made",  # records left the store in a bundle; which, how many
         "boundary.received",  # a notice of another program about a call of its own
         "boundary.undelivered",  # notices that no listener took; counts
+        "trace.received",  # spans of another program became this run's records; what was left out, counted
         "guard.installed",  # Custody is put into other programs' settings: which files, by whom
         "guard.removed",
         "server.started",  # a daemon took the store: its addresses, who may come in

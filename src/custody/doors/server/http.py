@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from starlette.routing import Match, Route
 
@@ -89,6 +89,13 @@ Mounted = Callable[[Any, Receive, Send, Access], Awaitable[None]]
 """Another protocol's application at a path of this door: it is asked only by whom a token admits."""
 
 
+@runtime_checkable
+class OwnRefusals(Protocol):
+    """A mounted application whose senders understand a no in their own form alone."""
+
+    def refused(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Reply: ...
+
+
 class _Request:
     """One request on its way to an endpoint."""
 
@@ -162,11 +169,11 @@ class HttpDoor:
     ) -> None:
         request = _Request(scope, receive, callers.shared_with(scope, send), access)
         try:
-            reply = refusal_reply(refusal) if refusal is not None else await self._answered(request)
+            reply = self._no(request, refusal) if refusal is not None else await self._answered(request)
             if reply is not None:
                 await reply.send(request.send)
         except (CustodyError, Refused) as error:
-            await refusal_reply(refusal_of(error)).send(request.send)
+            await self._no(request, refusal_of(error)).send(request.send)
         except OSError:
             pass  # the other side went away
         except Exception:
@@ -186,7 +193,7 @@ class HttpDoor:
             return refusal_reply(UPGRADE, {b"upgrade": b"websocket", b"connection": b"upgrade"})
         refusal = None if path in PUBLIC else self._refused(request.access)
         if refusal is not None:
-            return refusal_reply(refusal)
+            return self._no(request, refusal)
         if path in self._mounts:
             return await self._mounted(request, self._mounts[path])
         if not matching:
@@ -201,9 +208,15 @@ class HttpDoor:
 
     async def _mounted(self, request: _Request, mounted: Mounted) -> Reply | None:
         if self._service.draining:
-            return refusal_reply(DRAINING)
+            return self._no(request, DRAINING)
         await mounted(request.scope, request.receive, request.send, request.access)
         return None
+
+    def _no(self, request: _Request, refusal: Refusal) -> Reply:
+        mounted = self._mounts.get(request.scope["path"])
+        if isinstance(mounted, OwnRefusals):
+            return mounted.refused(refusal, request.headers)
+        return refusal_reply(refusal)
 
     def _refused(self, access: Access) -> Refusal | None:
         """Why somebody is answered nothing."""
