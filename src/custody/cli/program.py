@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "changes": "custody.cli.changes:changes_command",
         "sessions": "custody.cli.lists:sessions_command",
         "tail": "custody.cli.tail:tail_command",
+        "top": "custody.cli.top:top_command",
         "stats": "custody.cli.stats:stats_command",
         "sql": "custody.cli.sql:sql_command",
     },
