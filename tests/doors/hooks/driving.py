@@ -15,6 +15,11 @@ from tests.doors.daemons import Daemon
 import custody
 from custody.doors.hooks.dialects import DIALECTS
 from custody.doors.hooks.lines import hook_lines
+from custody.index import CallFilter
+from custody.index.query import RunFilter
+from custody.records import document
+from custody.settings import load_settings
+from custody.stores import View, open_view
 
 SOURCE = os.fspath(Path(custody.__path__[0]).parent)
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -112,19 +117,20 @@ class Cli:
 
 
 class Record:
-    """What the store says, asked as a person asks."""
+    """What the store says, as `custody show` and `custody runs` would."""
 
     def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+        self._store = os.fspath(daemon.store)
 
     def calls(self, session: str) -> list[dict[str, Any]]:
-        """Of a session, the oldest first."""
-        _, page = self._daemon.run("calls", "--all", "--session", session, "--limit", "200")
-        return [self.call(one["id"]) for one in page["items"][::-1]]
-
-    def call(self, identifier: str) -> dict[str, Any]:
-        return self._daemon.run("show", identifier)[1]
+        """Of a session, the oldest first. What the dead left open is closed before, as by any reader."""
+        with self._view() as view:
+            found = view.index.calls(CallFilter(session=session), limit=200).items
+            return [document(view.index.call(call.id)) for call in found[::-1]]
 
     def runs(self, session: str) -> list[dict[str, Any]]:
-        _, page = self._daemon.run("runs", "--all", "--session", session, "--limit", "200")
-        return page["items"][::-1]
+        with self._view() as view:
+            return [document(run) for run in view.index.runs(RunFilter(session=session)).items[::-1]]
+
+    def _view(self) -> View:
+        return open_view(load_settings(store=self._store, layers_of=lambda _folder, _user: ()))

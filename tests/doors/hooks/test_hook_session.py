@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.doors.daemons import Daemon
 from tests.doors.hooks.driving import Cli, Record, served_for_hooks
+from tests.sandbox.places import machine_of
 
 POLICY = """
 [[rules]]
@@ -253,3 +254,24 @@ def test_two_hooks_for_one_tool_make_one_call(served: Daemon, tmp_path: Path, re
     assert (outer["tool"], outer["outcome"], inner["tool"], inner["outcome"]) == (
         "Bash", "succeeded", "exec", "succeeded",
     )  # fmt: skip
+
+
+@pytest.mark.long
+def test_behind_walls_a_command_keeps_to_its_workspace(tmp_path: Path):
+    """As it is where nothing else is set: the strongest walls of this machine."""
+    missing = ", ".join(finding.name for finding in machine_of(os.getuid()).missing)
+    if missing:
+        pytest.skip(f"this machine lacks {missing}")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with (
+        served_for_hooks(tmp_path / "own", settings="", policy="") as served,
+        Cli(tmp_path / "shop", served.environment) as cli,
+    ):
+        used = cli.use("Bash", {"command": f"echo in > here; echo out > {outside}/there; id -u"})
+        _, inner = Record(served).calls(cli.session)
+    assert "there" in used["result"]["stderr"]
+    assert (cli.work / "here").read_text(encoding="utf-8") == "in\n"
+    assert list(outside.iterdir()) == []
+    assert inner["level"] == "confined"
+    assert inner["sandbox"].startswith("workspace")
