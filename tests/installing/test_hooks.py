@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,15 @@ def test_an_older_line_of_ours_becomes_the_new_one():
     new = with_hooks(old, GEMINI, lines("2.0"))
     assert new == old.replace("/opt/1.0/", "/opt/2.0/")
     assert without_hooks(new, None) == "{}"
+
+
+def test_what_a_newer_version_says_beside_its_command_is_put_in_and_goes_with_it():
+    old = with_hooks('{"a": 1}', CLAUDE_CODE, lines())
+    more = [msgspec.structs.replace(line, more={"onFailure": "block"}) for line in lines("2.0")]
+    new = with_hooks(old, CLAUDE_CODE, more)
+    assert parse(new).value == parse(with_hooks('{"a": 1}', CLAUDE_CODE, more)).value
+    assert with_hooks(new, CLAUDE_CODE, more) == new
+    assert without_hooks(new, None) == '{"a": 1}'
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ LOCK = "import-claude-code"
 NOT_TRANSCRIPTS = frozenset({"journal.jsonl"})  # of workflows: what they did stands in their agents' files
 
 
-@click.group("import", epilog="Example:  custody import claude-code")
+@click.group("import", epilog="Example:  custody import claude-code --json")
 def import_command() -> None:
     """Put on the record what other programs have written down."""
 

@@ -56,7 +56,7 @@ def install_command(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Put Custody between you and a coding CLI, or an MCP client and its servers.
+    """Put Custody before the tools of a coding CLI, or the servers of an MCP client.
 
     Without a name: every program that is found here. What would change is shown first, a copy of each file is
     kept beside it, and `custody uninstall` takes out exactly what was put in.
@@ -81,7 +81,7 @@ def uninstall_command(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Take out of a program's settings what `custody install` put in, and nothing else."""
+    """Take out what `custody install` put in, and nothing else."""
     return _change("uninstall", target, _scope(user, project) or "user", store, dry_run, yes, as_json)
 
 
@@ -94,7 +94,7 @@ def uninstall_command(
 def status_command(
     target: "Target | None", user: bool, project: bool, store: str | None, as_json: bool
 ) -> int:
-    """Show which coding CLIs and MCP clients go through Custody, and what keeps one from it."""
+    """Show which CLIs and MCP clients go through Custody, and what keeps one from it."""
     from custody.cli.install_words import look_documents, print_looks
     from custody.installing.plans import look as look_at
     from custody.installing.plans import wanted
@@ -220,6 +220,7 @@ def _ours(store: str | None) -> "Ours":
                 of_tools=line.of_tools,
                 command=line.command,
                 timeout_seconds=line.timeout_seconds,
+                more=line.more,
             )
             for line in hook_lines(cli, store=named)
         ]

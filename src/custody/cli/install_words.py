@@ -136,7 +136,7 @@ def _remarks(one: "Look") -> Iterator[str]:
 
     yield from (printable(note).rstrip(".") for note in one.notes)
     if one.state in ("partly", "outdated") and one.place.form is not None:
-        yield f"custody install {one.place.target} puts in what this version needs"
+        yield f"not what would be put in now; custody install {one.place.target} does it again"
     for server in one.servers:
         if server.left is not None:
             yield f"server {_shown(server.name)} does not go through Custody: {server.left}"

@@ -5,7 +5,7 @@ are and what a hook answers: that is `doors.hooks`'. What each CLI's hooks can d
 docs/reference/hooks.md. Used by `plans`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -28,6 +28,8 @@ class HookLine(Struct, frozen=True, kw_only=True):
     """Whether a matcher says for which tools; ours is for every tool."""
     command: str
     timeout_seconds: int
+    more: Mapping[str, str] = {}
+    """What else stands beside the command."""
 
 
 class HookForm(Struct, frozen=True, kw_only=True):
@@ -70,8 +72,9 @@ def with_hooks(text: str, form: HookForm, lines: Sequence[HookLine]) -> str:
             missing.append((line.event, whole[line.event]))
             continue
         _must_be(text, groups, "list", f"{HOOKS}.{line.event}")
-        ours = [command for _, _, command in _ours(groups)]
-        edits += [replaced(text, command, line.command) for command in ours if command.scalar != line.command]
+        ours = [hook for _, _, hook in _ours(groups)]
+        for hook in ours:
+            edits += _brought_up(text, hook, line)
         edits += [] if ours else added(text, groups, [("", _group(form, line))])
     if missing:
         edits += added(text, hooks, missing)
@@ -108,7 +111,7 @@ def events_hooked(text: str) -> dict[str, set[str]]:
     hooks = None if root is None else root.child(HOOKS)
     found: dict[str, set[str]] = {}
     for member in hooks.children if hooks is not None and hooks.kind == "object" else ():
-        lines = {command.scalar for _, _, command in _ours(member.node)}
+        lines = {hook.value["command"] for _, _, hook in _ours(member.node)}
         if lines:
             found[member.key] = lines
     return found
@@ -123,13 +126,22 @@ def _group(form: HookForm, line: HookLine) -> dict[str, Any]:
     hook: dict[str, Any] = {"name": "custody"} if form.named else {}
     hook |= {"type": "command", "command": line.command, "timeout": line.timeout_seconds * form.per_second}
     matcher = {"matcher": form.every_tool} if line.of_tools else {}
-    return {**matcher, HOOKS: [hook]}
+    return {**matcher, HOOKS: [{**hook, **line.more}]}
+
+
+def _brought_up(text: str, hook: Node, line: HookLine) -> list[Edit]:
+    """Edits that make a hook of ours the one that is wanted now."""
+    wanted = {"command": line.command, **line.more}
+    there = {name: node for name in wanted if (node := hook.child(name)) is not None}
+    edits = [replaced(text, there[name], wanted[name]) for name in there if there[name].value != wanted[name]]
+    missing = [(name, wanted[name]) for name in wanted if name not in there]
+    return edits + (added(text, hook, missing) if missing else [])
 
 
 def _ours(groups: Node) -> list[tuple[int, int, Node]]:
-    """Group, hook and command of each hook of ours."""
+    """Numbers of the group and the hook, and the hook, of each hook of ours."""
     return [
-        (group_number, hook_number, command)
+        (group_number, hook_number, hook)
         for group_number, group in enumerate(items_of(groups))
         for hook_number, hook in enumerate(items_of(group.child(HOOKS)))
         if (command := hook.child("command")) is not None and is_ours(command.scalar)

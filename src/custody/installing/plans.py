@@ -228,7 +228,7 @@ def _state(place: Place, text: str, ours: Ours, named: Sequence[Server]) -> Stat
         return "absent"
     if any(line.event not in found for line in lines):
         return "partly"
-    return "installed" if all(found[line.event] == {line.command} for line in lines) else "outdated"
+    return "installed" if _put_in(place, text, ours) == text else "outdated"
 
 
 def _notes(place: Place, text: str, around: Surroundings) -> list[str]:

@@ -40,7 +40,7 @@ CODING: dict[str, Cli] = {
         folder_variable="CLAUDE_CONFIG_DIR",
         file="settings.json",
         can="Tools are decided before they run, commands are rewritten; where a rule asks, it asks you. It "
-        "counts from the next session on. A hook that it has to kill after 60 s lets the tool run.",
+        "counts from the next session on. Before 2.1.295, a hook that it kills after 60 s lets the tool run.",
     ),
     "codex": Cli(
         title="Codex",
@@ -49,7 +49,8 @@ CODING: dict[str, Cli] = {
         folder_variable="CODEX_HOME",
         file="hooks.json",
         can="Tools are decided before they run, commands are rewritten; where a rule asks, the answer is no. "
-        "Codex runs no hook before you trust it: start codex, type /hooks, and trust those of custody.",
+        "Codex runs no hook before you trust it: start codex, type /hooks, trust those of custody. A hook "
+        "that it kills after 60 s lets the tool run.",
     ),
     "gemini": Cli(
         title="Gemini CLI",
@@ -58,7 +59,7 @@ CODING: dict[str, Cli] = {
         folder_variable=None,
         file="settings.json",
         can="Tools are decided before they run, commands are rewritten; where a rule asks, the answer is no. "
-        "A hook that it has to kill after 60 s lets the tool run.",
+        "A hook that it kills after 60 s lets the tool run.",
     ),
 }
 
