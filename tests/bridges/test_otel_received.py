@@ -442,4 +442,17 @@ def test_what_one_store_exports_another_takes_as_it_was(recorded, tmp_path):
             assert (taken.tool, taken.outcome, taken.effect, taken.arguments, taken.result) == (
                 call.tool, call.outcome, call.effect, call.arguments, json.dumps(call.result)
             )  # fmt: skip
-        assert own.tell(*spans).recorded == 0
+        back = own.tell(*spans)
+        assert (back.recorded, back.rejected) == (0, {})
+
+
+def test_what_was_taken_and_exported_again_comes_back_as_nothing_new(recorded):
+    with receiving(recorded.folder) as told:
+        told.tell(*an_agent_at_work().spans)
+    with collecting(HttpCollector) as collector:
+        recorded.export(collector)
+        spans = list(collector.spans)
+    assert len(spans) == 4
+    with receiving(recorded.folder) as told:
+        back = told.tell(*spans)
+        assert (back.recorded, back.known, back.rejected) == (0, 4, {})

@@ -256,10 +256,14 @@ class _Trace:
     def _refuse(self) -> None:
         for span in self._spans:
             found = self._taken.get(span.span_id)
-            if found is not None and found.in_run:
+            if (found is not None and found.in_run) or self._is_run_itself(span):
                 self.known += 1
             else:
                 self.rejected[OTHERS_RUN] = self.rejected.get(OTHERS_RUN, 0) + 1
+
+    def _is_run_itself(self, span: Span) -> bool:
+        """What an export made of this very run, on its way back."""
+        return self._run is not None and span.attributes.get(names.RUN_ID) == self.run_id.hex()
 
     def _leave_out(self, word: str) -> None:
         self.left_out[word] = self.left_out.get(word, 0) + 1
@@ -277,7 +281,7 @@ class _Trace:
                 self._leave_out(word)
                 continue
             found = self._taken.get(span.span_id)
-            if found is not None and found.in_run:
+            if (found is not None and found.in_run) or (span is not self._root and self._is_run_itself(span)):
                 self.known += 1
             elif found is not None or span.span_id in taken_here:
                 self.rejected[OTHERS_ID] = self.rejected.get(OTHERS_ID, 0) + 1

@@ -170,6 +170,8 @@ TIMED_OUT = frozenset({"timeout", "timed_out", "TimeoutError", "DeadlineExceeded
 CANCELLED = frozenset({"cancelled", "canceled", "CancelledError", "CANCELLED"})
 """Types of error, the last part of a dotted name, that are outcomes of their own."""
 
+RUN_ID = "custody.run.id"
+"""Of the span that another Custody, or this one, made of a run: it has an id that no program gave it."""
 OUTCOME = "custody.outcome"
 EFFECT = "custody.effect"
 REASON = "custody.reason"
@@ -186,7 +188,7 @@ USED = frozenset(
         *RUN_INPUT, *RUN_OUTPUT,
         *MODEL, *REQUESTED_MODEL, *STEP_EXTERNAL_ID, *FINISH_REASON, *OUTPUT_TEXT,
         *(name for names in TOKENS.values() for name in names),
-        OUTPUT_MESSAGES, ERROR_TYPE, OUTCOME, EFFECT, REASON, PASSED, DRY_RUN,
+        OUTPUT_MESSAGES, ERROR_TYPE, RUN_ID, OUTCOME, EFFECT, REASON, PASSED, DRY_RUN,
     }
 )  # fmt: skip
 """Every attribute that some record takes; the others of a span are counted."""
