@@ -132,6 +132,26 @@ def test_a_server_goes_through_the_proxy_with_all_it_had(typed: Typed, put: Put,
     assert file.read_text() == SERVERS
 
 
+@pytest.mark.parametrize("key", ["mcpServers", "servers"])
+def test_a_client_that_nobody_knows_is_named_by_its_file(typed: Typed, put: Put, key: str):
+    text = SERVERS.replace("mcpServers", key)
+    file = put("other/client.json", text)
+    assert typed("install", "mcp", "--file", str(file), "--yes").code == 0
+    assert "proxy" in json.loads(file.read_text())[key]["fs"]["args"]
+    assert typed("uninstall", "mcp", "--file", str(file), "--yes").code == 0
+    assert (file.read_text(), os.listdir(file.parent)) == (text, ["client.json"])
+    assert typed("install", "mcp", "--file", str(file) + "x", "--yes").code == 2
+    assert typed("install", "codex", "--file", str(file), "--yes").code == 2
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=lambda make: make.__name__)
+def test_what_is_no_file_is_told(typed: Typed, tmp_path: Path, make: Callable[[Path], None]):
+    (tmp_path / ".claude").mkdir()
+    make(tmp_path / ".claude/settings.json")
+    ran = typed("install", "claude-code", "--yes")
+    assert (ran.code, "is not a file" in ran.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("target", "path", "text", "place"),
     [

@@ -33,6 +33,7 @@ def _options(decorated: Decorated) -> Decorated:
         store_option,
         click.option("--yes", is_flag=True, help="Do not ask."),
         click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing."),
+        click.option("--file", metavar="FILE", help="With mcp: the servers in this file of another client."),
         click.option("--project", is_flag=True, help="In this project's settings."),
         click.option("--user", is_flag=True, help="In your own settings, for every project [default]."),
         click.argument("target", type=TARGET, required=False),
@@ -51,23 +52,24 @@ def install_command(
     user: bool,
     project: bool,
     dry_run: bool,
+    file: str | None,
     yes: bool,
     status: bool,
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Put Custody before the tools of a coding CLI, or the servers of an MCP client.
+    """Put Custody before the tools of a coding CLI or an MCP client.
 
     Without a name: every program that is found here. What would change is shown first, a copy of each file is
     kept beside it, and `custody uninstall` takes out exactly what was put in.
     """
     if status:
-        if yes or dry_run:
-            raise UsageError("--status changes nothing: it takes neither --yes nor --dry-run.")
+        if yes or dry_run or file is not None:
+            raise UsageError("--status takes neither --yes nor --dry-run nor --file.")
         return context.invoke(
             status_command, target=target, user=user, project=project, store=store, as_json=as_json
         )
-    return _change("install", target, _scope(user, project) or "user", store, dry_run, yes, as_json)
+    return _change("install", target, _scope(user, project), file, store, dry_run, yes, as_json)
 
 
 @click.command("uninstall", epilog="Example:  custody uninstall claude-code")
@@ -77,12 +79,13 @@ def uninstall_command(
     user: bool,
     project: bool,
     dry_run: bool,
+    file: str | None,
     yes: bool,
     store: str | None,
     as_json: bool,
 ) -> int:
     """Take out what `custody install` put in, and nothing else."""
-    return _change("uninstall", target, _scope(user, project) or "user", store, dry_run, yes, as_json)
+    return _change("uninstall", target, _scope(user, project), file, store, dry_run, yes, as_json)
 
 
 @click.command("status", epilog="Example:  custody status")
@@ -94,7 +97,7 @@ def uninstall_command(
 def status_command(
     target: "Target | None", user: bool, project: bool, store: str | None, as_json: bool
 ) -> int:
-    """Show which CLIs and MCP clients go through Custody, and what keeps one from it."""
+    """Show which coding CLIs and MCP clients go through Custody."""
     from custody.cli.install_words import look_documents, print_looks
     from custody.installing.plans import look as look_at
     from custody.installing.plans import wanted
@@ -127,7 +130,8 @@ def _scope(user: bool, project: bool) -> "Scope | None":
 def _change(
     act: Act,
     target: "Target | None",
-    scope: "Scope",
+    scope: "Scope | None",
+    path: str | None,
     store: str | None,
     dry_run: bool,
     yes: bool,
@@ -137,7 +141,7 @@ def _change(
     from custody.cli.install_words import print_plan, print_result, result_document
 
     around, ours = _surroundings(store), _ours(store)
-    planned = _planned(act, target, scope, ours, around)
+    planned = _planned(act, _places(act, target, scope, path, around), ours, around)
     changing = [one for one in planned if one.changes]
     if not as_json:
         print_plan(planned)
@@ -156,20 +160,29 @@ def _change(
     return 0
 
 
-def _planned(
-    act: Act, target: "Target | None", scope: "Scope", ours: "Ours", around: "Surroundings"
-) -> "list[Planned]":
-    from custody.installing.plans import plan_install, plan_uninstall, wanted
+def _places(
+    act: Act, target: "Target | None", scope: "Scope | None", path: str | None, around: "Surroundings"
+) -> "list[Place]":
+    from custody.installing.plans import place_of_file, wanted
 
-    found = wanted(target, around, scope)
+    if path is not None:
+        if target != "mcp" or scope is not None:
+            raise UsageError("--file goes with mcp, and names the place itself.")
+        return [place_of_file(path)]
+    found = wanted(target, around, scope or "user")
     if not found and act == "install":
         what = "list of MCP servers" if target == "mcp" else "coding CLI or MCP client"
         raise UsageError(
-            f"No {what} was found {'here' if scope == 'user' else 'in this project'}.",
+            f"No {what} was found {'in this project' if scope == 'project' else 'here'}.",
             hint="Name a CLI to make its settings: custody install claude-code.",
         )
-    plan = plan_install if act == "install" else plan_uninstall
-    return plan(found, ours, around)
+    return found
+
+
+def _planned(act: Act, found: "list[Place]", ours: "Ours", around: "Surroundings") -> "list[Planned]":
+    from custody.installing.plans import plan_install, plan_uninstall
+
+    return (plan_install if act == "install" else plan_uninstall)(found, ours, around)
 
 
 def _carry_out(changing: "list[Planned]", around: "Surroundings") -> None:

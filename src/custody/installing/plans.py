@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from custody.errors import InvalidInput
 from custody.installing import hooks, servers, toml_servers
+from custody.installing.jsonc import parse
 from custody.installing.programs import Place, Scope, Surroundings, Target, is_there, places
 from custody.installing.servers import Proxy, Server
 from custody.installing.settings_file import (
@@ -72,6 +73,24 @@ def wanted(target: Target | None, around: Surroundings, scope: Scope) -> list[Pl
     return [*found, *(place for place in places("mcp", around, scope) if os.path.lexists(place.path))]
 
 
+def place_of_file(path: str) -> Place:
+    """The servers of a client that is not in the table, by the file it reads. Raises SettingsUnusable."""
+    path = os.path.abspath(path)
+    file = read(path)
+    if file.text is None:
+        raise SettingsUnusable(f"There is no {path}.", hint="Name the file that the client reads.")
+    toml = path.endswith(".toml")
+    key = "mcp_servers" if toml else "mcpServers"
+    try:
+        root = None if toml or not file.text.strip() else parse(file.text)
+    except InvalidInput as error:
+        raise _stays(path, error) from None
+    if root is not None and root.child(key) is None and root.child("servers") is not None:
+        key = "servers"
+    title = os.path.basename(path)
+    return Place(target="mcp", title=title, scope="user", path=path, key=key, toml=toml)
+
+
 def plan_install(found: Sequence[Place], ours: Ours, around: Surroundings) -> list[Planned]:
     """What would be put in. Raises SettingsUnusable, PathRefused."""
 
@@ -108,7 +127,7 @@ def carry_out(planned: Planned, around: Surroundings) -> str | None:
     """Change the file, keeping or dropping the copy beside it; gives the copy's path where there is one.
     Raises SettingsNotWritten."""
     file, before = planned.file, planned.file.text
-    known = places_of(file.path, around)
+    known = [*places_of(file.path, around), *planned.places]
     if planned.text is None:
         remove(file)
         return None
@@ -151,10 +170,14 @@ def _plan(
         try:
             planned.append(plan(file, at))
         except InvalidInput as error:
-            raise SettingsUnusable(
-                f"{path} cannot be edited, and stays as it is. {error.message}", hint="Put that right first."
-            ) from None
+            raise _stays(path, error) from None
     return planned
+
+
+def _stays(path: str, error: InvalidInput) -> SettingsUnusable:
+    return SettingsUnusable(
+        f"{path} cannot be edited, and stays as it is. {error.message}", hint="Put that right first."
+    )
 
 
 def _within(place: Place, around: Surroundings) -> str | None:
