@@ -139,8 +139,7 @@ def measured(folder: Path, port: int, rounds: int) -> tuple[dict[str, Timing], f
     ways |= {"a raw durable put": disk.durable_put}
     found = interleave(ways, rounds=rounds, calls=20, warm_up=2)
     proxy = clients["custody proxy"]
-    for _ in range(3):
-        proxy.call("echo", {"bytes": 1_000_000})
+    proxy.call("echo", {"bytes": 1_000})
     Path(f"/proc/{proxy._process.pid}/clear_refs").write_text("5")
     before = memory_kib(proxy)
     for _ in range(5):

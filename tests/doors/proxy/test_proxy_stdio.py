@@ -131,6 +131,21 @@ def test_a_large_result_comes_whole(client: Proxied):
     assert said_in(answer) == "x" * 2_000_000
 
 
+@pytest.mark.long
+def test_a_result_of_50_megabytes_comes_whole_and_one_beyond_the_bound_is_an_error(tmp_path: Path):
+    with proxied(tmp_path) as client:
+        answer = client.ask("tools/call", {"name": "large", "arguments": {"bytes": 50_000_000}})
+        assert len(said_in(answer)) == 50_000_000
+        error = client.ask("tools/call", {"name": "large", "arguments": {"bytes": 70_000_000}})["error"]
+        assert "more than 67,108,864 bytes" in error["message"]
+        assert client.call("echo", {"text": "on"})["content"][0]["text"] == "on"
+        records = client.records()
+    first, second, _ = calls(records).values()
+    assert first["result"]["bytes"] > 50_000_000
+    assert (first["outcome"], second["outcome"]) == ("succeeded", "failed")
+    assert len(events(records, "mcp.fault")) == 1
+
+
 def test_a_cancelled_call_is_cancelled_at_the_server_too(client: Proxied):
     identity = client.begin("tools/call", {"name": "hang", "arguments": {"which": "cancelled"}})
     eventually(lambda: b'"cancelled"' in client.sent()[-1])

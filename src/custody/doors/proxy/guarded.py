@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from custody.calls.lifecycle import judge_result
-from custody.doors.proxy.messages import Message, NoMessage, value_of
+from custody.doors.proxy.messages import Message
 from custody.errors import PeerLost, ToolError
 from custody.records import Decision, Effect, Level
 from custody.redaction import Mark
@@ -133,9 +133,9 @@ def said_of(answer: Message) -> tuple[Any, ToolError | None]:
         error = ToolError("The result says that it is an error.") if failed else None
         return Mark({"$omitted": True, "bytes": size, "sha256": digest}), error
     try:
-        result = value_of(raw)
-    except NoMessage as wrong:  # the client has it as it is
-        return Mark({"$omitted": True, "bytes": size, "why": str(wrong)}), None
+        result = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError):  # the client has it as it is
+        return Mark({"$omitted": True, "bytes": size}), None
     return result, _failure_in(result)
 
 

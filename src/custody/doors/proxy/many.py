@@ -321,7 +321,7 @@ def _merged(answers: Mapping[str, Message]) -> dict[str, Any]:
         set(one["supportedVersions"]) for one in said.values() if "supportedVersions" in one
     ]
     if spoken:
-        merged["supportedVersions"] = sorted(set.intersection(*spoken))
+        merged["supportedVersions"] = sorted(spoken[0].intersection(*spoken[1:]))
     ours = {"name": "custody-proxy", "version": __version__}
     if "serverInfo" in merged:
         merged["serverInfo"] = ours

@@ -44,6 +44,9 @@ from custody.doors.proxy.streams import LINE_BYTES_MAX, Inlet, OnLine, Outlet
 from custody.doors.proxy.telling import Telling
 from custody.errors import NotRecorded
 
+DRAIN_SECONDS = 2.0
+"""How long a client has to take its last answers."""
+
 END_SECONDS = 30.0
 """How long calls have to end once the client is gone: each has bounds of its own."""
 
@@ -127,6 +130,7 @@ class Session:
                 await self._finish(self._beginning.result())
         assert self._opening is not None, "it is served"
         await until_done(self._opening)
+        await self._client.drained(DRAIN_SECONDS)
         self._client.close()
         self._opening.result()
 

@@ -6,11 +6,13 @@ server.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import socket
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from custody.doors.proxy.messages import Lines, TooLong
@@ -118,68 +120,81 @@ class Outlet:
         self._descriptor, self._socket = _without_waiting(descriptor)
         self._on_gone = on_gone
         self._on_room = on_room
-        self._pending = bytearray()
+        self._pending: deque[memoryview] = deque()
+        """As it was given: a large line is not copied to be written."""
+        self.pending_bytes = 0
+        """What waits for its reader."""
         self._waiting = False
         """Whether the loop tells when there is room."""
         self._gone = False
-
-    @property
-    def pending_bytes(self) -> int:
-        return len(self._pending)
+        self._emptied: asyncio.Future[None] | None = None
 
     def write(self, line: bytes) -> None:
         """A line, with its end. What cannot be written now waits."""
         if self._gone:
             return
-        if self._pending:
-            self._pending += line
-            self._pending += b"\n"
-            if len(self._pending) > PENDING_BYTES_MAX:
+        parts = (line, b"\n") if len(line) > READ_BYTES else (line + b"\n",)
+        self._pending.extend(map(memoryview, parts))
+        self.pending_bytes += len(line) + 1
+        if self._waiting:
+            if self.pending_bytes > PENDING_BYTES_MAX:
                 self._leave()
             return
-        data = line + b"\n"
-        written = self._write_some(memoryview(data))
-        if written < len(data) and not self._gone:
-            self._pending += memoryview(data)[written:]
+        self._push()
+        if self._pending and not self._gone:
             self._waiting = True
-            asyncio.get_running_loop().add_writer(self._descriptor, self._push)
+            asyncio.get_running_loop().add_writer(self._descriptor, self._push_more)
+
+    async def drained(self, seconds: float) -> None:
+        """Wait until its reader has what waits for it, or so long."""
+        if self._pending and not self._gone:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._emptied}, timeout=seconds)
 
     def close(self) -> None:
         """Whoever reads there hears the end. What still waits is dropped."""
         self._stop()
         self._gone = True
+        self._pending.clear()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             if self._socket is not None:
                 self._socket.close()
 
-    def _push(self) -> None:
-        with memoryview(self._pending) as view:
-            written = self._write_some(view)
-        del self._pending[:written]
+    def _push_more(self) -> None:
+        self._push()
         if not self._pending:
             self._stop()
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
             self._on_room()
 
-    def _write_some(self, data: memoryview) -> int:
-        """As much of it as is taken now."""
-        written = 0
+    def _push(self) -> None:
+        """As much as is taken now."""
         try:
-            while written < len(data):
-                part = data[written : written + WRITE_BYTES]
-                if self._socket is not None:
-                    written += self._socket.send(part, socket.MSG_DONTWAIT)
+            while self._pending and not self._gone:
+                part = self._pending[0]
+                written = self._write_some(part[:WRITE_BYTES])
+                self.pending_bytes -= written
+                if written == len(part):
+                    self._pending.popleft()
                 else:
-                    written += os.write(self._descriptor, part)
+                    self._pending[0] = part[written:]
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
             self._leave()
-        return written
+
+    def _write_some(self, part: memoryview) -> int:
+        if self._socket is not None:
+            return self._socket.send(part, socket.MSG_DONTWAIT)
+        return os.write(self._descriptor, part)
 
     def _leave(self) -> None:
         self._stop()
+        self._pending.clear()
+        self.pending_bytes = 0
         if not self._gone:
             self._gone = True
             asyncio.get_running_loop().call_soon(self._on_gone)
@@ -198,7 +213,9 @@ def _without_waiting(descriptor: int) -> tuple[int, socket.socket | None]:
         own = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         return own, socket.socket(fileno=os.dup(own))
     if stat.S_ISFIFO(kind):
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
+        with contextlib.suppress(PermissionError):  # a pipe of another user's is written to as it is
+            again = f"/proc/self/fd/{descriptor}"
+            return os.open(again, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), None
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3), None  # a file, a terminal: they take it
 
 
