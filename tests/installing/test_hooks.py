@@ -89,6 +89,20 @@ def test_an_older_line_of_ours_becomes_the_new_one():
     assert without_hooks(new, None) == "{}"
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ('"timeout": 60', '"timeout": 1'),
+        ('"timeout": 60', '"timeout": 60, "async": true'),
+        ('"timeout": 60', '"async": true'),
+        ('"matcher": "*"', '"matcher": "Bash"'),
+    ],
+)
+def test_a_hook_of_ours_that_was_weakened_is_made_whole_again(was: str, becomes: str):
+    text = with_hooks('{"a": 1}', CLAUDE_CODE, lines())
+    assert with_hooks(text.replace(was, becomes), CLAUDE_CODE, lines()) == text
+
+
 def test_what_a_newer_version_says_beside_its_command_is_put_in_and_goes_with_it():
     old = with_hooks('{"a": 1}', CLAUDE_CODE, lines())
     more = [msgspec.structs.replace(line, more={"onFailure": "block"}) for line in lines("2.0")]

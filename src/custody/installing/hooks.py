@@ -72,9 +72,9 @@ def with_hooks(text: str, form: HookForm, lines: Sequence[HookLine]) -> str:
             missing.append((line.event, whole[line.event]))
             continue
         _must_be(text, groups, "list", f"{HOOKS}.{line.event}")
-        ours = [hook for _, _, hook in _ours(groups)]
-        for hook in ours:
-            edits += _brought_up(text, hook, line)
+        ours = _ours(groups)
+        for number, _, hook in ours:
+            edits += _brought_up(text, form, line, items_of(groups)[number], hook)
         edits += [] if ours else added(text, groups, [("", _group(form, line))])
     if missing:
         edits += added(text, hooks, missing)
@@ -129,13 +129,26 @@ def _group(form: HookForm, line: HookLine) -> dict[str, Any]:
     return {**matcher, HOOKS: [{**hook, **line.more}]}
 
 
-def _brought_up(text: str, hook: Node, line: HookLine) -> list[Edit]:
-    """Edits that make a hook of ours the one that is wanted now."""
-    wanted = {"command": line.command, **line.more}
+def _brought_up(text: str, form: HookForm, line: HookLine, group: Node, hook: Node) -> list[Edit]:
+    """Edits that make a hook of ours exactly the one that is wanted now: a shorter time, or a matcher for
+    some tools, would let the others pass."""
+    whole = _group(form, line)
+    wanted: dict[str, Any] = whole[HOOKS][0]
     there = {name: node for name in wanted if (node := hook.child(name)) is not None}
     edits = [replaced(text, there[name], wanted[name]) for name in there if there[name].value != wanted[name]]
+    strange = [number for number, child in enumerate(hook.children) if child.key not in wanted]
     missing = [(name, wanted[name]) for name in wanted if name not in there]
-    return edits + (added(text, hook, missing) if missing else [])
+    if missing and strange:
+        edits = [replaced(text, hook, wanted)]
+    elif missing:
+        edits += added(text, hook, missing)
+    else:
+        edits += removed(text, hook, strange)
+    matcher = group.child("matcher")
+    alone = len(items_of(group.child(HOOKS))) == 1
+    if matcher is not None and alone and line.of_tools and matcher.value != whole["matcher"]:
+        edits.append(replaced(text, matcher, whole["matcher"]))
+    return edits
 
 
 def _ours(groups: Node) -> list[tuple[int, int, Node]]:
