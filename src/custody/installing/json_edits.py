@@ -121,8 +121,9 @@ def _closed_up(text: str, node: Node, edits: Sequence[Edit]) -> list[Edit]:
 
 
 def replaced(text: str, node: Node, value: Any) -> Edit:
-    """The edit that puts another value in the place of one."""
-    return Edit(node.start, node.end, _json(text, value, _indent_at(text, node.start)))
+    """The edit that puts another value in the place of one, on as many lines."""
+    one_line = "\n" not in text[node.start : node.end]
+    return Edit(node.start, node.end, _json(text, value, None if one_line else _indent_at(text, node.start)))
 
 
 def put_first(text: str, node: Node, values: Sequence[str]) -> list[Edit]:
