@@ -52,6 +52,8 @@ def recover(
         calls, runs = _left_open(journal, index)
         open_calls = {call.call_id for call in index.open_calls()}
         open_runs = {run.run_id for run in index.open_runs(refresh=False)}
+        for call in calls:
+            journal.adoptions.take(call.call_id)  # nobody is left who may run its command
         return _close(
             [call for call in calls if call.call_id in open_calls],
             [run for run in runs if run.run_id in open_runs],

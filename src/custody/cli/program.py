@@ -75,7 +75,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 PLUMBING = {"hook": "custody.cli.hook:hook_command"}
 """What other programs call; no part of the help."""
 
-HOMES = {name: home for commands in SECTIONS.values() for name, home in commands.items()} | PLUMBING
+HOMES = {name: home for commands in SECTIONS.values() for name, home in commands.items()}
 
 COMPLETE_VARIABLE = "_CUSTODY_COMPLETE"
 SIGNALLED_EXIT_CODE = 128  # plus the signal's number, as shells have it
@@ -91,7 +91,7 @@ class Program(click.Group):
         return list(HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        home = HOMES.get(cmd_name)
+        home = HOMES.get(cmd_name) or PLUMBING.get(cmd_name)
         if home is None:
             return None
         import importlib
@@ -102,7 +102,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in HOMES and not args[0].startswith("-"):
+        if args[0] not in HOMES | PLUMBING and not args[0].startswith("-"):
             import difflib
 
             near = difflib.get_close_matches(args[0], HOMES, n=2, cutoff=0.5)

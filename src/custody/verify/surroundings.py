@@ -23,6 +23,7 @@ KNOWN = tuple(
         r"journal/\d{4,}/(lock|lease|dropped|\d{8}\.seg)",
         r"journal/shared/([0-9a-f]{32}|name-[0-9a-f]{32}|lock-\d\d)",
         r"journal/cancel/[0-9a-f]{16}([0-9a-f]{16})?",
+        r"journal/adopt/[0-9a-f]{16}",
         r"journal/purge/[0-9a-z-]+",
         r"journal/(kept|serving)",
         r"journal/(kept|[a-z]+\.lock)",

@@ -177,6 +177,25 @@ def test_a_hook_that_is_killed_in_the_middle_blocks(
     assert served_by.requests == []
 
 
+def test_a_hook_whose_input_never_ends_is_ended_by_the_kernel_and_blocks(
+    tmp_path: Path, environment: dict[str, str]
+):
+    """Its alarm is set before it reads; here it rings at once."""
+    rings = "import sys; sys.argv.pop(0); sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
+    rings += "import client; client.LAST_SECONDS_MAX = 1; sys.exit(client.main(sys.argv[1:]))"
+    words = shlex.split(hook_command("claude-code", "PreToolUse"))
+    words[2] = words[2].replace(" -I -S ", f" -I -S -c {shlex.quote(rings)} ")
+    waiting = subprocess.Popen(
+        words, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert waiting.stderr is not None
+    assert "did not answer, so this is refused" in waiting.stderr.read()
+    assert waiting.wait() == 2
+    waiting.stderr.close()
+    assert waiting.stdin is not None
+    waiting.stdin.close()
+
+
 @pytest.mark.long
 def test_without_a_daemon_it_is_done_by_the_hook_itself(tmp_path: Path, environment: dict[str, str]):
     def custody(*words: str) -> Any:

@@ -151,6 +151,15 @@ def test_a_line_is_good_once_and_for_its_command_alone(cli: Cli, served: Daemon)
         ["/bin/sh", "-c", line], cwd=cli.work, env=cli.environment, capture_output=True, text=True
     )
     assert again.returncode == 125
+    said = {"tool_name": "Bash", "tool_input": {"command": "echo never"}, "tool_use_id": "toolu_never"}
+    answer = cli.hook("PreToolUse", **said)
+    changed = answer["input"]["command"].replace("echo never", "echo other >> ran")
+    other = subprocess.run(["/bin/sh", "-c", changed], cwd=cli.work, env=cli.environment, capture_output=True)
+    stranger = subprocess.run(
+        ["/bin/sh", "-c", answer["input"]["command"]], cwd=cli.work, env=cli.environment, capture_output=True
+    )
+    assert (other.returncode, stranger.returncode) == (125, 125)
+    served.is_intact()
     assert (cli.work / "ran").read_text(encoding="utf-8") == "once\n"
 
 

@@ -14,11 +14,14 @@ import sys
 import time
 
 scanning: "Any"
+signals: "Any"
 try:
     import _json as scanning
+    import _signal as signals  # pyright: ignore[reportMissingImports]
     import _socket as sockets
 except ImportError:  # another Python
     scanning = None
+    import signal as signals
     import socket as sockets
 
 TYPE_CHECKING = False
@@ -27,6 +30,10 @@ if TYPE_CHECKING:  # as `json`
 
 SECONDS_MAX = 30.0
 """For all of it. A CLI that has to end a hook goes on as if it had said yes, so it is never left to that."""
+
+LAST_SECONDS_MAX = 40
+"""Then the kernel ends it, and what it has become where no daemon serves: a disk or a pipe may hang for ever.
+The shell around it says no."""
 
 INPUT_BYTES_MAX = 64 * 1024 * 1024
 ANSWER_BYTES_MAX = 80 * 1024 * 1024
@@ -57,6 +64,7 @@ class Failed(Exception):
 
 def main(words: list[str]) -> int:
     event = words[-1] if words else ""
+    signals.alarm(LAST_SECONDS_MAX)
     until = time.monotonic() + SECONDS_MAX
     try:
         options = read_options(words)
