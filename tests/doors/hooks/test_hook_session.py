@@ -284,3 +284,29 @@ def test_behind_walls_a_command_keeps_to_its_workspace(tmp_path: Path):
     assert list(outside.iterdir()) == []
     assert inner["level"] == "confined"
     assert inner["sandbox"].startswith("workspace")
+
+
+@pytest.mark.long
+def test_a_daemon_that_is_killed_between_two_hooks_loses_nothing(tmp_path: Path):
+    level = '[calls]\nlevel = "process"\n'
+    with (
+        served_for_hooks(tmp_path / "own", settings=level, policy="") as served,
+        Cli(tmp_path / "shop", served.environment) as cli,
+    ):
+        path = cli.work / "a.txt"
+        path.write_text("old\n", encoding="utf-8")
+        said = {
+            "tool_name": "Write",
+            "tool_input": {"file_path": os.fspath(path), "content": "new\n"},
+            "tool_use_id": "toolu_w",
+        }
+        cli.hook("PreToolUse", **said)
+        served.kill()
+        path.write_text("new\n", encoding="utf-8")
+        (open_call,) = Record(served).calls(cli.session)
+        answer = cli.hook("PostToolUse", **said, tool_response={"success": True})
+        (call,) = Record(served).calls(cli.session)
+        served.start()
+        served.is_intact()
+    assert (open_call["outcome"], answer["failed"]) == (None, [])
+    assert (call["id"], call["outcome"], call["changes_count"]) == (open_call["id"], "succeeded", 1)
