@@ -5,6 +5,7 @@ gone), and how a question of a rule comes to the client. Used by `session`.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -33,6 +34,8 @@ from custody.doors.proxy.relay import CANCELLED, Relay, ToolCall
 from custody.errors import CustodyError
 from custody.records import Call, Decision, Effect
 from custody.tools import Origin
+
+log = logging.getLogger("custody")
 
 DOOR = "proxy"
 
@@ -133,6 +136,10 @@ class Calling:
         except CustodyError as wrong:
             # What was not recorded did not happen, or its answer is withheld.
             why = wrong.message if wrong.hint is None else f"{wrong.message} {wrong.hint}"
+            self._reply(call, lambda identity: refused(identity, why, modern=call.modern))
+        except Exception:  # a defect of ours: no answer would leave the client waiting
+            log.exception("A tool call through the proxy failed")
+            why = "The proxy failed on this call; its record says how far it came."
             self._reply(call, lambda identity: refused(identity, why, modern=call.modern))
         else:
             self._tell(call, tool, made)

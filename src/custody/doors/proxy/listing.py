@@ -71,7 +71,7 @@ class Listing:
         try:
             async with self._turn:
                 cut = await self._looked(message, line)
-        except (NoMessage, CustodyError) as wrong:
+        except (NoMessage, CustodyError, ValueError, KeyError, TypeError) as wrong:
             why = f"The tools of {self._options.name!r} cannot be shown: {wrong}"
             self._telling.fault(True, why)
             write(error(request.id, INTERNAL_ERROR, why))

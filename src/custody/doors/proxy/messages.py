@@ -82,14 +82,14 @@ class _Envelope(Struct):
 def read_strictly(line: bytes) -> Message:
     """The message in a line of a client: one in which a name stands twice, or a known name in another case,
     is none, as a server may read it otherwise than we do. Raises NoMessage."""
-    named = _parsed(line, lambda line: json.loads(line, object_pairs_hook=_once, parse_constant=_no_number))
+    named = _parsed(line, _strictly)
     if not isinstance(named, dict):
         raise NoMessage(INVALID_REQUEST, "A message is one JSON object a line, and this is none.")
     said = cast("dict[str, Any]", named)
     misspelt_in(said, ENVELOPE_NAMES)
     envelope = _Envelope(**{name: said[name] for name in ENVELOPE_NAMES & said.keys()})
     if envelope.result is not UNSET:
-        envelope.result = Raw(encoded(envelope.result))  # what a client answers is small
+        envelope.result = Raw(json.dumps(envelope.result).encode())  # what a client answers is small
     return _message(envelope)
 
 
@@ -99,6 +99,11 @@ def read(line: bytes) -> Message:
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
+
+
+def _strictly(line: bytes) -> Any:
+    # Decoded first: of bytes the library would guess the encoding.
+    return json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
 
 
 def _parsed(line: bytes, parse: Callable[[bytes], Any]) -> Any:

@@ -228,6 +228,8 @@ class Relay:
             return [ToClient(error(identity, *self._gone))]
         self._given_up.pop(identity, None)
         modern = self._introduced(message)
+        if message.method != TOOLS_CALL and _means(message.method, TOOLS_CALL):
+            raise NoMessage(INVALID_REQUEST, f"{TOOLS_CALL!r} is spelt otherwise here.", identity)
         if message.method == TOOLS_CALL:
             return self._tool_call(message, identity, line, modern=modern)
         self._requests[identity] = Request(
@@ -290,6 +292,8 @@ class Relay:
     def _notified(self, message: Message, line: bytes) -> list[Step]:
         if self._gone is not None:
             return []
+        if _means(message.method, TOOLS_CALL):
+            raise NoMessage(INVALID_REQUEST, "A tool call is a request, with an id.")
         if message.method != CANCELLED:
             return [ToServer(line)]
         identity = _id(message.said.get("requestId"))
@@ -303,7 +307,8 @@ class Relay:
             self._give_up(identity)
             return [ToServer(line), GivenUp(call)]
         if request is not None:
-            self._give_up(identity)
+            if request.method != TOOLS_LIST:  # a late list would not have been looked through
+                self._give_up(identity)
             return [ToServer(line), Passed(request, False, None)]
         return [ToServer(line)]
 
@@ -447,6 +452,11 @@ def _client(said: Mapping[str, Any], info: str, capabilities: str, protocol: str
 
 def _named(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _means(method: str | None, known: str) -> bool:
+    """Whether a lenient reader may take it for a method."""
+    return method is not None and method.strip().casefold() == known
 
 
 def _id(value: Any) -> Id | None:

@@ -7,6 +7,7 @@ by `custody proxy`.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from custody.doors.proxy.calling import Calling, Options
 from custody.doors.proxy.listing import Listing
 from custody.doors.proxy.messages import (
     CONNECTION_CLOSED,
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     Id,
     TooLong,
@@ -43,6 +45,8 @@ from custody.doors.proxy.relay import (
 from custody.doors.proxy.streams import LINE_BYTES_MAX, Inlet, OnLine, Outlet
 from custody.doors.proxy.telling import Telling
 from custody.errors import NotRecorded
+
+log = logging.getLogger("custody")
 
 DRAIN_SECONDS = 2.0
 """How long a client has to take its last answers."""
@@ -191,7 +195,12 @@ class Session:
             self._telling.fault(False, why)
             self._client.write(error(line.id, INVALID_REQUEST, why))
         elif line.strip():
-            self._do(self._relay.from_client(one_line(line)))
+            try:
+                self._do(self._relay.from_client(one_line(line)))
+            except Exception as wrong:  # a defect of ours: the line is not handed on, and that is said
+                log.exception("A line of an MCP client could not be worked on")
+                self._telling.fault(False, f"it could not be worked on: {type(wrong).__name__}")
+                self._client.write(error(None, INTERNAL_ERROR, "The proxy failed on this message."))
 
     def from_server(self, line: bytes | TooLong) -> None:
         """A line of the server has come."""
@@ -201,7 +210,11 @@ class Session:
             if line.id is not None:  # in its place, as the client waits for it
                 self._do(self._relay.from_server(error(line.id, CONNECTION_CLOSED, why)))
         elif line.strip():
-            self._do(self._relay.from_server(line))
+            try:
+                self._do(self._relay.from_server(line))
+            except Exception as wrong:
+                log.exception("A line of an MCP server could not be worked on")
+                self._telling.fault(True, f"it could not be worked on: {type(wrong).__name__}")
 
     def _lost(self, identity: Id, why: str) -> None:
         self._do(self._relay.lost(identity, CONNECTION_CLOSED, why))
