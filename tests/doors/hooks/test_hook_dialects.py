@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from custody.doors.hooks import client
@@ -69,6 +69,7 @@ _JSON = some.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(cli=some.sampled_from(CLIS), more=some.dictionaries(some.text(max_size=30), _JSON, max_size=6))
 def test_fields_nobody_knows_change_nothing(cli: str, more: dict[str, Any]):
     known = {*document(cli), "agent_id", "agent_type", "is_interrupt", *DIALECTS[cli].details}
