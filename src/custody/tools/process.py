@@ -192,11 +192,12 @@ def result_of(finished: Finished) -> dict[str, Any]:
 
 def ended(finished: Finished, result: Any) -> Ended:
     """The measured end of a process that a tool ran."""
+    dropped = finished.stdout.dropped_bytes + finished.stderr.dropped_bytes
     return Ended(
         started_ns=finished.started_monotonic_ns,
         ended_ns=finished.ended_monotonic_ns,
         result=result,
-        limit_hit=finished.limit_hit,
+        limit_hit=finished.limit_hit or ("output" if dropped else None),
         exit_code=finished.exit_code,
         signal=finished.signal,
         usage=finished.usage,
