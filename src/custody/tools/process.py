@@ -178,7 +178,10 @@ def result_of(finished: Finished) -> dict[str, Any]:
     `refused_hosts` stands in it only where something was refused.
     """
     refused = [one for one in finished.connections if one.verdict == "refused"]
-    hosts = {f"{one.host}:{one.port}": {"reason": one.reason, "allow": one.hint} for one in refused}
+    hosts = {
+        f"{one.host}:{one.port}" if one.host else "unreadable": {"reason": one.reason, "allow": one.hint}
+        for one in refused
+    }
     return {
         "exit_code": finished.exit_code,
         "signal": finished.signal,
