@@ -26,6 +26,7 @@ from custody.sandbox.confined import (
     Shared,
     Walls,
     bounded_group,
+    egress_is_loaded,
     key_of,
     load_egress,
     look_at_this_machine,
@@ -376,7 +377,7 @@ class Launchers:
         """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
         assert command.sandbox is not None, "it is behind walls"
         machine = await self.machine()
-        if command.sandbox.network == "listed":
+        if command.sandbox.network == "listed" and not egress_is_loaded():
             await asyncio.get_running_loop().run_in_executor(None, load_egress)
 
         def plan() -> bytes:

@@ -13,8 +13,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "template":
         from launcher import template  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
-        template.main(int(sys.argv[2]), int(sys.argv[3]))
+        template.main(int(sys.argv[2]), int(sys.argv[3]))  # pyright: ignore[reportUnknownMemberType]
     else:
         from launcher import service  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
-        service.main(sys.argv[1:])
+        service.main(sys.argv[1:])  # pyright: ignore[reportUnknownMemberType]
