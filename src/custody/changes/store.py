@@ -82,9 +82,7 @@ class UndoStore:
 
     def begin(self, call_id: bytes, *, roots: tuple[str, ...], observed: bool = False) -> UndoWriter:
         """The file that takes the old states of a call's next change. Raises ToolError: it cannot be made."""
-        header = new_header(
-            observed=observed, pid=os.getpid(), start_ticks=_own_start_ticks(), at_us=now_us()
-        )
+        header = new_header(observed=observed, pid=os.getpid(), start_ticks=own_start_ticks(), at_us=now_us())
         try:
             with suppress(OSError):  # a store that cannot be counted may still take this
                 if self._bounds.due():
@@ -348,7 +346,7 @@ def _parse(name: str) -> Part | None:
 _own: dict[int, int] = {}
 
 
-def _own_start_ticks() -> int:
+def own_start_ticks() -> int:
     """When this process started; read once a process."""
     pid = os.getpid()
     if pid not in _own:
