@@ -1,5 +1,6 @@
 """Row 5, the walls alone: `/bin/true` in a warm launcher behind walls, beside one without, plain
-subprocess.run and bubblewrap with namespaces of its own.
+subprocess.run and bubblewrap with namespaces of its own. An agent's command has a way out to hosts that are
+listed; what that costs shows beside the same walls without one.
 
 Nothing is decided or recorded here: what is measured is a command's way to the launcher and back. How long a
 launcher takes to be walled in is measured too, as the first command of a run waits for it.
@@ -12,6 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from custody.sandbox import Command, Launchers
 from custody.sandbox.walls import NAMED
 from custody.sandbox.walls.machine import Machine, look_at_machine
@@ -21,6 +24,7 @@ RATIO_MAX = 1.2
 TRUE = "/bin/true"
 STARTS = 20  # each is a process walled in anew, of 30 ms
 CONFINED, PROCESS, PLAIN, START = "confined", "process", "subprocess.run", "confined, first of a run"
+NO_WAY_OUT = "confined, no way out"
 BUBBLEWRAP = "bubblewrap, all namespaces"
 
 
@@ -40,13 +44,12 @@ async def measure(folder: Path, machine: Machine, rounds: int, calls: int) -> di
     wrapped = bubblewrap()
     if wrapped is None:
         print("bubblewrap is not here, or does not work here: left out")
-    commands = {
-        CONFINED: Command(
-            argv=plain.argv, cwd=workspace, environment=plain.environment, sandbox=NAMED["workspace"],
-            roots=(workspace,), run_id="run",
-        ),
-        PROCESS: plain,
-    }  # fmt: skip
+    confined = Command(
+        argv=plain.argv, cwd=workspace, environment=plain.environment, sandbox=NAMED["workspace"],
+        roots=(workspace,), run_id="run",
+    )  # fmt: skip
+    alone = replace(NAMED["workspace"], network="loopback")
+    commands = {CONFINED: confined, NO_WAY_OUT: replace(confined, sandbox=alone), PROCESS: plain}
     outside = {PLAIN: [TRUE], **({} if wrapped is None else {BUBBLEWRAP: wrapped})}
     times: dict[str, list[int]] = {name: [] for name in (*commands, *outside, START)}
     clock = time.perf_counter_ns
@@ -70,6 +73,7 @@ async def measure(folder: Path, machine: Machine, rounds: int, calls: int) -> di
             times[START].append(times[CONFINED].pop())
             launchers.end_run("run")
         await launchers.run(commands[CONFINED])
+        await launchers.run(commands[NO_WAY_OUT])
         for _ in range(rounds):
             for name in commands:
                 for _ in range(calls):
@@ -92,7 +96,9 @@ def main() -> None:
         settle()
         rounds = max(2, options.calls // (200 if options.quick else 20))
         timings = asyncio.run(measure(folder, machine, rounds, 20))
-    beside = {name: timings[name].p50_us for name in (PLAIN, BUBBLEWRAP, PROCESS) if name in timings}
+    beside = {
+        name: timings[name].p50_us for name in (PLAIN, BUBBLEWRAP, PROCESS, NO_WAY_OUT) if name in timings
+    }
     measurement = Measurement(
         row=5,
         what="`/bin/true` behind walls, warm launcher, nothing recorded, p50",

@@ -68,6 +68,7 @@ PROCESS_CALLS = re.compile(
 )
 PROCESS_FILES = {
     "sandbox/one_launcher.py": "starts a launcher",
+    "sandbox/template.py": "starts the template that launchers are forked of",
     "sandbox/walls/machine.py": "tries the walls in a child",
     "sandbox/walls/trial.py": "is that child: each wall is tried in one of its own",
     "sandbox/launcher/spawn.py": "is the launcher's: starts everything else",

@@ -70,7 +70,9 @@ _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-l
 
 _CGNAT = IPv4Network("100.64.0.0/10")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+"""Translated inside a network, to an address that lies at one of several places (RFC 8215, RFC 6052)."""
 _COMPATIBLE = IPv6Network("::/96")
 
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
@@ -196,7 +198,7 @@ def _version6(text: str) -> tuple[str | None, AddressKind]:
     except ValueError:
         return None, "odd"
     inner = _embedded(address)
-    if inner is not None:
+    if inner is not None and not (address in _NAT64_LOCAL and _kind4(inner) == "public"):
         return str(inner), _kind4(inner)
     shown = str(address)
     if shown in METADATA_ADDRESSES:
@@ -214,7 +216,7 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     if address.teredo is not None:
         return address.teredo[1]
     number = int(address)
-    if any(address in network for network in _NAT64) or (address in _COMPATIBLE and number > 1):
+    if address in _NAT64 or address in _NAT64_LOCAL or (address in _COMPATIBLE and number > 1):
         return IPv4Address(number & 0xFFFFFFFF)
     return None
 

@@ -49,6 +49,8 @@ def ended(**fields) -> Ended:
         (ended(exit_code=2, result={"success": True}), "failed", "exit code 2"),
         (ended(exit_code=0, result={"success": False}), "failed", "the result says success is false"),
         (ended(exit_code=0), "succeeded", None),
+        (ended(exit_code=0, limit_hit="output"), "succeeded", None),
+        (ended(exit_code=2, limit_hit="output"), "failed", "exit code 2"),
         (ended(error=ToolError("no")), "failed", "ToolError"),
         (ended(error=LauncherLost()), "unknown", "its launcher was killed"),
         (ended(error=PeerLost("gone")), "unknown", "its client went away before it answered"),

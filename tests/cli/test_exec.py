@@ -93,7 +93,7 @@ def test_a_command_that_overruns_is_124_and_its_whole_tree_is_gone(custody):
     marker = "300.0123"
     began = time.monotonic()
     ran = custody("exec", "--timeout", "1", "--", "sh", "-c", f"setsid sleep {marker} & sleep {marker}")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # the command would take 300
     assert ran.code == 124
     assert "custody: sh: timed out after 1." in ran.err  # the shell may have spoken of its ended child
     assert "(limit 1 s)" in ran.err
@@ -106,7 +106,7 @@ def test_with_json_a_command_that_overruns_is_4_and_one_document(custody):
     ran = custody(
         "exec", "--timeout", "1", "--json", "--", "sh", "-c", f"setsid sleep {marker} & sleep {marker}"
     )
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # the command would take 300
     assert (ran.code, ran.err) == (4, "")
     call = ran.json
     assert (call["outcome"], call["limit_hit"], call["tool"]) == ("timed_out", "deadline", "exec")

@@ -202,7 +202,7 @@ class TornPutLane:
             assert self.durable.items() <= there.found.items()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_a_writer_killed_in_the_middle_of_a_put_loses_nothing_it_had_a_receipt_for(seed: int) -> None:
     lane = TornPutLane(seed)
     lane.run(kills=120)
@@ -211,9 +211,9 @@ def test_a_writer_killed_in_the_middle_of_a_put_loses_nothing_it_had_a_receipt_f
     assert lane.durable
 
 
-def test_ten_killed_writers_lose_nothing_they_had_a_receipt_for(tmp_path: Path) -> None:
+def test_five_killed_writers_lose_nothing_they_had_a_receipt_for(tmp_path: Path) -> None:
     lane = KillLane(tmp_path / "store", random.Random(1))
-    lane.run(kills=10)
+    lane.run(kills=5)
     assert lane.witness.durable > 0
 
 

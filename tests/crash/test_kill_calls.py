@@ -170,6 +170,7 @@ class CallLane:
             if chance.random() < 0.7 or self.kills == kills:
                 self.reopen()
             # Else the next program closes what this one left open, and may be killed while it does.
+        assert self.book.read(NOBODY) == ([], [])  # what was written as it was closed is of no call
         self.book.journal.close()
         self.judge_in_the_end()
 
@@ -360,9 +361,9 @@ def everything(ask: Callable[[Any, int, str | None], Any], condition: Any) -> li
     return items
 
 
-def test_eight_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown(tmp_path: Path) -> None:
+def test_three_killed_callers_lose_no_call_that_returned_and_the_rest_is_unknown(tmp_path: Path) -> None:
     lane = CallLane(tmp_path / "store", seed=5)
-    lane.run(kills=8)
+    lane.run(kills=3)
     sys.stdout.write(lane.summary())
     assert lane.returned and lane.in_flight
 

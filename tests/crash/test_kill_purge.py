@@ -173,7 +173,7 @@ def _is_end(leaf: bytes) -> bool:
 
 @pytest.mark.timeout(240)
 def test_a_purge_killed_beside_an_active_writer_is_finished_by_the_next_opening(tmp_path: Path) -> None:
-    run_lane(tmp_path, 3)
+    run_lane(tmp_path, 2)
 
 
 @pytest.mark.long

@@ -8,6 +8,8 @@ import pytest
 from tests.evidence.planting import KNOWN, Secret, by_form, by_surroundings, known_values, leaks
 from tests.settings_for_tests import never_short_of_resources
 
+WAYS = {"form": by_form, "surroundings": by_surroundings, "known": known_values}
+
 
 @pytest.fixture(autouse=True)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -29,10 +31,12 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture(params=["form", "surroundings", "known"])
+@pytest.fixture(params=["some", *(pytest.param(way, marks=pytest.mark.long) for way in WAYS)])
 def secrets(request: pytest.FixtureRequest) -> tuple[Secret, ...]:
-    """All kinds of secrets, in the three ways in which they are known."""
-    return {"form": by_form, "surroundings": by_surroundings, "known": known_values}[request.param]()
+    """All kinds of secrets, in each of the three ways in which they are known; or some of each way."""
+    if request.param == "some":
+        return (*by_form()[::4], *by_surroundings()[::4], *known_values()[::4])
+    return WAYS[request.param]()
 
 
 @pytest.fixture(autouse=True)

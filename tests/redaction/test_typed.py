@@ -216,6 +216,7 @@ def test_too_many_elements_are_marked_with_their_number() -> None:
     assert kept([[0] * count, 1]) == [{"$type": "too_large", "class": "builtins.list", "items": count}, 1]
 
 
+@pytest.mark.long
 def test_shared_values_that_would_unfold_without_end_are_bounded() -> None:
     value: Any = "x"
     for _ in range(40):

@@ -73,11 +73,28 @@ def pids_in(folder: Path) -> list[int]:
 
 
 def launcher_pids() -> list[int]:
-    return [pid for pid in children_of(os.getpid()) if b"program.py" in _command_line(pid)]
+    """The template they are forked of is none."""
+    return [pid for pid in children_of(os.getpid()) if _kind(pid) == "launcher"]
 
 
-def _command_line(pid: int) -> bytes:
+def template_pids() -> list[int]:
+    return [pid for pid in children_of(os.getpid()) if _kind(pid) == "template"]
+
+
+def is_asleep(pid: int) -> bool:
+    found = stat_of(pid)
+    return found is not None and found.state == b"S"
+
+
+def _kind(pid: int) -> str:
+    """A launcher forked of a template has its arguments, and at first its name; it takes a name of its own
+    before it leads a session, as the template always does."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        text = Path(f"/proc/{pid}/stat").read_text()  # the session is looked up before the name is
     except OSError:
-        return b""
+        return ""
+    if not any(argument.endswith(b"/program.py") for argument in arguments):
+        return ""
+    name, session = text[text.index("(") + 1 : text.rindex(")")], int(text[text.rindex(")") :].split()[4])
+    return "template" if b"template" in arguments and session == pid and name != "launcher" else "launcher"

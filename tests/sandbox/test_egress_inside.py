@@ -119,6 +119,11 @@ import socket, sys
 for address in (("127.0.0.1", int(sys.argv[1])), ("192.0.2.1", 80)):
     try: socket.socket().connect(address)
     except OSError as error: print(error.errno)
+try: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+except OSError as error: print(error.errno)
+for family, kind in ((40, 1), (17, 3)):  # vsock, of which there is but one for all namespaces; packets
+    try: socket.socket(family, kind)
+    except OSError as error: print(error.errno)
 taker = socket.socket()
 for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT): taker.setsockopt(socket.SOL_SOCKET, option, 1)
 try: taker.bind(("127.0.0.1", 3128)); taker.listen(); print("taken over")
@@ -130,8 +135,9 @@ except OSError as error: print(error.errno)
             finished = await pool.run(listing(place, program, str(here.port), port=here.port))
             return [finished.stdout.data.decode().split(), told(finished), here.answered]
 
-    refused, unreachable, in_use = "111", "101", "98"
-    assert place.run(body) == [[refused, unreachable, in_use], [], 0]
+    refused, unreachable, no_family, in_use = "111", "101", "97", "98"
+    expected = [refused, unreachable, unreachable, no_family, no_family, in_use]
+    assert place.run(body) == [expected, [], 0]
 
 
 def test_a_connection_is_its_commands_and_ends_with_it(place: Place) -> None:

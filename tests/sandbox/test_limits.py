@@ -288,7 +288,7 @@ def test_a_tree_out_of_memory_or_processes_is_ended_and_named(place: Place) -> N
 # -- what it means for a call ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", get_args(LimitHit))
+@pytest.mark.parametrize("limit", [limit for limit in get_args(LimitHit) if limit != "output"])
 @pytest.mark.parametrize(("exit_code", "signal"), [(1, None), (None, 9), (None, None)])
 def test_a_call_that_came_up_against_a_limit_did_not_succeed(
     limit: LimitHit, exit_code: int | None, signal: int | None

@@ -187,6 +187,12 @@ def test_files_are_made_but_no_devices(machine: str) -> None:
             8,
         }
         assert set(answers.values()) == {ALLOWED, errno.EPERM}
+    for no_replace, exchange, whiteout in ((1, 2, 4), (0, 0, 6), (1, 3, 5)):
+        answers = {
+            flags: call(machine, "renameat2", *[ANYWHERE] * 4, flags) for flags in (no_replace, exchange)
+        }
+        assert set(answers.values()) == {ALLOWED}
+        assert call(machine, "renameat2", *[ANYWHERE] * 4, whiteout) == errno.EPERM
 
 
 MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}

@@ -343,7 +343,7 @@ def test_however_a_body_arrives_as_much_of_it_is_kept(
         body.finish()
     assert body.data == data[:bytes_max]
     assert body.truncated == (len(data) > bytes_max)
-    said, recorded = shown(body, "")
+    said, recorded = asyncio.run(shown(body, ""))
     kept = said["body"] if recorded is None else recorded["body"]
     assert said["body"].startswith(kept)
     if coding is None:

@@ -39,7 +39,7 @@ def test_a_secret_that_a_command_prints_across_the_cut_leaves_no_half(secret, tm
                 ):
                     argv = [sys.executable, "-I", "-S", "-c", PRINTER, str(before), str(after)]
                     call = await runtime.call("exec", {"argv": argv})
-                    assert call.outcome == "succeeded", call.error
+                    assert (call.outcome, call.limit_hit) == ("succeeded", "output"), call.error
                     assert call.usage is not None
                     dropped = call.result["stdout_dropped_bytes"]
                     assert dropped == call.usage.stdout_dropped_bytes > 0

@@ -134,7 +134,7 @@ def test_a_drop_that_no_tombstone_names_is_found(dropped: tuple[Files, list[byte
     assert [fault.what for fault in report.faults] == ["segments were dropped, and no tombstone says so"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_a_crash_in_the_middle_of_a_purge_leaves_no_fault(seed: int) -> None:
     """Whatever reached the disk of it: what is half gone is a note until the next opening finishes it."""
     wrong: list[str] = []

@@ -58,7 +58,7 @@ _LIMITS: dict[LimitHit, str] = {
     "disk": "a folder of its own was full",
     "files": "a folder of its own could take no more files",
 }
-"""Beside time and whoever cancelled it, which have outcomes of their own."""
+"""Beside time and whoever cancelled it, which have outcomes of their own, and output, which fails nothing."""
 
 
 def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
@@ -78,7 +78,7 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     if ended.error is not None:
         error = describe(ended.error)
         return Judgement("failed", error["type"], error)
-    if ended.limit_hit is not None:
+    if ended.limit_hit in _LIMITS:
         reason = _LIMITS[ended.limit_hit]
         if ended.signal is not None:
             reason += f" ({signal_name(ended.signal)})"

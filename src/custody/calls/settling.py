@@ -71,7 +71,8 @@ def _asks(call: Call) -> Any:
     kinds = Counter(change.change for change in call.changes or ())
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     paths = [one.path for one in call.changes or ()]
-    some = ", ".join(paths[:PATHS_TOLD_MAX]) + (" and others" if len(paths) > PATHS_TOLD_MAX else "")
+    more = f" and {len(paths) - PATHS_TOLD_MAX:,} more" if len(paths) > PATHS_TOLD_MAX else ""
+    some = ", ".join(paths[:PATHS_TOLD_MAX]) + more
     reason = f"It changed ({told}): {some}. `custody show {call.id[:8]} --diff` shows what."
 
     def of_changes(_proposal: Any) -> Decision:

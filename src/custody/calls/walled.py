@@ -47,6 +47,8 @@ class Walled:
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where commands run behind walls; None while none has."""
+        self._sandboxes: dict[str, Sandbox] = {}
+        """Those asked for so far, with the hosts that are listed here."""
 
     async def wished(
         self,
@@ -132,7 +134,7 @@ class Walled:
         sandbox = None
         if level != "process":
             sandbox = usual if said.sandbox is None else self._named(said.sandbox)
-            if least != "process":
+            if least != "process" and sandbox is not usual:
                 sandbox = narrowed(sandbox, usual)
         after = self._said_afterwards(said)
         return Confinement(level=level, sandbox=sandbox, afterwards=after or "hold", said=after)
@@ -164,8 +166,8 @@ class Walled:
         sandbox = None
         if level != "process":
             sandbox = wish.sandbox or self._named(self._settings.sandbox)
-            by = [self._named(name) for name in walls.sandboxes]
-            sandbox = functools.reduce(narrowed, by, sandbox)
+            for by in map(self._named, walls.sandboxes):
+                sandbox = sandbox if sandbox is by else narrowed(sandbox, by)
         afterwards = walls.afterwards or wish.afterwards
         if wish.said is not None:
             afterwards = _more_careful(wish.said, afterwards)
@@ -173,10 +175,12 @@ class Walled:
 
     def _named(self, name: str) -> Sandbox:
         """With the hosts that are listed here: those of the settings, and of this repository's remotes."""
-        sandbox = NAMED[name]
-        if sandbox.network != "listed":
-            return sandbox
-        return msgspec.structs.replace(sandbox, hosts=self._hosts)
+        if name not in self._sandboxes:
+            sandbox = NAMED[name]
+            if sandbox.network == "listed":
+                sandbox = msgspec.structs.replace(sandbox, hosts=self._hosts)
+            self._sandboxes[name] = sandbox
+        return self._sandboxes[name]
 
     @functools.cached_property
     def _hosts(self) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ files and by `undo`.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +29,12 @@ from custody.files.putting import set_folder_mtime, temporary_name
 from custody.files.reach import Target
 from custody.files.state import ABSENT, State, look, same
 from custody.records import Change
+
+STAGED_IN_TURN_MAX = 64
+"""Files staged one after the other; for more, threads are worth their start."""
+STAGING_THREADS = min(4, os.cpu_count() or 1)
+STAGING_WATCH_SECONDS = 0.05
+"""How long an order to stop waits at most while they work."""
 
 
 def never() -> bool:
@@ -168,16 +176,58 @@ class _Change:
             if step.temporary is not None:
                 writer.write(entries.Staging(step.number, entries.pack_target(step.temporary)))
         writer.flush()  # a temporary file is written down before it is there
-        for step in self._placing.staged_in_order():
+        steps = list(self._placing.staged_in_order())
+        groups = self._apart(steps)
+        if len(steps) > STAGED_IN_TURN_MAX and len(groups) > 1:
+            self._stage_at_once(groups, writer)
+            steps = [step for step in steps if step.wanted.twin is not None]  # each to one that is there now
+        for step in steps:
             self._watch(writer)
-            try:
-                self._placing.stage(step, lambda: self._watch(writer))
-            finally:
-                folder = self._placing.staging_folder(step)
-                if folder in self._times_before:
-                    with suppress(OSError):
-                        self._times_staged[folder] = self._mtime_ns(folder)
+            self._stage(step, self._folders, lambda: self._watch(writer))
         self._placing.sync_staged()
+
+    def _stage(self, step: Step, folders: Folders, watch: Callable[[], None]) -> None:
+        try:
+            self._placing.stage(step, folders, watch)
+        finally:
+            folder = self._placing.staging_folder(step)
+            if folder in self._times_before:
+                with suppress(OSError):
+                    self._times_staged[folder] = os.fstat(folders.at(folder)).st_mtime_ns
+
+    def _apart(self, steps: Sequence[Step]) -> list[list[Step]]:
+        """Steps that need no other to be staged, those of one folder together: no two threads work in one."""
+        groups: dict[Target, list[Step]] = {}
+        for step in steps:
+            if step.wanted.twin is None:
+                groups.setdefault(self._placing.staging_folder(step), []).append(step)
+        return list(groups.values())
+
+    def _stage_at_once(self, groups: Sequence[Sequence[Step]], writer: UndoWriter) -> None:
+        """In threads: making a file is the file system's work, and takes long where many have just gone."""
+        halted = threading.Event()
+
+        def watch() -> None:
+            if halted.is_set():
+                raise ToolError("Another file could not be staged.")
+
+        def work(group: Sequence[Step]) -> None:
+            with Folders() as folders:
+                for step in group:
+                    watch()
+                    self._stage(step, folders, watch)
+
+        pool = ThreadPoolExecutor(STAGING_THREADS)
+        try:
+            waiting = {pool.submit(work, group) for group in groups}
+            while waiting:
+                ended, waiting = wait(waiting, STAGING_WATCH_SECONDS, FIRST_COMPLETED)
+                for one in ended:
+                    one.result()
+                self._watch(writer)
+        finally:
+            halted.set()
+            pool.shutdown(cancel_futures=True)
 
     def keep(self, writer: UndoWriter) -> None:
         """Write down what stands at every path, with the content that would be lost."""

@@ -47,7 +47,7 @@ Coming = Literal["put", "folder", "extend", "attributes"]
 class Step:
     """One path on its way from `was` to what is wanted."""
 
-    __slots__ = ("after", "comes", "goes", "number", "staged", "target", "temporary", "wanted", "was")
+    __slots__ = ("after", "comes", "goes", "made", "number", "staged", "target", "temporary", "wanted", "was")
 
     def __init__(self, number: int, wanted: Wanted, was: State) -> None:
         self.number = number
@@ -63,6 +63,8 @@ class Step:
         self.temporary: Target | None = None
         """Where something is staged, going forward or back."""
         self.staged = False
+        self.made: tuple[int, int] | None = None
+        """Device and inode of the folder that was made."""
 
     @property
     def renames(self) -> bool:
@@ -135,10 +137,12 @@ class Placing:
         yield from (step for step in putting if step.wanted.twin is None)
         yield from (step for step in putting if step.wanted.twin is not None)
 
-    def stage(self, step: Step, watch: Callable[[], None]) -> None:
-        """Make what is wanted under its temporary name. `watch` is called at each chunk, and may raise."""
+    def stage(self, step: Step, folders: Folders, watch: Callable[[], None]) -> None:
+        """Make what is wanted under its temporary name. `watch` is called at each chunk, and may raise.
+
+        Without a twin from any thread that has `folders` of its own."""
         assert step.temporary is not None, "its name is written down before"
-        folder_fd, name = self._folders.of(step.temporary)
+        folder_fd, name = folders.of(step.temporary)
         if step.wanted.state.kind == "link":
             self._stage_link(step, folder_fd, name)
         elif not self._stage_twin(step, folder_fd, name):
@@ -245,10 +249,12 @@ class Placing:
     def _make_folder(self, step: Step) -> None:
         folder_fd, name = self._folders.of(step.target)
         make_folder(folder_fd, name, PRIVATE_FOLDER_MODE if step.wanted.exact else step.wanted.state.mode)
+        made = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        step.made = made.st_dev, made.st_ino
 
     def _stage_and_put(self, step: Step) -> None:
         self._alone = True
-        self.stage(step, _nothing)
+        self.stage(step, self._folders, _nothing)
         self._put(step)
 
     def _put(self, step: Step) -> None:
@@ -275,8 +281,13 @@ class Placing:
             raise changed_meanwhile(step.target)
 
     def _set_attributes(self, step: Step) -> None:
-        folder_fd, name = self._folders.of(step.target)
-        apply_attributes(folder_fd, name, step.attributes(), times=step.wanted.exact)
+        """Only of what was kept or made: where others may write, another file could have its name by now, and
+        be given away."""
+        folder_fd, name = (
+            self._unchanged(step) if step.comes == "attributes" else self._folders.of(step.target)
+        )
+        only = step.made or (step.was.device, step.was.inode)
+        apply_attributes(folder_fd, name, step.attributes(), times=step.wanted.exact, only=only)
 
     def _unchanged(self, step: Step) -> tuple[int, str]:
         """The place of a step, where still stands what was kept. Raises UndoConflict."""

@@ -116,7 +116,8 @@ def _complete(undo_set: UndoSet) -> tuple[list[tuple[int, State]], list[int | No
             assert entry.after is not None, "what was ready said what it was about to do"
             if entry.exact and now.kind in ("file", "directory"):
                 folder_fd, name = folders.of(entry.target)
-                apply_attributes(folder_fd, name, entry.after, times=True)
+                only = now.device, now.inode
+                apply_attributes(folder_fd, name, entry.after, times=True, only=only)
                 now = msgspec.structs.replace(look(folder_fd, name, digest=False), sha256=now.sha256)
             after.append((entry.number, now))
         until_ns = undo_set.last_word_ns + LAST_WORD_NS

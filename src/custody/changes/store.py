@@ -90,7 +90,7 @@ class UndoStore:
     ) -> UndoWriter:
         """The file that takes the old states of a call's next change. `owner`: the process that will change
         them, and when it started; None: this one. Raises ToolError: it cannot be made."""
-        pid, start_ticks = owner or (os.getpid(), _own_start_ticks())
+        pid, start_ticks = owner or (os.getpid(), own_start_ticks())
         header = new_header(observed=observed, pid=pid, start_ticks=start_ticks, at_us=now_us())
         try:
             with suppress(OSError):  # a store that cannot be counted may still take this
@@ -355,7 +355,7 @@ def _parse(name: str) -> Part | None:
 _own: dict[int, int] = {}
 
 
-def _own_start_ticks() -> int:
+def own_start_ticks() -> int:
     """When this process started; read once a process."""
     pid = os.getpid()
     if pid not in _own:

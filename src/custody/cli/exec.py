@@ -144,14 +144,16 @@ def say(call: Call, argv: Sequence[str], afterwards: str | None = None) -> None:
         import shlex
 
         message(f"would run: {shlex.join(argv)}")
-    elif call.outcome != "succeeded" and (call.limit_hit or call.error or not _has_ended_itself(call)):
+    elif call.outcome != "succeeded" and not _has_spoken_for_itself(call):
         message(f"{argv[0]}: {explanation(call)}")
     say_of_hosts(call)
     if call.level == "transaction" and call.started_at is not None:
         say_of_changes(call, afterwards)
 
 
-def _has_ended_itself(call: Call) -> bool:
+def _has_spoken_for_itself(call: Call) -> bool:
+    if call.error or call.limit_hit not in (None, "output"):
+        return False
     return call.exit_code is not None or call.signal is not None
 
 

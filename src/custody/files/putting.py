@@ -200,16 +200,22 @@ def remove(folder_fd: int, name: str, kind: EntryKind) -> None:
         os.unlink(name, dir_fd=folder_fd)
 
 
-def apply_attributes(folder_fd: int, name: str, state: State, *, times: bool) -> None:
+def apply_attributes(
+    folder_fd: int, name: str, state: State, *, times: bool, only: tuple[int, int] | None = None
+) -> None:
     """Give `name` the owner, mode and extended attributes of `state`, and its time of change if `times`.
 
-    Raises ToolError where something of another kind stands there by now, OSError.
+    `only`: the device and inode it is to have; who may write to the folder could have given its name to
+    another file, which would be given away. Raises ToolError where something else stands there by now,
+    OSError.
     """
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
     try:
         status = os.fstat(fd)
         if kind_of(status.st_mode) != state.kind:
             raise ToolError(f"{name} is a {kind_of(status.st_mode)} by now and no {state.kind}.")
+        if only not in (None, (status.st_dev, status.st_ino)):
+            raise ToolError(f"{name} is another {state.kind} by now.")
         _give(fd, status, state)
         if times:
             _set_mtime(fd, state.mtime_ns)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 DEADLINE_SECONDS = 30.0  # long enough for most commands, short enough that a hung one is noticed
 GRACE_SECONDS = 2.0  # what a well-behaved program needs to clean up after SIGTERM
 
-LimitHit = Literal["deadline", "cancelled", "memory", "processes", "cpu_time", "file_size", "disk", "files"]
+LimitHit = Literal[
+    "deadline", "cancelled", "memory", "processes", "cpu_time", "file_size", "disk", "files", "output"
+]
+"""`output` ends nothing and fails nothing: more was written than is kept."""
 """What ended a command, or made it fail: its time, whoever cancelled it, memory and processes of its whole
 tree, processor time and size of a file of one process; a folder private to it is full of bytes, or files."""
 

@@ -6,8 +6,11 @@ that costs as much as the rest of this package, and most commands have none. Kno
 made (`walls.plan`) or carried out (`launcher.confine`). Used by `process` and `running`.
 """
 
+import functools
 import importlib
 import os
+import sys
+import time
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -39,7 +42,14 @@ _DIRECT = "localhost,127.0.0.1,::1"
 """What a command starts on its own loopback it reaches without the proxy."""
 
 
-class Walls(Struct, frozen=True):
+NO_GROUP_SECONDS = 10.0
+"""How long it is taken for granted that no group can be made here: to find out reads a handful of files, for
+each command, and hardly ever becomes another answer."""
+_no_group_until: dict[tuple[int, tuple[str, ...]], float] = {}
+"""By process, which may be moved to a group of its own, and by controllers."""
+
+
+class Walls(Struct, frozen=True, cache_hash=True):
     """What the commands of one launcher have in common: nobody else's come to it."""
 
     sandbox: "Sandbox"
@@ -84,17 +94,23 @@ def packed_plan(command: Command, machine: "Machine", number: int) -> bytes:
     return plan_of(command.sandbox, roots, cwd, machine, number=number, views=command.views).pack()
 
 
+_EGRESS = "custody.sandbox.egress.proxy"
+
+
+def egress_is_loaded() -> bool:
+    return _EGRESS in sys.modules
+
+
 def load_egress() -> None:
     """Takes a moment, once: not for an event loop."""
-    importlib.import_module("custody.sandbox.egress.proxy")
+    importlib.import_module(_EGRESS)
 
 
 def bounded_group(sandbox: "Sandbox") -> Cgroup | None:
     """For the tree of one command, where the sandbox bounds one and this machine can; elsewhere the bounds
     hold for each process by itself, as far as the kernel has such. Raises SandboxError."""
     bounds = Bounds(sandbox.memory_bytes, sandbox.processes, sandbox.cpu_percent)
-    own = parent_folder() if bounds.controllers() else None
-    folder = None if own is None else bounding_folder(own, bounds.controllers())
+    folder = _bounding_folder(bounds.controllers())
     if folder is None:
         return None
     remove_abandoned(folder)
@@ -105,6 +121,17 @@ def bounded_group(sandbox: "Sandbox") -> Cgroup | None:
             f"The bounds of sandbox {sandbox.name!r} cannot be set, and nothing was run: {error}.",
             hint="The kernel refused what the sandbox says of memory, processes or processor time.",
         ) from error
+
+
+def _bounding_folder(controllers: tuple[str, ...]) -> str | None:
+    key = os.getpid(), controllers
+    if not controllers or time.monotonic() < _no_group_until.get(key, 0.0):
+        return None
+    own = parent_folder()
+    folder = None if own is None else bounding_folder(own, controllers)
+    if folder is None:
+        _no_group_until[key] = time.monotonic() + NO_GROUP_SECONDS
+    return folder
 
 
 def confined_environment(command: Command) -> dict[str, str]:
@@ -120,6 +147,7 @@ def confined_environment(command: Command) -> dict[str, str]:
     return environment
 
 
+@functools.lru_cache(maxsize=16)  # a runtime has one list of hosts, and what rules make of it
 def _proxy_variables(hosts: tuple[str, ...]) -> dict[str, str]:
     """In both spellings: each has its programs. A loopback address that is listed is the machine's, and only
     the proxy leads there; then a command's own loopback has to be reached past these variables."""

@@ -18,6 +18,7 @@ from custody.sandbox.confined import Key, Shared, Walls
 from custody.sandbox.launcher import messages
 from custody.sandbox.outlet import Outlet, listener_of
 from custody.sandbox.running import Running, memory_file
+from custody.sandbox.template import Forked, Template, ended
 
 _PROGRAM = os.path.join(os.path.dirname(__file__), "launcher", "program.py")
 _LAST_WORDS_BYTES = 2000
@@ -33,7 +34,9 @@ class OneLauncher:
         plan: bytes | None,
         cgroup: Cgroup | None,
         on_idle_end: Callable[["OneLauncher"], None],
+        template: Template | None = None,
     ) -> None:
+        """Forked of the template where there is one that is ready, else started anew."""
         self.key = key
         self.is_fresh = True
         """It has finished no command yet; only now may it refuse to be walled in."""
@@ -50,8 +53,7 @@ class OneLauncher:
         """Its first message brings the listener. Later ones bring nothing: a command may have come to control
         it."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setblocking(False)
+        self.channel, theirs = _channel()
         self.last_words = ""
         """What it wrote to its standard error, if it ended by itself."""
         self._errors = os.memfd_create("custody-launcher")
@@ -59,21 +61,35 @@ class OneLauncher:
         """The streams of its command: in the loop once and for all, which costs less than two changes of the
         loop for each stream."""
         try:
-            self.process = self._start(python, theirs, plan)
+            self.process = self._start(python, theirs, plan, template)
         except OSError as error:
             self.close()
-            raise SandboxError(f"No launcher process can be started: {error}.") from error
-        finally:
             theirs.close()
+            raise SandboxError(f"No launcher process can be started: {error}.") from error
 
-    def _start(self, python: str, theirs: socket.socket, plan: bytes | None) -> "subprocess.Popen[bytes]":
+    def _start(
+        self, python: str, theirs: socket.socket, plan: bytes | None, template: Template | None
+    ) -> "subprocess.Popen[bytes] | Forked":
         plan_file = None if plan is None else memory_file(plan)
+        no_new_privs = isinstance(self.key, Shared) and self.key.no_new_privs
+        cgroup = self.cgroup.path if self.cgroup else ""
         try:
+            if template is not None:
+                forked = template.fork(
+                    theirs.fileno(), self._errors, plan_file, no_new_privs=no_new_privs, cgroup=cgroup
+                )
+                if forked is not None:
+                    return forked
+                if template.is_lost:
+                    # It may have forked one before, and two must not have one channel: that one's closes now.
+                    self.channel.close()
+                    theirs.close()
+                    self.channel, theirs = _channel()
             arguments = (
                 theirs.fileno(),
                 os.getpid(),
-                int(isinstance(self.key, Shared) and self.key.no_new_privs),
-                self.cgroup.path if self.cgroup else "",
+                int(no_new_privs),
+                cgroup,
                 -1 if plan_file is None else plan_file,
             )
             return subprocess.Popen(
@@ -87,6 +103,7 @@ class OneLauncher:
                 start_new_session=True,
             )
         finally:
+            theirs.close()
             if plan_file is not None:
                 os.close(plan_file)
 
@@ -169,19 +186,7 @@ class OneLauncher:
 
     async def reap(self) -> None:
         """Wait until the process has ended, and take it up."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except OSError:  # somebody took it up already
-            descriptor = None
-        if descriptor is not None:
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-            loop.add_reader(descriptor, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
+        await ended(self.pid)
         self.process.poll()
         if self._outlet is not None:
             await self._outlet.close()
@@ -195,6 +200,13 @@ class OneLauncher:
             self._outlet.forget()
         if self.channel.fileno() >= 0:
             self._close_descriptors()
+
+
+def _channel() -> tuple[socket.socket, socket.socket]:
+    """Our end, and the launcher's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
 
 
 def _tail(descriptor: int) -> str:

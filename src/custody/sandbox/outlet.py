@@ -44,19 +44,29 @@ class Outlet:
         """The same, for the proxy that is there: it closes what it is given."""
         self._proxy: Proxy | None = None
         self._on_connection: Callable[[Connection], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where the listener is watched; None while it is not, or the proxy does."""
 
     def begin(self, on_connection: "Callable[[Connection], None]") -> None:
         """A command runs; what it connects to is told, each connection at its end."""
         self._on_connection = on_connection
-        self._start()
+        self._watch()
 
     def opened(self, listener: socket.socket) -> None:
         """The launcher has made the listener, before its first command began."""
         listener.setblocking(False)
         self._listener = listener
-        self._start()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Most commands connect to nothing, and need no proxy."""
+        if self._listener is not None and self._on_connection is not None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._listener, self._start)
 
     def _start(self) -> None:
+        """Somebody is at the listener; the proxy accepts, and takes it over."""
+        self._unwatch()
         if self._listener is not None and self._on_connection is not None:
             from custody.sandbox.egress.proxy import Proxy
             from custody.sandbox.egress.rules import Allowed
@@ -65,19 +75,24 @@ class Outlet:
             self._proxy = Proxy(self._served, Allowed(hosts=self._hosts), self._on_connection)
             self._proxy.start()
 
+    def _unwatch(self) -> None:
+        if self._loop is not None and self._listener is not None:
+            self._loop.remove_reader(self._listener)
+        self._loop = None
+
     async def end(self) -> bool:
         """The command has ended: so do its connections, all of which have been told then. Whether the next
         command may use it."""
+        self._unwatch()
         proxy, self._proxy, self._on_connection = self._proxy, None, None
-        if proxy is None:
-            return True
-        closing = asyncio.ensure_future(proxy.close())
-        done, _ = await asyncio.wait([closing], timeout=PROXY_CLOSE_SECONDS)
-        if not done or closing.cancelled() or closing.exception() is not None:
-            closing.cancel()
-            return False
-        if self._served is not None:
-            self._served.close()
+        if proxy is not None:
+            closing = asyncio.ensure_future(proxy.close())
+            done, _ = await asyncio.wait([closing], timeout=PROXY_CLOSE_SECONDS)
+            if not done or closing.cancelled() or closing.exception() is not None:
+                closing.cancel()
+                return False
+            if self._served is not None:
+                self._served.close()
         self._forget_waiting()
         return True
 

@@ -26,6 +26,7 @@ from custody.sandbox.confined import (
     Shared,
     Walls,
     bounded_group,
+    egress_is_loaded,
     key_of,
     load_egress,
     look_at_this_machine,
@@ -38,6 +39,7 @@ from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.one_launcher import OneLauncher
 from custody.sandbox.running import OnOutput, Running
 from custody.sandbox.survivors import end_survivors, ticks_now
+from custody.sandbox.template import Templates
 
 if TYPE_CHECKING:
     from custody.sandbox.walls.machine import Machine
@@ -88,6 +90,7 @@ class Launchers:
         self._number = random.randrange(LAUNCHER_NUMBERS)
         self._cgroup_parent: str | None = None
         self._cgroup_known = False
+        self._templates = Templates(self._python)
         self._closed = False
         self._machine: asyncio.Future[Machine] | None = None
 
@@ -166,6 +169,7 @@ class Launchers:
             launcher.kill()
         if self._ending:
             await asyncio.wait(self._ending)
+        await self._templates.close()
 
     # -- one command --------------------------------------------------------------------------------------
 
@@ -306,6 +310,7 @@ class Launchers:
     def _leave_to_parent(self) -> None:
         for launcher in (*self._idle.all(), *self._busy, *self._ending.values()):
             launcher.forget()
+        self._templates.forget()
         self._forget()
 
     def _start(self, key: Key, plan: bytes | None) -> OneLauncher:
@@ -320,7 +325,7 @@ class Launchers:
             if cgroup is None:
                 self._cgroup_parent = None  # not allowed here: no use in trying again
         try:
-            return OneLauncher(self._python, key, plan, cgroup, self._drop)
+            return OneLauncher(self._python, key, plan, cgroup, self._drop, self._templates.get())
         except SandboxError:
             if cgroup is not None:
                 cgroup.remove()
@@ -372,7 +377,7 @@ class Launchers:
         """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
         assert command.sandbox is not None, "it is behind walls"
         machine = await self.machine()
-        if command.sandbox.network == "listed":
+        if command.sandbox.network == "listed" and not egress_is_loaded():
             await asyncio.get_running_loop().run_in_executor(None, load_egress)
 
         def plan() -> bytes:

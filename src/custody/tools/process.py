@@ -178,7 +178,10 @@ def result_of(finished: Finished) -> dict[str, Any]:
     `refused_hosts` stands in it only where something was refused.
     """
     refused = [one for one in finished.connections if one.verdict == "refused"]
-    hosts = {f"{one.host}:{one.port}": {"reason": one.reason, "allow": one.hint} for one in refused}
+    hosts = {
+        f"{one.host}:{one.port}" if one.host else "unreadable": {"reason": one.reason, "allow": one.hint}
+        for one in refused
+    }
     return {
         "exit_code": finished.exit_code,
         "signal": finished.signal,
@@ -192,11 +195,12 @@ def result_of(finished: Finished) -> dict[str, Any]:
 
 def ended(finished: Finished, result: Any) -> Ended:
     """The measured end of a process that a tool ran."""
+    dropped = finished.stdout.dropped_bytes + finished.stderr.dropped_bytes
     return Ended(
         started_ns=finished.started_monotonic_ns,
         ended_ns=finished.ended_monotonic_ns,
         result=result,
-        limit_hit=finished.limit_hit,
+        limit_hit=finished.limit_hit or ("output" if dropped else None),
         exit_code=finished.exit_code,
         signal=finished.signal,
         usage=finished.usage,

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from custody.sandbox.egress import Allowed, Bounds, Connection, Proxy
-from custody.sandbox.egress.rules import Resolve, resolved
+from custody.sandbox.egress.rules import Resolve
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SECONDS_MAX = 20.0
 """For what should take milliseconds: a test that hangs says so."""
+INSTALL_SECONDS_MAX = 120.0
+"""For a package manager, some seconds of whose work are its own; of a machine that does other things too."""
 
 
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def run(coroutine: Coroutine[Any, Any, Any], seconds: float = SECONDS_MAX) -> Any:
     async def bounded() -> Any:
-        async with asyncio.timeout(SECONDS_MAX):
+        async with asyncio.timeout(seconds):
             return await coroutine
 
     return asyncio.run(bounded())
@@ -60,7 +62,7 @@ class Proxied:
 
 @contextlib.asynccontextmanager
 async def proxied(
-    *hosts: str, bounds: Bounds | None = None, resolve: Resolve = resolved
+    *hosts: str, bounds: Bounds | None = None, resolve: Resolve | None = None
 ) -> AsyncIterator[Proxied]:
     bound = listener()
     told: asyncio.Queue[Connection] = asyncio.Queue()

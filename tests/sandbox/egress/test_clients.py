@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.sandbox.egress.serving import Handler, Proxied, proxied, run, serving
+from tests.sandbox.egress.serving import INSTALL_SECONDS_MAX, Handler, Proxied, proxied, run, serving
 
 NAME = "secure.example"
 
@@ -258,7 +258,7 @@ def test_pip_installs_from_a_registry_that_is_listed(tmp_path: Path):
                 assert (await proxy.told.get()).verdict == "refused"
                 assert not (tmp_path / "refused").exists()
 
-    run(main())
+    run(main(), INSTALL_SECONDS_MAX)
 
 
 def tarball() -> bytes:
@@ -311,4 +311,4 @@ def test_npm_installs_from_a_registry_that_is_listed(tmp_path: Path):
                     ("127.0.0.1", "allowed", None)
                 }
 
-    run(main())
+    run(main(), INSTALL_SECONDS_MAX)

@@ -144,11 +144,20 @@ def test_the_line_of_a_refusal_allows_what_was_refused(host: str, port: int):
     assert isinstance(decided(Allowed((line,)), host, port, answering("8.8.8.8")), Destination)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::", "224.0.0.1", "ff02::1"])
+def test_what_is_no_one_machine_is_refused_without_a_line_that_would_not_be_taken(host: str):
+    direct = refusal(Allowed(), host, 80)
+    through = refusal(Allowed(("a.example",)), "a.example", 80, answering("0.0.0.0" if host == "0" else host))
+    assert direct.hint == "List the address of the machine that is meant."
+    assert through.hint == f"Names count for public addresses only. {direct.hint}"
+
+
 @pytest.mark.parametrize(
     "address",
     "10.0.0.1 172.16.0.1 192.168.1.1 fd00::1 127.0.0.1 ::1 169.254.1.1 fe80::1 fe80::1%eth0 100.64.0.1 "
     "169.254.169.254 fd00:ec2::254 100.100.100.200 224.0.0.1 ff02::1 0.0.0.0 :: 240.0.0.1 ::ffff:10.0.0.1 "
-    "64:ff9b::10.0.0.1 2002:7f00:1:: 198.18.0.1 192.0.2.1".split(),
+    "64:ff9b::10.0.0.1 64:ff9b:1::8.8.8.8 64:ff9b:1:a00:0:100:808:808 2002:7f00:1:: 198.18.0.1 "
+    "192.0.2.1".split(),
 )
 def test_a_listed_name_that_leads_inside_is_refused_also_beside_a_public_address(address: str):
     for answers in ((address,), ("8.8.8.8", address), (address, "8.8.8.8")):

@@ -6,7 +6,7 @@ names. Knows nothing of how the paths were found: `uppers` and `copies` do. Used
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
@@ -21,9 +21,15 @@ from custody.files.spelling import PATH_BYTES_MAX, shown
 from custody.files.state import ABSENT, State, look
 
 SET_IDS = stat.S_ISUID | stat.S_ISGID
+CAPABILITIES = "security.capability"
+"""The attribute of a program that runs with a part of root's rights."""
 OLD_BYTES_READ_MAX = 64 * 1024**2
 """Of old content that is read although another size, or nothing, stands there now. It tells which file a new
 one was, and that what was put back after a crash is still what it was: beyond it, that counts as changed."""
+
+TOLD_BYTES_MAX = 64 * 1024**2
+"""Of paths, extended attributes and what links say, which are held in memory and written to the manifest, the
+record and the undo data: a hundred thousand paths of a build have a tenth of it."""
 
 NAMED_MAX = 3
 """Paths that a warning names."""
@@ -56,12 +62,13 @@ class Found:
         self._times: list[FolderTime] = []
         self._visited = 0
         self._bytes = 0
+        self._told_bytes = 0
         self._states: dict[tuple[str, int], State] = {}
         """Of files with several names: root and inode -> as read at the first of them."""
         self._names: dict[tuple[str, int], list[Target]] = {}
         self._left_out: list[Target] = []
         self._several_names: list[Target] = []
-        self._set_ids: list[Target] = []
+        self._privileged: list[Target] = []
         self._roots_changed: list[Target] = []
         self._old_bytes_left = OLD_BYTES_READ_MAX
 
@@ -120,11 +127,10 @@ class Found:
             same = False
         if not same and before.kind == after.kind == "file" and before.names > 1:
             self._several_names.append(target)
-        # What a command wrote runs as nobody else, also where the file did and a mapping kept the bits.
-        set_ids = after.mode & SET_IDS & (~before.mode if same else SET_IDS)
-        if after.kind == "file" and set_ids:
-            self._set_ids.append(target)
-            after = msgspec.structs.replace(after, mode=after.mode & ~set_ids)
+        plain = _without_privileges(after, before if same else ABSENT)
+        if plain is not after:
+            self._privileged.append(target)
+            after = plain
         if after.names > 1 and after.kind == "file":
             self._names.setdefault((target.root, after.inode), []).append(target)
         if same and attributes_of(before) == attributes_of(after) and before.mtime_ns == after.mtime_ns:
@@ -173,15 +179,15 @@ class Found:
             (self._left_out, "a device, a FIFO or a socket: left out, what stands there stays"),
             (self._roots_changed, "a root, whose own mode, owner and attributes stay as they are"),
             (
-                self._set_ids,
-                "will not run as its owner or group (set-user-id, set-group-id): that is left out",
+                self._privileged,
+                "will not run with rights of its own (set-user-id, set-group-id, capabilities): left out",
             ),
             (self._several_names, "a file with other names (hard links), which keep the old content"),
         ]
-        sentences = [f"{_some(targets)}: {words}." for targets, words in told if targets]
+        sentences = [f"{some_of(_paths(targets))}: {words}." for targets, words in told if targets]
         if only_times:
             sentences.append(
-                f"{_some([entry.target for entry in only_times])}: only the time of change is another."
+                f"{some_of([entry.target.path for entry in only_times])}: only the time of change is another."
             )
         return sentences
 
@@ -268,6 +274,10 @@ class Found:
                     self._entries[entry.target] = msgspec.structs.replace(entry, content=True)
 
     def _add(self, target: Target, below: Below, after: State, *, content: bool) -> None:
+        self._told_bytes += len(target.relative) + len(after.target or "")
+        self._told_bytes += sum(len(name) + len(value) for name, value in after.xattrs.items())
+        if self._told_bytes > TOLD_BYTES_MAX:
+            raise too_much_told()
         self._entries[target] = HeldEntry(
             target=target,
             before=below.state,
@@ -280,6 +290,20 @@ class Found:
     def _watch(self) -> None:
         if self._stop():
             raise ToolError("It was asked to end while what the command changed was read. Nothing is held.")
+
+
+def _without_privileges(after: State, before: State) -> State:
+    """The file without what `before` had not: what a command wrote runs as nobody else, also where the file
+    that it wrote to did, and a mapping kept the bits and the capabilities."""
+    gained = after.mode & SET_IDS & ~before.mode
+    xattrs = {
+        name: value
+        for name, value in after.xattrs.items()
+        if name != CAPABILITIES or value == before.xattrs.get(name)
+    }
+    if not gained and len(xattrs) == len(after.xattrs):
+        return after
+    return msgspec.structs.replace(after, mode=after.mode & ~gained, xattrs=xattrs)
 
 
 def too_many(entries_max: int) -> CannotHold:
@@ -303,6 +327,15 @@ def too_large(content_bytes: int, bytes_max: int) -> CannotHold:
     )
 
 
+def too_much_told() -> CannotHold:
+    """The refusal of names and attributes that take more room than the files they belong to may."""
+    return CannotHold(
+        f"The names and attributes to hold are more than {TOLD_BYTES_MAX // 1024**2} MiB. Nothing is held.",
+        hint="Have the command use shorter paths and smaller attributes.",
+        limit="files",
+    )
+
+
 def unreadable(target: Target, error: OSError) -> NoReturn:
     """What cannot be looked at cannot be held: half of a change is none."""
     raise CannotHold(
@@ -319,6 +352,17 @@ def _only_time(entry: HeldEntry) -> bool:
     )
 
 
-def _some(targets: list[Target]) -> str:
-    more = f" and {len(targets) - NAMED_MAX:,} more" if len(targets) > NAMED_MAX else ""
-    return ", ".join(shown(target.path) for target in targets[:NAMED_MAX]) + more
+def some_of(paths: Sequence[str]) -> str:
+    """The first of them, and how many more there are. On one line, whatever their names: what a command calls
+    its files must not look like words of ours."""
+    more = f" and {len(paths) - NAMED_MAX:,} more" if len(paths) > NAMED_MAX else ""
+    return ", ".join(map(on_one_line, paths[:NAMED_MAX])) + more
+
+
+def on_one_line(path: str) -> str:
+    """A path for a sentence, with what would break its line, or steer a terminal, escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in shown(path))
+
+
+def _paths(targets: Iterable[Target]) -> list[str]:
+    return [target.path for target in targets]

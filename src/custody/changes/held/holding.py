@@ -97,7 +97,9 @@ class Holding:
             held = self._read(stop)
             if held.entries:
                 self._sync(held)
+                # With its name come those of what was just synced, which stands beside it; then all of it.
                 self._disk.replace(f"{self.call_id.hex()}/{MANIFEST}", pack(held))
+                self._disk.sync_folder("")
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
@@ -157,14 +159,16 @@ class Holding:
             found.close()
 
     def _sync(self, held: HeldSet) -> None:
-        """Have the content on the disk before anything says that it is held."""
+        """Have the content on the disk before anything says that it is held, and the folders in which it is:
+        up to the one whose names are synced with the manifest's. Where there is none, the manifest is all."""
         uppers = dict(zip(held.roots, held.uppers, strict=True))
         files = {
             Target(uppers[entry.target.root], entry.target.relative)
             for entry in held.entries
             if entry.content
         }
-        above = {Target(upper, "") for upper in held.uppers}
+        tops = {Target(file.root, "") for file in files}
+        above = set(tops)
         for file in files:
             while (file := folder_of(file)) not in above:
                 above.add(file)
@@ -175,16 +179,13 @@ class Holding:
                 sync_entry(*folders.of(file))
             for folder in above:
                 sync_folder(folders.at(folder))
-            for upper in held.uppers:
-                sync_folder(folders.at(Target(os.path.dirname(upper), "")))
-        self._disk.sync_folder(self.call_id.hex())
-        self._disk.sync_folder("")
+            for top in tops:
+                sync_folder(folders.at(Target(os.path.dirname(top.root), "")))
 
     def _clear(self, held: HeldSet) -> None:
-        """Remove what nobody needs any more: the kernel's folder, and of copies what is as it was."""
+        """Of copies, remove what is as it was. The kernel's folder beside a layer goes with the rest: that is
+        not worth the time of whoever waits now."""
         if held.kind == "overlay":
-            for upper in held.uppers:
-                remove_tree(places.work_of(upper))
             return
         needed = {entry.target for entry in held.entries if entry.content}
         with Folders() as folders:

@@ -5,7 +5,9 @@ Owns the value and its bytes on the disk. Knows nothing of how it was found out 
 of `held`, and by whoever shows a change before it counts.
 """
 
+import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -24,7 +26,8 @@ from custody.files.spelling import shown
 from custody.files.state import CHUNK_BYTES, State
 from custody.records import Change
 
-VERSION = 1
+VERSION = 2
+DIGEST_BYTES = 32
 
 Kind = Literal["overlay", "copy"]
 
@@ -141,12 +144,12 @@ def held_set(
 def with_renames(changes: Sequence[Change]) -> tuple[Change, ...]:
     """A file that went, and one with the same content that came, told as one that moved. Nobody saw it move:
     each is marked so. An empty file is like every other, and is told as it was found."""
-    gone: dict[tuple[int, str], list[Change]] = {}
+    gone: dict[tuple[int, str], _Gone] = {}
     for change in changes:
         if change.change == "deleted" and change.kind == "file" and change.before is not None:
             version = change.before
             if version.bytes and version.sha256 is not None:
-                gone.setdefault((version.bytes, version.sha256), []).append(change)
+                gone.setdefault((version.bytes, version.sha256), _Gone()).add(change)
     moved: set[str] = set()
     told: list[Change] = []
     for change in changes:
@@ -165,7 +168,31 @@ def with_renames(changes: Sequence[Change]) -> tuple[Change, ...]:
     return tuple(change for change in told if change.path not in moved or change.change != "deleted")
 
 
-def _source(change: Change, gone: dict[tuple[int, str], list[Change]]) -> Change | None:
+class _Gone:
+    """Files of one content that went, each to be taken once. A command may move a hundred thousand of them,
+    so nothing is looked for."""
+
+    def __init__(self) -> None:
+        self._all: deque[Change] = deque()
+        self._by_name: dict[str, deque[Change]] = {}
+        self._taken: set[str] = set()
+
+    def add(self, change: Change) -> None:
+        self._all.append(change)
+        self._by_name.setdefault(os.path.basename(change.path), deque()).append(change)
+
+    def take(self, name: str) -> Change | None:
+        """One of that name if there is one, else the first."""
+        for ahead in (self._by_name.get(name), self._all):
+            while ahead:
+                change = ahead.popleft()
+                if change.path not in self._taken:
+                    self._taken.add(change.path)
+                    return change
+        return None
+
+
+def _source(change: Change, gone: dict[tuple[int, str], _Gone]) -> Change | None:
     """The file a new one was, of several the one with the same name."""
     after = change.after
     if change.change != "created" or change.kind != "file" or after is None:
@@ -173,12 +200,7 @@ def _source(change: Change, gone: dict[tuple[int, str], list[Change]]) -> Change
     if not after.bytes or after.sha256 is None:
         return None
     sources = gone.get((after.bytes, after.sha256))
-    if not sources:
-        return None
-    name = os.path.basename(change.path)
-    same = next((one for one in sources if os.path.basename(one.path) == name), sources[0])
-    sources.remove(same)
-    return same
+    return None if sources is None else sources.take(os.path.basename(change.path))
 
 
 def _read(place: Target) -> Iterator[bytes]:
@@ -247,9 +269,10 @@ class _Packed(Struct, frozen=True, array_like=True):
 
 
 def pack(held: HeldSet) -> bytes:
-    """msgpack; paths as the bytes they are."""
+    """Its SHA-256, then msgpack; paths as the bytes they are. A commit makes what the manifest says, so what
+    is not what was written is none."""
     at = {root: number for number, root in enumerate(held.roots)}
-    return msgspec.msgpack.encode(
+    packed = msgspec.msgpack.encode(
         _Packed(
             version=VERSION,
             kind=held.kind,
@@ -274,10 +297,14 @@ def pack(held: HeldSet) -> bytes:
             warnings=held.warnings,
         )
     )
+    return hashlib.sha256(packed).digest() + packed
 
 
 def unpack(data: bytes, call_id: bytes, folder: str) -> HeldSet:
     """`folder`: where the call's files lie. Raises NothingHeld for what this version did not write."""
+    digest, data = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+    if digest != hashlib.sha256(data).digest():
+        raise _unreadable(call_id, "it is not what was written")
     try:
         packed = msgspec.msgpack.decode(data, type=_Packed)
     except msgspec.DecodeError as error:

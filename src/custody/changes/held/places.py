@@ -42,7 +42,7 @@ def overlap(roots: Sequence[str], others: Sequence[str]) -> str | None:
 
 def check_roots(roots: Sequence[str], store: str) -> None:
     """Raises CannotHold where one is no folder, has mounts in it, holds the folder `store` or lies there."""
-    mounts = [] if not roots else _mount_points()
+    mounts = [] if not roots else mount_points()
     for root in roots:
         if not os.path.isdir(root) or os.path.realpath(root) != root:
             raise CannotHold(
@@ -114,7 +114,7 @@ def sources(folder: str, kind: Kind, roots: Sequence[str]) -> list[tuple[str, st
     return list(zip(roots, uppers_in(folder, kind, len(roots)), strict=True))
 
 
-def _mount_points() -> list[str]:
+def mount_points() -> list[str]:
     """Of this process's mounts; none where there is no proc(5)."""
     with suppress(OSError), open(_MOUNTS, "rb") as file:
         return [os.fsdecode(_OCTAL.sub(_character, line.split()[4])) for line in file]

@@ -28,7 +28,7 @@ from custody.changes.held.committing import put_in_place
 from custody.changes.held.holding import MANIFEST, Holding
 from custody.changes.held.manifest import HeldSet, Kind, held_set, unpack
 from custody.changes.held.removal import remove_tree
-from custody.changes.store import UndoStore
+from custody.changes.store import UndoStore, own_start_ticks
 from custody.errors import CannotHold, CustodyError, HeldBusy, NothingHeld
 from custody.journal.disk import Lock, RealDisk
 from custody.records import Change
@@ -342,13 +342,15 @@ def _begun(disk: RealDisk, name: str) -> _Begun | None:
 
 def _write_begun(path: str, roots: Sequence[str]) -> int:
     """When that was, by the clock of files' times. Not synced: when the power goes, so does its process."""
-    from custody.sandbox import start_ticks  # loaded by now: there is a command to run
-
-    pid = os.getpid()
-    with open(path, "xb") as file:
-        file.write(msgspec.msgpack.encode(_Begun(pid, start_ticks(pid) or 0, pack_paths(roots))))
-        file.flush()
-        return os.fstat(file.fileno()).st_ctime_ns
+    begun = _Begun(os.getpid(), own_start_ticks(), pack_paths(roots))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        data = memoryview(msgspec.msgpack.encode(begun))
+        while data:
+            data = data[os.write(fd, data) :]
+        return os.fstat(fd).st_ctime_ns
+    finally:
+        os.close(fd)
 
 
 def _unmark(disk: RealDisk, undo: UndoStore, name: str, commit_id: bytes) -> None:

@@ -27,8 +27,11 @@ from custody.sandbox.egress.http1 import (
 )
 from custody.sandbox.egress.link import Link
 
+REFUSED_HEADER = "X-Custody-Refused"
+"""The proxy's own word: a host that says it too is not heard."""
 INFORMATIONAL_MAX = 16
 """Answers of 1xx before the one that counts: 100, a few hints."""
+_REFUSED = REFUSED_HEADER.lower()
 HALF_CLOSED_SECONDS = 60.0
 """For a tunnel of which one side has ended, and nothing moves: most hosts end at once."""
 
@@ -160,7 +163,7 @@ async def _final(client: Link, upstream: Link, request: Request) -> Response:
             raise Malformed("The host changes to a protocol nobody asked for.")
         if request.minor == 1:
             first = f"HTTP/1.1 {response.status} {response.reason}"
-            await client.send(head_bytes(first, passed_on(response.headers, "content-length")))
+            await client.send(head_bytes(first, passed_on(response.headers, "content-length", _REFUSED)))
     raise Malformed("The host gives no final answer.")
 
 
@@ -171,7 +174,8 @@ def _keeps(request: Request) -> bool:
 
 def _answer_headers(response: Response, shown: Framing, *, keep: bool) -> list[Header]:
     """The length stays where there is no body for it to be the length of: answers to HEAD, and 304."""
-    headers = passed_on(response.headers, *(() if shown.kind == "none" else ("content-length",)))
+    without = (_REFUSED,) if shown.kind == "none" else (_REFUSED, "content-length")
+    headers = passed_on(response.headers, *without)
     return [*headers, *framing_headers(shown), *(() if keep else (("Connection", "close"),))]
 
 

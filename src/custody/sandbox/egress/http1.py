@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from custody.hosts import HOST_CHARACTERS_MAX
+
 Header = tuple[str, str]
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([!-~]+) HTTP/1\.([01])")
@@ -135,6 +137,8 @@ def _authority(text: str) -> tuple[str, int | None]:
     found = _AUTHORITY.fullmatch(text)
     if found is None:
         raise Malformed("The host cannot be read.")
+    if len(found[1]) > HOST_CHARACTERS_MAX:  # it would stand in the account of the connection
+        raise Malformed(f"The host has {len(found[1])} characters; {HOST_CHARACTERS_MAX} are the most.")
     return found[1].removeprefix("[").removesuffix("]"), None if found[2] is None else int(found[2])
 
 

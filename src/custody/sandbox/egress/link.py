@@ -116,6 +116,8 @@ class Link:
                     yield piece
                 if await self._line() != b"\r\n":
                     raise Malformed("A chunk does not end where it should.")
+                # Those that have arrived already are read without waiting: tens of thousands, of a byte each.
+                await asyncio.sleep(0)
             for _ in range(HEADERS_MAX):
                 if await self._line() == b"\r\n":
                     return

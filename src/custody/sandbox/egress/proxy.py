@@ -12,14 +12,16 @@ import errno
 import functools
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
 from typing import Literal
+from weakref import WeakSet
 
 from msgspec import Struct, structs
 
-from custody.sandbox.egress.forwarding import Stalled, exchange, tunnel
+from custody.sandbox.egress.forwarding import REFUSED_HEADER, Stalled, exchange, tunnel
 from custody.sandbox.egress.http1 import (
     Malformed,
     Request,
@@ -33,17 +35,19 @@ from custody.sandbox.egress.link import Link
 from custody.sandbox.egress.rules import (
     Allowed,
     Destination,
+    LookUps,
     Refused,
     Resolve,
     Unresolved,
     decide,
-    resolved,
     spelling,
 )
 
-REFUSED_HEADER = "X-Custody-Refused"
 NO_DESCRIPTOR_SECONDS = 0.1
 """How long accepting rests when this process may open nothing more."""
+DESCRIPTORS_PER_CONNECTION = 4
+"""Of the limit of open files. A connection takes two of them, here and to the host; as many are left for the
+rest of the program, whose journal and launchers need them too."""
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PHRASES = {
     400: "Bad Request",
@@ -58,12 +62,17 @@ _PHRASES = {
 
 log = logging.getLogger("custody")
 
+_CLOSED = "the proxy was closed"
+_serving_in_all: WeakSet[asyncio.Task[None]] = WeakSet()
+"""The connections of all proxies of this process, which share its descriptors; weak, for loops that were
+closed with some open."""
+
 
 class Bounds(Struct, frozen=True, kw_only=True):
     """What one proxy puts up with."""
 
     connections: int = 256
-    """Open at once; package managers open some dozens."""
+    """Open at once, and fewer where descriptors are short; package managers open some dozens."""
     head_seconds: float = 15.0
     """From the first wait to the end of a head, on a new connection."""
     next_seconds: float = 60.0
@@ -107,15 +116,17 @@ class Proxy:
         on_connection: Callable[[Connection], None],
         *,
         bounds: Bounds = Bounds(),  # noqa: B008 -- frozen
-        resolve: Resolve = resolved,
+        resolve: Resolve | None = None,
     ) -> None:
-        """`on_connection` is called on the loop, at the end of each connection, and must not wait."""
+        """`on_connection` is called on the loop, at the end of each connection, and must not wait. Names are
+        looked up by the machine's resolver, or by `resolve`."""
         listener.setblocking(False)
         self._listener = listener
         self._allowed = allowed
         self._on_connection = on_connection
         self._bounds = bounds
-        self._resolve = resolve
+        self._look_ups = LookUps()
+        self._resolve = resolve or self._look_ups
         self._serving: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._resting: asyncio.TimerHandle | None = None
@@ -132,6 +143,7 @@ class Proxy:
             self._resting.cancel()
         if self._loop is not None and self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener)
+        self._look_ups.close()
         serving = set(self._serving)
         for task in serving:
             task.cancel()
@@ -151,12 +163,14 @@ class Proxy:
                 self._loop.remove_reader(self._listener)
                 self._resting = self._loop.call_later(NO_DESCRIPTOR_SECONDS, self._accept_again)
             return  # else nobody is there after all
-        if len(self._serving) >= self._bounds.connections:
-            self._turn_away(taken)
+        no_room = self._no_room()
+        if no_room is not None:
+            self._turn_away(taken, no_room)
             return
         taken.setblocking(False)
         task = self._loop.create_task(self._serve(taken))
         self._serving.add(task)
+        _serving_in_all.add(task)
         task.add_done_callback(functools.partial(self._served, taken))
 
     def _accept_again(self) -> None:
@@ -166,14 +180,28 @@ class Proxy:
     def _served(self, taken: socket.socket, task: asyncio.Task[None]) -> None:
         """Also of a task that was cancelled before it began, and so has closed nothing."""
         self._serving.discard(task)
+        _serving_in_all.discard(task)
         taken.close()
         failed = None if task.cancelled() else task.exception()
         if failed is not None:
             log.error("A connection of a command ended by a fault of the proxy", exc_info=failed)
 
-    def _turn_away(self, taken: socket.socket) -> None:
+    def _no_room(self) -> str | None:
+        """Why not one more. No proxy may have more than are left for the others."""
+        has = len(self._serving)
+        if has >= self._bounds.connections:
+            return f"{has} connections are open already."
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        left = limit // DESCRIPTORS_PER_CONNECTION - len(_serving_in_all)
+        if limit == resource.RLIM_INFINITY or has < left:
+            return None
+        return (
+            f"{has} connections are open already, and {len(_serving_in_all)} of all commands: there is room "
+            f"for no more in the limit of open files, {limit} (ulimit -n)."
+        )
+
+    def _turn_away(self, taken: socket.socket, reason: str) -> None:
         """Without waiting for what is asked: that is what there is no room for."""
-        reason = f"{self._bounds.connections} connections are open already."
         self._tell(_Account().refused(reason, None))
         with taken, contextlib.suppress(OSError):
             taken.setblocking(False)
@@ -209,8 +237,7 @@ class Proxy:
             if request is None:
                 return False
             target = target_of(request)
-            account.host, account.port = target.host, target.port
-            destination = await decide(self._allowed, target.host, target.port, resolve=self._resolve)
+            destination = await self._decided(account, target)
         except Malformed as error:
             self._tell(account.refused(str(error), None))
             answer = _answer(error.status, str(error))
@@ -224,6 +251,14 @@ class Proxy:
             return await self._pass(client, request, target, destination, account)
         await client.send(answer)
         return False
+
+    async def _decided(self, account: "_Account", target: Target) -> Destination:
+        account.host, account.port = target.host, target.port
+        try:
+            return await decide(self._allowed, target.host, target.port, resolve=self._resolve)
+        except asyncio.CancelledError:  # while a listed name is looked up, which tells somebody something
+            self._tell(account.ended(_CLOSED))
+            raise
 
     async def _request(self, client: Link, seconds: float) -> Request | None:
         """None where no further one comes."""
@@ -245,7 +280,7 @@ class Proxy:
         self, client: Link, request: Request, target: Target, destination: Destination, account: "_Account"
     ) -> bool:
         """To a host that is allowed; whatever happens, the account of it is told."""
-        answered, status, error = client.bytes_out, 502, "the proxy was closed"
+        answered, status, error = client.bytes_out, 502, _CLOSED
         try:
             upstream = account.upstream = await self._connected(destination, account)
             target = structs.replace(target, host=destination.host)

@@ -10,8 +10,9 @@ import asyncio
 import functools
 import socket
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 
 from msgspec import Struct
 
@@ -20,12 +21,19 @@ from custody.hosts import AddressKind, ascii_name, parse_address
 
 WEB_PORTS = (80, 443)
 """What a host that is listed without a port may be reached at."""
+_ANY_PORT = 9
 LOCALHOST = ("127.0.0.1", "::1")
 """Where the names of this machine lead (RFC 6761); no file and no server is asked."""
 HOSTS_MAX = 256  # as many as a sandbox lists
 RESOLVE_SECONDS = 5.0  # as long as the C library waits for one server
 RESOLVING_MAX = 64
-"""Names being looked up at once, those included that nobody waits for any more: each holds a thread."""
+"""Names being looked up at once for calls, and as many for commands, those included that nobody waits for any
+more: each holds a thread."""
+RESOLVING_EACH_MAX = 8
+"""Of one `LookUps`; the next wait for their turn, and those of others do not wait for them."""
+
+_NO_ONE_MACHINE = ("unspecified", "multicast")
+_NAME_THE_MACHINE = "List the address of the machine that is meant."
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Name and port -> addresses. May raise OSError."""
@@ -152,10 +160,10 @@ def _checked_host(text: str, host: str) -> str:
         name, kind = plain_host(host)
     except Refused:
         raise _invalid(text) from None
-    if kind in ("unspecified", "multicast"):
+    if kind in _NO_ONE_MACHINE:
         raise InvalidSetting(
             f"The host {text!r} cannot be listed: it is {_WORDS[kind]} and no one machine.",
-            hint="List the address of the machine that is meant.",
+            hint=_NAME_THE_MACHINE,
         )
     return name
 
@@ -212,22 +220,76 @@ _WORDS: dict[AddressKind, str] = {
 
 
 async def resolved(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, by the C library's resolver. Raises OSError.
+    """The addresses of a name, by the C library's resolver. Raises OSError."""
+    answer: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
+    _look_up(host, port, functools.partial(_hand_over, answer), _resolving)
+    async with asyncio.timeout(RESOLVE_SECONDS):
+        return await answer
+
+
+class LookUps:
+    """`resolved` for one who may ask for many names, and whose names may hang: a few at once, each name once
+    at a time, and whoever asks for it meanwhile is given the same answer."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._under_way = 0
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        answer = self._answers.get((host, port))
+        if answer is None:
+            answer = self._answers[host, port] = asyncio.get_running_loop().create_future()
+            self._waiting.append((host, port))
+            self._begin()
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            return await asyncio.shield(answer)
+
+    def close(self) -> None:
+        """Begin no further one. What is under way nobody can end."""
+        self._waiting.clear()
+
+    def _begin(self) -> None:
+        while self._waiting and self._under_way < RESOLVING_EACH_MAX:
+            name = self._waiting.popleft()
+            try:
+                _look_up(*name, functools.partial(self._found, name), _resolving_for_commands)
+                self._under_way += 1
+            except OSError as error:
+                self._answer(name, error)
+
+    def _found(self, name: tuple[str, int], found: list[str] | OSError) -> None:
+        self._under_way -= 1
+        self._answer(name, found)
+        self._begin()
+
+    def _answer(self, name: tuple[str, int], found: list[str] | OSError) -> None:
+        answer = self._answers.pop(name)
+        _hand_over(answer, found)
+        answer.exception()  # who asked may have gone, and asyncio would complain
+
+
+def _hand_over(answer: "asyncio.Future[Sequence[str]]", found: list[str] | OSError) -> None:
+    if answer.cancelled():
+        return
+    if isinstance(found, OSError):
+        answer.set_exception(found)
+    else:
+        answer.set_result(found)
+
+
+def _look_up(
+    host: str,
+    port: int,
+    hand_over: Callable[[list[str] | OSError], None],
+    places: threading.BoundedSemaphore,
+) -> None:
+    """Have an answer handed over, on the loop. Raises OSError where there is no place.
 
     In a thread of its own, and one that nothing waits for: a server that does not answer must hold up neither
     other work nor the end of the program.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
-    places = _resolving
-
-    def hand_over(found: list[str] | OSError) -> None:
-        if answer.cancelled():
-            return
-        if isinstance(found, OSError):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
 
     def look_up() -> None:
         try:
@@ -249,11 +311,11 @@ async def resolved(host: str, port: int) -> Sequence[str]:
     except RuntimeError as error:  # no more threads to be had
         places.release()
         raise OSError(str(error)) from error
-    async with asyncio.timeout(RESOLVE_SECONDS):
-        return await answer
 
 
 _resolving = threading.BoundedSemaphore(RESOLVING_MAX)
+_resolving_for_commands = threading.BoundedSemaphore(RESOLVING_MAX)
+"""Apart from those above, which one agent's calls can use up."""
 
 
 async def decide(allowed: Allowed, host: str, port: int, *, resolve: Resolve = resolved) -> Destination:
@@ -268,6 +330,7 @@ async def decide(allowed: Allowed, host: str, port: int, *, resolve: Resolve = r
     if not (listed or allowed.anywhere):
         raise _unlisted(name, port, kind)
     if parse_address(name)[0] is not None:
+        kind = _kind(name)
         if not listed and kind != "public":
             raise _unlisted(name, port, kind)
         return Destination(host=name, port=port, addresses=(name,))
@@ -281,11 +344,30 @@ async def decide(allowed: Allowed, host: str, port: int, *, resolve: Resolve = r
     return Destination(host=name, port=port, addresses=found)
 
 
+def _kind(address: str) -> AddressKind:
+    """What an address is from here: whatever listens on all of this machine's is reached at a public one too,
+    past what keeps the world from it."""
+    kind = parse_address(address)[1]
+    return "loopback" if kind == "public" and _is_own(address) else kind
+
+
+def _is_own(address: str) -> bool:
+    """Only to itself does a machine send from the address it sends to. Nothing is sent for it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, _ANY_PORT))
+            return ip_address(asking.getsockname()[0]) == ip_address(address)
+    except (OSError, ValueError):  # there is no way to it, or it is none to connect to
+        return False
+
+
 def _unlisted(name: str, port: int, kind: AddressKind) -> Refused:
     what = f" ({_WORDS[kind]})" if kind in _WORDS else ""
+    listable = kind not in _NO_ONE_MACHINE
     return Refused(
         f"{_where(name, port)}{what} is not on the list of hosts.",
-        hint=f"Allow it in the settings: {line_for(spelling(name, port))}",
+        hint=f"Allow it in the settings: {line_for(spelling(name, port))}" if listable else _NAME_THE_MACHINE,
     )
 
 
@@ -314,11 +396,12 @@ async def _looked_up(name: str, port: int, resolve: Resolve) -> tuple[str, ...]:
 def _check_answer(allowed: Allowed, name: str, port: int, address: str) -> None:
     """One address that is not public spoils them all: a name with both is how a network's inside is reached
     from outside (DNS rebinding)."""
-    kind = parse_address(address)[1]
+    kind = _kind(address)
     if "%" not in address and (kind == "public" or allowed.names(address, port)):
         return
+    allow_it = f"Allow the address too, in the settings: {line_for(spelling(address, port))}"
     raise Refused(
         f"{_where(name, port)} leads to {address}, {_WORDS.get(kind, 'no usual address')}.",
-        hint="Names count for public addresses only. Allow the address too, in the settings: "
-        + line_for(spelling(address, port)),
+        hint="Names count for public addresses only. "
+        + (_NAME_THE_MACHINE if kind in _NO_ONE_MACHINE else allow_it),
     )

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -30,6 +31,7 @@ _MOUNT_IDMAP = 0x100000
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
@@ -46,6 +48,7 @@ _NUMBERS = {
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
+    "clone3": 435,
     "openat2": 437,
     "mount_setattr": 442,
     "landlock_create_ruleset": 444,
@@ -68,6 +71,8 @@ _CAPABILITIES_MAX = 64
 _FILTER_INSTRUCTION_BYTES = 8
 _LANDLOCK_VERSION = 1  # a flag: no ruleset is made
 
+_CLONE_INTO_CGROUP = 0x200000000
+_CLONE = struct.Struct("=11Q")  # flags first, cgroup last, nothing in between
 _OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
 _MOUNT_ATTRIBUTES = struct.Struct("=QQQQ")  # set, clear, propagation, user namespace
 _RULESET = struct.Struct("=QQQ")  # file system, network, scope; an older kernel wants the rest to be zero
@@ -76,6 +81,11 @@ _PORT_RULE = struct.Struct("=QQ")
 
 _library = ctypes.CDLL(None, use_errno=True)
 _library.syscall.restype = ctypes.c_long
+_holding = ctypes.PyDLL(None, use_errno=True)  # whose calls do not let go of the interpreter's lock
+_holding.syscall.restype = ctypes.c_long
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+_after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
 
 
 class CallFailed(OSError):
@@ -101,6 +111,27 @@ def prctl(option: int, *arguments: int) -> int:
     """Unused arguments are zero, which some options insist on."""
     passed = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_library.prctl(option, *passed), f"prctl({option})")
+
+
+def call_this_process(name: str) -> None:
+    """As it is listed. Its arguments stay what they are."""
+    text = ctypes.create_string_buffer(name.encode())
+    prctl(_PR_SET_NAME, ctypes.addressof(text))
+
+
+def clone_sibling(cgroup: int | None = None) -> int:
+    """A fork that is a child of this process's parent: its pid, or 0 in it. `cgroup`, a folder, is where it
+    is born. For a process of one thread."""
+    flags = CLONE_PARENT | (0 if cgroup is None else _CLONE_INTO_CGROUP)
+    arguments = ctypes.c_char_p(_CLONE.pack(flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup or 0))
+    number, size = ctypes.c_long(_NUMBERS["clone3"]), ctypes.c_size_t(_CLONE.size)
+    _before_fork()  # Python is to be told of whatever is like a fork
+    pid = _holding.syscall(number, arguments, size)
+    error = ctypes.get_errno()
+    (_after_fork_in_parent if pid else _after_fork_in_child)()
+    if pid < 0:
+        raise CallFailed(error, "clone3")
+    return pid
 
 
 def unshare(flags: int) -> None:

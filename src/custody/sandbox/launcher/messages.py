@@ -28,6 +28,13 @@ REQUEST = struct.Struct("<ddIIIB")
 Then the limits, then working directory, arguments and variables, with a NUL between them."""
 LIMIT = struct.Struct("<iq")
 
+FORK = struct.Struct("<BB")
+"""What a template is asked: `no_new_privs` and whether there is a plan, 0 or 1 each; then the cgroup, or
+nothing. Descriptors: the launcher's socket, its standard error, and the plan if there is one."""
+FORKED = struct.Struct("<i")
+"""The answer: from the launcher its pid, or from the template the negative errno; 0, before all others: it is
+ready."""
+
 REPLY = struct.Struct("<BBBiiQqq10q")
 """One number for each field of `Reply`."""
 

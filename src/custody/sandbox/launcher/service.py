@@ -31,6 +31,7 @@ from .tree import Tree, children_of, read, stat_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from typing import NoReturn
 else:
     import _signal as signal  # `signal` itself brings `enum`: a third of the launcher's start
 
@@ -332,7 +333,7 @@ class Launcher:
         if not message:
             self._be_alone()
             return
-        descriptors = _descriptors(ancillary)
+        descriptors = received(ancillary)
         kind, body = message[:1], message[1:]
         if kind in (messages.RUN, messages.RUN_LONG):
             assert call is None, "one command at a time"
@@ -366,7 +367,8 @@ def _wake(signum: int, frame: object) -> None:
     """SIGCHLD needs a handler for its byte to be written to the wakeup pipe."""
 
 
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+def received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a message."""
     found: list[int] = []
     for level, kind, data in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
@@ -384,19 +386,24 @@ def main(arguments: list[str]) -> None:
     descriptor of the plan for its walls or -1."""
     descriptor, parent, no_new_privs, cgroup, plan = arguments
     os.set_inheritable(int(descriptor), False)
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    if no_new_privs == "1":
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if cgroup:
         try:
             _write(f"{cgroup}/cgroup.procs", b"0")
         except OSError:  # not ours to move in: sweeps do without
             cgroup = ""
-    bond: int | None = int(parent)
-    if plan != "-1":
+    begin(int(descriptor), int(parent), no_new_privs=no_new_privs == "1", cgroup=cgroup, plan=int(plan))
+
+
+def begin(channel: int, parent: int, *, no_new_privs: bool, cgroup: str, plan: int) -> NoReturn:
+    """Be a launcher, in this cgroup if there is one. `plan` is a descriptor, or -1."""
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    if no_new_privs:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    bond: int | None = parent
+    if plan != -1:
         from . import confine
 
-        confine.enter(int(plan), int(descriptor), bond)
+        confine.enter(plan, channel, parent)
         bond, cgroup = None, ""  # both are of the world outside
-    Launcher(socket(fileno=int(descriptor)), bond, cgroup or None).serve()
+    Launcher(socket(fileno=channel), bond, cgroup or None).serve()
     os._exit(0)

@@ -74,7 +74,7 @@ JUDGED: dict[str, tuple[int | None, int | None]] = {
     "clone3": (435, 435), "prlimit64": (302, 261), "personality": (135, 92), "mknod": (133, None),
     "mknodat": (259, 33), "open": (2, None), "openat": (257, 56), "openat2": (437, 437),
     "creat": (85, None), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
+    "fchmodat2": (452, 452), "renameat2": (316, 276),
 }  # fmt: skip
 """Refused for some of their arguments: the same."""
 
@@ -92,6 +92,8 @@ _RUNS_AS_OWNER = 0o6000
 """S_ISUID, S_ISGID. What a command of root's makes in a workspace is root's on disk, by an idmapped mount:
 with either it would run as root for whoever starts it outside. One that a file had before stays, as anywhere,
 until the file is written or cut; what is changed through a mapping does not count as written."""
+_LEAVES_A_DEVICE = 4
+"""RENAME_WHITEOUT: a device stays behind where the file was."""
 _MAKES_A_FILE = 0o20000100  # O_CREAT, and of O_TMPFILE the bit that is no O_DIRECTORY; of both architectures
 _PERSONALITY_QUERY = 0xFFFFFFFF
 
@@ -143,6 +145,7 @@ def _rules() -> dict[str, list[bytes]]:
         "fchmod": _without_bits(1),
         "fchmodat": _without_bits(2),
         "fchmodat2": _without_bits(2),
+        "renameat2": [_load(_low(4)), _jump(_ANY_OF, _LEAVES_A_DEVICE, 0, 1), *refuse, *allow],
         # Commands are 32 bits to the kernel: what stands above them must not hide one.
         "ioctl": [_load(_low(1)), *_one_of(_TERMINAL_INPUT, refuse), *allow],
         "socket": _socket(),

@@ -4,6 +4,7 @@ Owns the bound on what comes out of a compressed body, however much that would b
 believed, and the counts of what was cut. Pure: knows no network. Used by `exchange` and `tool`.
 """
 
+import asyncio
 import base64
 import codecs
 import re
@@ -27,7 +28,7 @@ _GZIP = 16 + zlib.MAX_WBITS  # zlib's way to be told
 
 _CHARSET = re.compile(r";\s{0,8}charset\s{0,8}=\s{0,8}[\"']?([A-Za-z0-9_.:+-]{1,64})", re.IGNORECASE)
 
-_CHARSETS = frozenset({
+CHARSETS = frozenset({
     "ascii", "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "iso8859-1", "iso8859-2", "iso8859-3",
     "iso8859-4", "iso8859-5", "iso8859-6", "iso8859-7", "iso8859-8", "iso8859-9", "iso8859-10", "iso8859-11",
     "iso8859-13", "iso8859-14", "iso8859-15", "iso8859-16", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254",
@@ -39,6 +40,13 @@ _CHARSETS = frozenset({
 texts, or take quadratic time."""
 
 _WIDE = ("utf-16", "utf-32")
+_MARKS = {
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+}
+
+TEXT_PIECE_BYTES = 16 * 1024
+"""What is decoded at once: a byte that is no text takes a microsecond, and others are served in between."""
 
 
 class Body:
@@ -121,7 +129,7 @@ def _window(first: int) -> int:
 # -- as a result --------------------------------------------------------------------------------------
 
 
-def shown(body: Body, content_type: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+async def shown(body: Body, content_type: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What the result says of the body; and what the record does, where that is less: the last word of a
     text that was cut may be half a secret."""
     data = body.data
@@ -130,7 +138,7 @@ def shown(body: Body, content_type: str) -> tuple[dict[str, Any], dict[str, Any]
     if name is None:
         said["body"] = base64.b64encode(data).decode()
         return said | _counts(body, len(data)), None
-    said["body"], said["undecodable"], left = _text(data, name, ended=not body.truncated)
+    said["body"], said["undecodable"], left = await _text(data, name, ended=not body.truncated)
     said |= _counts(body, len(data) - left)
     if not body.truncated:
         return said, None
@@ -147,16 +155,24 @@ def _counts(body: Body, shown_bytes: int) -> dict[str, Any]:
     }
 
 
-def _text(data: bytes, name: str, *, ended: bool) -> tuple[str, int, int]:
+async def _text(data: bytes, name: str, *, ended: bool) -> tuple[str, int, int]:
     """The text, how many of its characters stand for bytes that are none, and how many bytes of a character
     that was cut are left out."""
-    reader = codecs.getincrementaldecoder(name)("replace")
-    text = reader.decode(data, ended)
+    reader, counter = (codecs.getincrementaldecoder(name)(errors) for errors in ("replace", "ignore"))
+    parts: list[str] = []
+    faults = 0
+    for at in range(0, max(1, len(data)), TEXT_PIECE_BYTES):
+        piece = data[at : at + TEXT_PIECE_BYTES]
+        is_last = ended and at + TEXT_PIECE_BYTES >= len(data)
+        state = reader.getstate()
+        part = reader.decode(piece, is_last)
+        if "\ufffd" in part:  # some may have been sent as such
+            counter.setstate(state)
+            faults += part.count("\ufffd") - counter.decode(piece, is_last).count("\ufffd")
+        parts.append(part)
+        await asyncio.sleep(0)
     left = 0 if ended else len(reader.getstate()[0])
-    faults = text.count("\ufffd")
-    if faults:
-        faults -= data.decode(name, "ignore").count("\ufffd")
-    return text.removeprefix("\ufeff"), faults, left
+    return "".join(parts).removeprefix("\ufeff"), faults, left
 
 
 def _charset(content_type: str, data: bytes) -> str | None:
@@ -168,7 +184,8 @@ def _charset(content_type: str, data: bytes) -> str | None:
             name = codecs.lookup(found[1]).name
         except LookupError:
             name = ""
-        if name in _CHARSETS and (b"\0" not in head or name.startswith(_WIDE)):
-            return name
+        if name in CHARSETS and (b"\0" not in head or name.startswith(_WIDE)):
+            # Without a mark Python reads none of it; browsers take it for little endian (WHATWG Encoding).
+            return name if head.startswith(_MARKS.get(name, b"")) else f"{name}-le"
     detected = encoding_of(head)
     return None if detected is None else detected.name

@@ -147,7 +147,7 @@ class _Fetch:
             answer = await self._hop(request)
             location = answer.header("location")
             if location is None or self._is_last(answer.status, location):
-                self._finish(answer)
+                await self._finish(answer)
                 return
             if len(self._hops) > self._asked.redirects_max:
                 raise ToolError(
@@ -182,8 +182,8 @@ class _Fetch:
         """What there is to say where it went no further: whom it has been sent to."""
         return {"hops": self._hops} if self._hops else None
 
-    def _finish(self, answer: Answer) -> None:
-        body, recorded = shown(answer.body, answer.header("content-type") or "")
+    async def _finish(self, answer: Answer) -> None:
+        body, recorded = await shown(answer.body, answer.header("content-type") or "")
         said: dict[str, Any] = {
             "status": answer.status,
             "reason": answer.reason,
