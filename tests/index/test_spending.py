@@ -95,6 +95,19 @@ def delete_index(folder: str) -> None:
             os.unlink(os.path.join(folder, name))
 
 
+def test_what_others_tell_of_their_own_calls_uses_nothing_up(counter: Counter):
+    told = Request(
+        run_id=b"run", position=None, tool="bash", effect="write", level="none",
+        decision=Decision("allow", "nobody", ""), asked_at_us=BEGIN_US,
+    )  # fmt: skip
+    for source, call in (("imported", b"told"), ("observed", b"seen")):
+        leaf = CallFinished(call, BEGIN_US, "succeeded", b"", request=told, source=source, latency_us=5)
+        counter.put(leaf)
+    counter.reserve(b"ours")
+    counter.start(b"ours")
+    assert counter.spent() == Spent(calls=2, writes=2, wall_us=5)
+
+
 # -- reservations of the dead ---------------------------------------------------------------------------
 
 

@@ -1,9 +1,10 @@
 """What a call changes in files: carried out as a whole, told path by path, and taken back.
 
 `carry_out` changes files so that the old states are kept first; `Observed` keeps states of what something
-else is about to change (`settle_left` looks again, in whichever process); `HeldStore` holds what a command changed until it is committed or discarded;
-`undo_call` takes a call's changes back; `recover_changes` ends what a dead process left half done. The kept
-states lie in an `UndoStore`, sealed. Knows nothing of tools or calls, and of records only `Change`.
+else is about to change (`settle_left` looks again, in whichever process); `HeldStore` holds what a command
+changed until it is committed or discarded; `undo_call` takes a call's changes back; `recover_changes` ends
+what a dead process left half done. The kept states lie in an `UndoStore`, sealed. Knows nothing of tools or
+calls, and of records only `Change`.
 """
 
 from custody.changes.apply import carry_out

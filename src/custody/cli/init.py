@@ -193,6 +193,7 @@ def _print_next(shell: str) -> None:
     print("  custody exec -- pytest -q     run a command on the record; it looks and exits as always")
     print("  custody runs                  what has been run here")
     print("  custody policy show           what agents may do here, and where that is said")
+    print("  custody install               guard coding CLIs and MCP servers that are here")
     print("  custody doctor                what this machine gives, and how it stands")
     line = completion_line(shell)
     if line is not None:

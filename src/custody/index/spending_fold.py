@@ -130,6 +130,8 @@ class _Folding:
             # Before its start is read, if there is one: such a start is counted, as nobody can tell any more.
             rows.do("drop_call", leaf.call_id)
             return
+        if found is None and leaf.source == "imported":
+            return  # no act here: who tells of others' calls uses up nobody's budget and begins no sequence
         if found is None and leaf.request is not None:
             found = 0, leaf.at_us, self._said(leaf.call_id, leaf.request, stored)
             rows.count(found[2], leaf.at_us)
