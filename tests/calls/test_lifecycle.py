@@ -53,7 +53,7 @@ def ended(**fields) -> Ended:
         (ended(exit_code=2, limit_hit="output"), "failed", "exit code 2"),
         (ended(error=ToolError("no")), "failed", "ToolError"),
         (ended(error=LauncherLost()), "unknown", "its launcher was killed"),
-        (ended(error=PeerLost("gone")), "unknown", "its client went away before it answered"),
+        (ended(error=PeerLost("gone")), "unknown", "whoever ran it went away before it answered"),
         (ended(result={"timed_out": True, "exit_code": 3}), "timed_out", "the result says it timed out"),
         (ended(result={"timed_out": True, "error": "x"}), "timed_out", "the result says it timed out"),
         (ended(result={"timed_out": False, "error": "x"}), "failed", "the result reports an error"),

@@ -74,7 +74,7 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     if isinstance(ended.error, LauncherLost):
         return Judgement("unknown", "its launcher was killed", describe(ended.error))
     if isinstance(ended.error, PeerLost):
-        return Judgement("unknown", "its client went away before it answered", describe(ended.error))
+        return Judgement("unknown", "whoever ran it went away before it answered", describe(ended.error))
     if ended.error is not None:
         error = describe(ended.error)
         return Judgement("failed", error["type"], error)
