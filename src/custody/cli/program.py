@@ -64,6 +64,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "serve": "custody.cli.serve:serve_command",
         "token": "custody.cli.token:token_command",
         "mcp": "custody.cli.mcp:mcp_command",
+        "proxy": "custody.cli.proxy:proxy_command",
         "skills": "custody.cli.skills:skills_command",
         "plan": "custody.cli.plan:plan_command",
         "doctor": "custody.cli.doctor:doctor_command",

@@ -61,11 +61,11 @@ EVENT_NAMES = frozenset(
         "guard.removed",
         "server.started",  # a daemon took the store: its addresses, who may come in
         "server.stopped",
-        "peer.connected",  # somebody at a door: which door, from where, as whom
         "hook.unclear",  # what a program's hook was told could not be understood: which, why
         "session.started",  # a program that works on its own told of a session: which program, why
         "session.ended",
         "session.compacted",  # what its model knows of it was made shorter
+        "peer.connected",  # somebody at a door: which door, from where, as whom
         "peer.disconnected",  # why, and how much was said
         "proposal.finished",  # what became of each action, those that are no calls included
         "state.changed",  # a key of a peer's state was set
@@ -98,6 +98,13 @@ EVENT_NAMES = frozenset(
         "grant.used",
         "approval.refused",  # somebody tried to answer who may not, or what cannot be answered
         "approvals.undelivered",  # nobody could be told of a question; where, why
+        "mcp.request",  # a request between an MCP client and a server behind the proxy that is no tool call
+        "mcp.fault",  # what one of the two said that could not be handed on
+        "mcp.server_gone",  # the server ended by itself: how
+        "mcp.described",  # what tools said of themselves when it was new; characters in it that nobody sees
+        "mcp.tools_pinned",  # descriptions of tools that were seen for the first time: their digests
+        "mcp.tool_changed",  # a tool describes itself otherwise than was trusted
+        "mcp.tools_trusted",  # a person trusts descriptions that have changed
     }
 )
 """Closed list of Custody's own event names."""
