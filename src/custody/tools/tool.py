@@ -104,7 +104,7 @@ class Origin(Struct, frozen=True, kw_only=True):
     tools: Offered | None = None
     """In which the tool's name is looked up; None: the runtime's own."""
     guards: tuple[Callable[[Any], Decision | None], ...] = ()
-    """Asked after the runtime's own, of the same proposal: they can only say no."""
+    """Asked after the runtime's own, of the same proposal: they say no, or have somebody asked."""
     state: Callable[[], Mapping[str, Any]] = dict
     """What the peer's calls and it have set, for rules that ask."""
     policy_session: str | None = None
