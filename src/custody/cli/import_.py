@@ -4,7 +4,6 @@ Owns which files are meant and what a person is told. How a transcript is read a
 `bridges.transcripts`'. Used by the program alone.
 """
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -39,6 +38,8 @@ def claude_code_command(paths: tuple[str, ...], store: str | None, as_json: bool
     Nothing of it was guarded, and it is marked imported. Done again, it adds what is new.
     """
     files = transcripts_in(paths or (_projects(),))
+    import asyncio
+
     done, failed = asyncio.run(_import(store, files))
     total = _total(done)
     if as_json:
@@ -79,6 +80,8 @@ def _projects() -> str:
 
 
 async def _import(store: str | None, files: list[str]) -> "tuple[list[Imported], list[dict[str, str]]]":
+    from asyncio import to_thread
+
     from custody.cli.progress import Progress
     from custody.compose import open_runtime
 
@@ -89,7 +92,7 @@ async def _import(store: str | None, files: list[str]) -> "tuple[list[Imported],
             raise UsageError("Another process is importing into this store.", hint="Let that one finish.")
         try:
             with Progress("{} lines read") as progress:
-                return await asyncio.to_thread(_import_files, runtime, files, progress)
+                return await to_thread(_import_files, runtime, files, progress)
         finally:
             lock.release()
     finally:
