@@ -21,7 +21,8 @@ from tests.doors.daemons import Daemon, daemon
 
 from custody.bridges.otel.wire import BODY_BYTES_MAX
 from custody.compose import open_runtime
-from custody.doors.server.otlp import PATH, WAITING_MAX, OtlpMount
+from custody.doors.server.otlp import PATH, REFUSALS_TOLD_MAX, WAITING_MAX, OtlpMount
+from custody.index import EventFilter
 from custody.journal import MemoryDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.rpc.access import ANYBODY
@@ -240,6 +241,26 @@ def test_what_cannot_be_recorded_is_sent_again_and_stands_once(part: int):
             calls = runtime.index.run_calls(trace.id)
             assert [call.position for call in calls] == list(range(600))
             await mount.close()
+
+    asyncio.run(main())
+
+
+def test_what_was_refused_is_on_the_record_and_a_flood_of_it_is_counted():
+    async def main() -> None:
+        async with await open_runtime(load_settings(store=":memory:"), door="server") as runtime:
+            mount = OtlpMount(runtime)
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await mount(scope, receive, send, ANYBODY)
+
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+                for _ in range(REFUSALS_TOLD_MAX + 3):
+                    refusal = await client.post(PATH, content=b"\xff", headers={"Content-Type": PROTOBUF})
+                    assert refusal.status_code == 400
+            await mount.close()
+            events = runtime.index.events(EventFilter(name="trace.refused", order="oldest")).items
+            assert [event.data["count"] for event in events] == [1] * REFUSALS_TOLD_MAX + [3]
+            assert "ExportTraceServiceRequest" in events[0].data["reason"]
 
     asyncio.run(main())
 

@@ -57,6 +57,7 @@ EVENT_NAMES = frozenset(
         "boundary.received",  # a notice of another program about a call of its own
         "boundary.undelivered",  # notices that no listener took; counts
         "trace.received",  # spans of another program became this run's records; what was left out, counted
+        "trace.refused",  # what a program sent as spans and could not be read: why, how many
         "guard.installed",  # Custody is put into other programs' settings: which files, by whom
         "guard.removed",
         "server.started",  # a daemon took the store: its addresses, who may come in

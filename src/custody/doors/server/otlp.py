@@ -36,6 +36,12 @@ WAITING_BYTES_MAX = 64 * 1024**2
 QUIET_LOOK_SECONDS = 15.0
 """Between two looks for runs whose root span does not come."""
 
+WRONG = frozenset({400, 408, 413, 415})
+"""Refusals that are the sender's doing, and stand on the record."""
+
+REFUSALS_TOLD_MAX = 10
+"""One by one between two looks; further ones are counted."""
+
 RETRY_SECONDS = {429: 1, 503: 5}
 STATUSES = {
     400: 3,
@@ -91,6 +97,8 @@ class OtlpMount:
         self._waiting = 0
         self._waiting_bytes = 0
         self._looking: asyncio.Task[None] | None = None
+        self._refusals = 0
+        """Since the last look."""
         self._closed = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send, access: Access) -> None:
@@ -99,11 +107,12 @@ class OtlpMount:
         try:
             reply = await self._answered(scope, receive, headers, access)
         except _No as error:
-            reply = self.refused(error.refusal, headers)
+            reply = await self._refused(error.refusal, headers)
         except (NotRecorded, StoreError) as error:
             reply = self.refused(Refusal(503, "not_recorded", error.message, error.hint), headers)
         except CustodyError as error:
-            reply = self.refused(Refusal(_status(error), "bad_request", error.message, error.hint), headers)
+            refusal = Refusal(_status(error), "bad_request", error.message, error.hint)
+            reply = await self._refused(refusal, headers)
         except ConnectionResetError:
             return
         except Exception:
@@ -128,6 +137,25 @@ class OtlpMount:
             more.append((b"accept-encoding", b"gzip"))
         body = wire.status(encoding, STATUSES.get(refusal.status, 13), said)
         return Reply(refusal.status, body, _content_type(encoding), tuple(more))
+
+    async def _refused(self, refusal: Refusal, headers: Mapping[bytes, bytes]) -> Reply:
+        """What somebody sent who may send is on the record, also where it could not be read."""
+        if refusal.status in WRONG:
+            self._refusals += 1
+            if self._refusals <= REFUSALS_TOLD_MAX:
+                await self._tell_refused({"code": refusal.code, "reason": refusal.message, "count": 1})
+        return self.refused(refusal, headers)
+
+    async def _tell_further_ones(self) -> None:
+        further, self._refusals = self._refusals - REFUSALS_TOLD_MAX, 0
+        if further > 0:
+            await self._tell_refused({"code": None, "reason": "further ones", "count": further})
+
+    async def _tell_refused(self, data: dict[str, Any]) -> None:
+        try:
+            await self._in_thread(self._runtime.ledger.recorder.event, "trace.refused", data)
+        except (_No, CustodyError) as error:
+            log.warning("Spans that were refused could not be recorded: %s", error)
 
     async def _answered(
         self, scope: Any, receive: Receive, headers: Mapping[bytes, bytes], access: Access
@@ -220,6 +248,7 @@ class OtlpMount:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(QUIET_LOOK_SECONDS)
+            await self._tell_further_ones()
             with contextlib.suppress(NotRecorded, StoreError):  # whoever opens the store next does it
                 await loop.run_in_executor(self._thread, self._receiving().close_quiet)
 
@@ -227,6 +256,7 @@ class OtlpMount:
         """Take what is under way, and close the runs that wait for their root; once."""
         if self._closed:
             return
+        await self._tell_further_ones()
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
