@@ -119,6 +119,15 @@ def test_without_a_name_every_program_that_is_there_is_meant(typed: Typed, put: 
     assert not list(tmp_path.glob("**/*.custody-backup"))
 
 
+def test_without_a_place_it_is_taken_out_of_both(typed: Typed, put: Put):
+    put("work/.git/HEAD", "")
+    ours, projects = put(".claude/settings.json", CLAUDE), put("work/.mcp.json", SERVERS)
+    assert typed("install", "claude-code", "--yes").code == 0
+    assert typed("install", "mcp", "--project", "--yes").code == 0
+    assert typed("uninstall", "--yes").code == 0
+    assert (ours.read_text(), projects.read_text()) == (CLAUDE, SERVERS)
+
+
 def test_a_server_goes_through_the_proxy_with_all_it_had(typed: Typed, put: Put, tmp_path: Path):
     put("work/.git/HEAD", "")
     file = put("work/.mcp.json", SERVERS)

@@ -35,7 +35,7 @@ def _options(decorated: Decorated) -> Decorated:
         click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing."),
         click.option("--file", metavar="FILE", help="With mcp: the servers in this file of another client."),
         click.option("--project", is_flag=True, help="In this project's settings."),
-        click.option("--user", is_flag=True, help="In your own settings, for every project [default]."),
+        click.option("--user", is_flag=True, help="In your own settings, for every project."),
         click.argument("target", type=TARGET, required=False),
     ):
         decorated = option(decorated)
@@ -60,8 +60,9 @@ def install_command(
 ) -> int:
     """Put Custody before the tools of a coding CLI or an MCP client.
 
-    Without a name: every program that is found here. What would change is shown first, a copy of each file is
-    kept beside it, and `custody uninstall` takes out exactly what was put in.
+    Without a name: every program that is found here. Without --project: in your own settings. What would
+    change is shown first, a copy of each file is kept beside it, and `custody uninstall` takes out exactly what
+    was put in.
     """
     if status:
         if yes or dry_run or file is not None:
@@ -84,7 +85,10 @@ def uninstall_command(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Take out what `custody install` put in, and nothing else."""
+    """Take out what `custody install` put in, and nothing else.
+
+    Without a place: from your own settings and from this project's.
+    """
     return _change("uninstall", target, _scope(user, project), file, store, dry_run, yes, as_json)
 
 
@@ -169,7 +173,8 @@ def _places(
         if target != "mcp" or scope is not None:
             raise UsageError("--file goes with mcp, and names the place itself.")
         return [place_of_file(path)]
-    found = wanted(target, around, scope or "user")
+    both: tuple[Scope, ...] = ("user", "project") if act == "uninstall" else ("user",)
+    found = [place for each in ((scope,) if scope else both) for place in wanted(target, around, each)]
     if not found and act == "install":
         what = "list of MCP servers" if target == "mcp" else "coding CLI or MCP client"
         raise UsageError(
