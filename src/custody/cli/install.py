@@ -61,8 +61,8 @@ def install_command(
     """Put Custody before the tools of a coding CLI or an MCP client.
 
     Without a name: every program that is found here. Without --project: in your own settings. What would
-    change is shown first, a copy of each file is kept beside it, and `custody uninstall` takes out exactly what
-    was put in.
+    change is shown first, a copy of each file is kept beside it, and `custody uninstall` takes out exactly
+    what was put in.
     """
     if status:
         if yes or dry_run or file is not None:
