@@ -128,6 +128,7 @@ def test_the_same_script_disabled_runs_unchanged_and_has_no_effect(stage: Stage,
 OURS = {
     "after_fork_in_child", "belongs_to", "child_of", "dropped", "end_at_close", "failed", "joined_run",
     "keep", "keep_numbered", "new_run", "record_step", "run_of_name", "step_id", "takes",
+    "undo_store",
 }  # fmt: skip
 """What Custody's own modules call; no caller does."""
 

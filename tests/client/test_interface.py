@@ -21,7 +21,8 @@ from custody.client.runtime import RemoteRuntime
 from custody.index import Index
 
 OF_THE_STORE = {
-    "closing", "new_run", "child_of", "joined_run", "run_of_name", "recording", "journal",  # of a runtime
+    "closing", "new_run", "child_of", "joined_run", "run_of_name", "recording", "journal",
+    "undo_store",  # of a runtime
     "belongs_to", "dropped", "failed", "keep", "keep_numbered", "record_step", "end_at_close",  # of a run
     "after_fork_in_child", "start", "kept", "damage",
 }  # fmt: skip

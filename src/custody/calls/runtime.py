@@ -139,7 +139,7 @@ class Runtime:
         return self._open_index()
 
     @property
-    def undo(self) -> "UndoStore":
+    def undo_store(self) -> "UndoStore":
         """Where the old states of files are kept."""
         return self._means.undo()
 

@@ -204,7 +204,7 @@ class Hooks:
     def _watch(self, call_id: bytes, use: Use, reach: Reach, told: Told) -> Observed:
         """What stands at the paths a tool will write is kept before. Raises ToolError, PathRefused."""
         owner = (told.owner_pid, told.owner_start_ticks)
-        watch = Observed(self._runtime.undo, call_id, roots=("/",), owner=owner)
+        watch = Observed(self._runtime.undo_store, call_id, roots=("/",), owner=owner)
         try:
             for path in use.writes:
                 target = reach.target(path, write=True)
@@ -271,7 +271,7 @@ class Hooks:
             OwnedEnd(
                 judgement=judgement,
                 result=result,
-                changes=settle_left(runtime.undo, call_id) if call.effect == "write" else None,
+                changes=settle_left(runtime.undo_store, call_id) if call.effect == "write" else None,
                 exit_code=None if ran is None else ran.exit_code,
                 signal=None if ran is None else ran.signal,
                 redactions=redactions,
