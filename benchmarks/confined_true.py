@@ -1,6 +1,6 @@
 """Row 5, the walls alone: `/bin/true` in a warm launcher behind walls, beside one without, plain
-subprocess.run and bubblewrap with namespaces of its own. An agent's command has a way out to hosts that are
-listed; what that costs shows beside the same walls without one.
+subprocess.run, and other sandboxes of the command line where they are installed. An agent's command has a way
+out to hosts that are listed; what that costs shows beside the same walls without one.
 
 Nothing is decided or recorded here: what is measured is a command's way to the launcher and back. How long a
 launcher takes to be walled in is measured too, as the first command of a run waits for it.
@@ -25,32 +25,40 @@ TRUE = "/bin/true"
 STARTS = 20  # each is a process walled in anew, of 30 ms
 CONFINED, PROCESS, PLAIN, START = "confined", "process", "subprocess.run", "confined, first of a run"
 NO_WAY_OUT = "confined, no way out"
-BUBBLEWRAP = "bubblewrap, all namespaces"
-
-
-def bubblewrap() -> list[str] | None:
-    """The command line of a bubblewrap that comes near these walls, where it is installed and works."""
-    if shutil.which("bwrap") is None:
-        return None
+OTHERS = {
     # As pid 1, or each of its own leaves a zombie for a while, and the breaker counts those.
-    command = ["bwrap", "--unshare-all", "--as-pid-1", "--ro-bind", "/", "/", "--dev", "/dev",
-               "--proc", "/proc", "--tmpfs", "/tmp", TRUE]  # fmt: skip
-    return command if subprocess.run(command, capture_output=True).returncode == 0 else None
+    "bubblewrap, all namespaces": [
+        "bwrap", "--unshare-all", "--as-pid-1", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
+        "--tmpfs", "/tmp", TRUE,
+    ],
+    "firejail": [
+        "firejail", "--quiet", "--noprofile", "--net=none", "--private", "--caps.drop=all", "--seccomp",
+        "--nonewprivs", TRUE,
+    ],
+}  # fmt: skip
+
+
+def others() -> dict[str, list[str]]:
+    """Other sandboxes of the command line, near these walls, where they are installed and work."""
+    found: dict[str, list[str]] = {}
+    for name, command in OTHERS.items():
+        if shutil.which(command[0]) and subprocess.run(command, capture_output=True).returncode == 0:
+            found[name] = command
+        else:
+            print(f"{name} is not here, or does not work here: left out")
+    return found
 
 
 async def measure(folder: Path, machine: Machine, rounds: int, calls: int) -> dict[str, Timing]:
     workspace = str(small_workspace(folder))
     plain = Command(argv=(TRUE,), cwd=workspace, environment=dict(os.environ))
-    wrapped = bubblewrap()
-    if wrapped is None:
-        print("bubblewrap is not here, or does not work here: left out")
     confined = Command(
         argv=plain.argv, cwd=workspace, environment=plain.environment, sandbox=NAMED["workspace"],
         roots=(workspace,), run_id="run",
     )  # fmt: skip
     alone = replace(NAMED["workspace"], network="loopback")
     commands = {CONFINED: confined, NO_WAY_OUT: replace(confined, sandbox=alone), PROCESS: plain}
-    outside = {PLAIN: [TRUE], **({} if wrapped is None else {BUBBLEWRAP: wrapped})}
+    outside = {PLAIN: [TRUE], **others()}
     times: dict[str, list[int]] = {name: [] for name in (*commands, *outside, START)}
     clock = time.perf_counter_ns
     launchers = Launchers(look_at_machine=lambda: machine)
@@ -96,9 +104,7 @@ def main() -> None:
         settle()
         rounds = max(2, options.calls // (200 if options.quick else 20))
         timings = asyncio.run(measure(folder, machine, rounds, 20))
-    beside = {
-        name: timings[name].p50_us for name in (PLAIN, BUBBLEWRAP, PROCESS, NO_WAY_OUT) if name in timings
-    }
+    beside = {name: timings[name].p50_us for name in (PLAIN, *OTHERS, PROCESS, NO_WAY_OUT) if name in timings}
     measurement = Measurement(
         row=5,
         what="`/bin/true` behind walls, warm launcher, nothing recorded, p50",
