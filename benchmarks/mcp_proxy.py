@@ -164,17 +164,17 @@ def main() -> None:
     peers = {"FastMCP": added("FastMCP", "direct")} if "FastMCP" in found else {}
     measurements = [
         Measurement(
-            row=40, what="`custody proxy`: added to an echo over stdio, p50",
+            row=21, what="`custody proxy`: added to an echo over stdio, p50",
             value=added("custody proxy", "direct"), unit="ms", target=f"≤ {ADDED_MS_MAX} ms",
             limit=ADDED_MS_MAX, peers=peers,
         ),
         Measurement(
-            row=41, what="`custody proxy`: added to an echo over HTTP, p50",
+            row=22, what="`custody proxy`: added to an echo over HTTP, p50",
             value=added("custody proxy over HTTP", "direct over HTTP"), unit="ms",
             target=f"≤ {ADDED_HTTP_MS_MAX} ms", limit=ADDED_HTTP_MS_MAX,
         ),
         Measurement(
-            row=42, what="`custody proxy`: memory for a relayed result of 1 MB",
+            row=23, what="`custody proxy`: memory for a relayed result of 1 MB",
             value=grown, unit="MB", target=f"≤ {MEGABYTES_MAX:g} MB", limit=MEGABYTES_MAX,
         ),
     ]  # fmt: skip

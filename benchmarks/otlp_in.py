@@ -122,7 +122,7 @@ def main() -> None:
         used = processor_seconds(pid) - before
         again = sent(address, bodies)
     measurement = Measurement(
-        row=16,
+        row=24,
         what="OpenTelemetry spans into a daemon, over HTTP, durable, one sender",
         value=first,
         unit="spans/s",
