@@ -1,4 +1,4 @@
-"""Row 40: what `custody proxy` adds to a call of a tool that only echoes, over standard input and output and
+"""Rows 21 to 23: what `custody proxy` adds to a call of a tool that only echoes, over standard input and output and
 over HTTP, and the memory that a result of a megabyte takes.
 
 Beside it the same client speaks to the same server directly, and, where it is installed, through the proxy of
