@@ -1,5 +1,5 @@
-"""Rows 21 to 23: what `custody proxy` adds to a call of a tool that only echoes, over standard input and output and
-over HTTP, and the memory that a result of a megabyte takes.
+"""Rows 21 to 23: what `custody proxy` adds to a call of a tool that only echoes, over standard input and
+output and over HTTP, and the memory that a result of a megabyte takes.
 
 Beside it the same client speaks to the same server directly, and, where it is installed, through the proxy of
 FastMCP. A call of a tool that nobody says only reads waits for the disk before the server has it; that figure
