@@ -119,6 +119,14 @@ def test_without_a_name_every_program_that_is_there_is_meant(typed: Typed, put: 
     assert not list(tmp_path.glob("**/*.custody-backup"))
 
 
+def test_what_the_project_has_is_told_and_left(typed: Typed, put: Put):
+    put("work/.git/HEAD", "")
+    ours, projects = put(".claude/settings.json", CLAUDE), put("work/.mcp.json", SERVERS)
+    told = typed("install", "--yes").out
+    assert f"left as it is: {projects}" in told and "install --project" in told
+    assert (projects.read_text(), "hooks" in ours.read_text()) == (SERVERS, True)
+
+
 def test_without_a_place_it_is_taken_out_of_both(typed: Typed, put: Put):
     put("work/.git/HEAD", "")
     ours, projects = put(".claude/settings.json", CLAUDE), put("work/.mcp.json", SERVERS)

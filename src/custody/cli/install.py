@@ -161,7 +161,21 @@ def _change(
         print_document(result_document(act, planned, dry_run=dry_run))
     else:
         print_result(act, planned, dry_run=dry_run)
+        if act == "install" and target is None and scope is None:
+            _tell_of_the_project(around, ours)
     return 0
+
+
+def _tell_of_the_project(around: "Surroundings", ours: "Ours") -> None:
+    """Its settings are its people's, so nothing is put in there unless that was asked for."""
+    from custody.installing.plans import look, wanted
+
+    left = [
+        place.path for place in wanted(None, around, "project") if look(place, ours, around).state == "absent"
+    ]
+    if left:
+        print(f"\nOf this project, left as it is: {', '.join(dict.fromkeys(left))}")
+        print("  custody install --project puts Custody in there as well.")
 
 
 def _places(
