@@ -238,7 +238,7 @@ def test_a_server_that_cannot_be_started_is_said_to_be_gone(tmp_path: Path):
     with proxied(tmp_path, server=["/nowhere/server"], greet=False) as client:
         error = client.ask("initialize", GREETING)["error"]
         assert error["code"] == -32000
-        assert "There is no command '/nowhere/server'" in error["message"]
+        assert error["message"].endswith("There is no command '/nowhere/server'.")
 
 
 def test_a_store_that_cannot_be_opened_lets_no_call_through(tmp_path: Path):

@@ -293,7 +293,7 @@ class ManyServers:
 
     def _gone(self, name: str, how: str) -> None:
         self._alive.discard(name)
-        why = f"The server {name!r} is gone: {how}."
+        why = f"The server {name!r} is gone: {how.removesuffix('.')}."
         for identity in [one for one, gathered in self._gathered.items() if name in gathered.waiting]:
             self._lost(name, identity, why)
         for identity in [one for one, owner in self._owners.items() if owner == name]:

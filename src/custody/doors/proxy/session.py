@@ -155,7 +155,7 @@ class Session:
         """What it had is answered for it; and so is all that the client asks later."""
         if self._over.done():
             return  # it was told to go
-        why = f"The server {self._options.name!r} is gone: {how}."
+        why = f"The server {self._options.name!r} is gone: {how.removesuffix('.')}."
         self._telling.event("mcp.server_gone", {"ended": how})
         self._calling.server_gone(why)
         self._do(self._relay.server_gone(CONNECTION_CLOSED, why))
