@@ -166,6 +166,8 @@ def _wake(_number: int, _frame: FrameType | None) -> None:
 
 
 def _write(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # whoever looked has gone
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    """Past Python's buffer: a handler of a signal writes too, and may have come in the middle of a write."""
+    data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+    with contextlib.suppress(OSError):  # whoever looked has gone
+        while data:
+            data = data[os.write(1, data) :]
