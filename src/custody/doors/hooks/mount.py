@@ -42,7 +42,7 @@ class HooksMount:
         """Answer one request of somebody who has been admitted."""
         if scope["method"] != "POST":
             await _send(send, 405, _wrong("method_not_allowed", "A hook is told by POST."))
-        elif access.role == "auditor" or access.tools is not None:
+        elif access.role == "auditor" or _is_bound(access):
             await _send(
                 send, 403, _wrong("not_allowed", "This token is not for hooks.", "Use the agents' own.")
             )
@@ -62,6 +62,12 @@ class HooksMount:
                 self._hooks = module.Hooks(self._service.runtime, self._workspace_of)
         assert self._hooks is not None, "it was made just now"
         return self._hooks
+
+
+def _is_bound(access: Access) -> bool:
+    """A hook says itself whose it is, which tool, and of which process: more than a token for one agent, some
+    tools or some methods lets anybody say."""
+    return any(bound is not None for bound in (access.agent, access.tools, access.methods))
 
 
 async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes | None:
