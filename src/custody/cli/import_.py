@@ -37,9 +37,9 @@ def claude_code_command(paths: tuple[str, ...], store: str | None, as_json: bool
     Each prompt becomes a run of its session, with the steps and calls that followed; a subagent's is a child.
     Nothing of it was guarded, and it is marked imported. Done again, it adds what is new.
     """
-    files = transcripts_in(paths or (_projects(),))
     import asyncio
 
+    files = transcripts_in(paths or (_projects(),))
     done, failed = asyncio.run(_import(store, files))
     total = _total(done)
     if as_json:
