@@ -53,9 +53,10 @@ def plan(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     root = os.geteuid() == 0
     whole = {
-        "version": 3, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
+        "version": 4, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
         "listener": False, "overlay": [], "files": [], "keep": [],
-        "cover": [("/tmp", "size=1m,mode=1777")], "proc": True, "read_only": ["/sys", "/proc/sys"],
+        "cover": [("/tmp", "size=1m,mode=1777")], "private": [], "kept": "",
+        "proc": True, "read_only": ["/sys", "/proc/sys"],
         "landlock": landlock, "uid": UID if root else None, "gid": UID if root else None,
         "seccomp": ALLOW_ALL, "limits": [], "hostname": None,
     }  # fmt: skip

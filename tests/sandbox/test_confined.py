@@ -18,7 +18,15 @@ from typing import Any
 import msgspec
 import pytest
 from tests.sandbox import escapes
-from tests.sandbox.commands import WAIT_SECONDS, command, eventually_async, is_alive, launcher_pids, run_with
+from tests.sandbox.commands import (
+    WAIT_SECONDS,
+    command,
+    eventually_async,
+    is_alive,
+    launcher_pids,
+    launchers,
+    run_with,
+)
 from tests.sandbox.escapes import Given
 from tests.sandbox.places import SENTINEL, WORKSPACE, Place, machine_of
 
@@ -369,6 +377,27 @@ def test_what_is_private_is_shared_within_a_run_and_gone_after_it(place: Place) 
         return [*seen, await left()]
 
     assert place.run(body) == ["xxx", "", "", "", "", ""]
+
+
+def test_what_is_kept_for_a_run_is_found_on_another_launcher(place: Place) -> None:
+    kept = place.folder / "kept"
+    kept.mkdir(mode=0o700)
+    os.chown(kept, place.uid, place.uid)
+
+    async def body(_: Launchers) -> list[str]:
+        said: list[str] = []
+        look = "cat $TMPDIR/left $HOME/left /dev/shm/left 2>&-; stat -c '%A %u' $HOME/left; id -u; exit 0"
+        write = "for folder in $TMPDIR $HOME /dev/shm; do (umask 77; printf x >$folder/left); done"
+        for text in (write, look):
+            async with launchers(python=place.python, look_at_machine=lambda: place.machine) as pool:
+                finished = await pool.run(place.shell(text, private=str(kept)))
+                said.append(finished.stdout.data.decode())
+        return said
+
+    nothing, found = place.run(body)
+    left, mode_and_owner, uid = found[:2], *found[2:].splitlines()
+    assert (nothing, left) == ("", "xx")
+    assert mode_and_owner == f"-rw------- {uid}"
 
 
 def test_a_narrower_sandbox_is_narrower(place: Place) -> None:

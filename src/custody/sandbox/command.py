@@ -74,6 +74,10 @@ class Command(Struct, frozen=True, kw_only=True):
     run_id: str = ""
     """Only commands of one run, one sandbox and the same roots may come to see what another left behind in
     the folders that are private to them."""
+    private: str = ""
+    """A folder of this user's alone in which the private folders of its run are kept, so that they are the
+    same on every launcher of every process. Without it, and for what sees views, they lie in memory and are
+    one launcher's."""
     views: "tuple[View, ...]" = ()
     """What it sees in place of roots. Its launcher serves it alone then, and has ended before it is finished:
     nothing sees them any more."""

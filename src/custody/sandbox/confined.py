@@ -6,13 +6,16 @@ that costs as much as the rest of this package, and most commands have none. Kno
 made (`walls.plan`) or carried out (`launcher.confine`). Used by `process` and `running`.
 """
 
+import contextlib
 import functools
+import hashlib
 import importlib
 import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from custody.errors import SandboxError
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 REFUSED_EXIT_CODE = 71
 """What a launcher exits with that cannot put up a wall of its plan; it says which, and has run nothing."""
 
+_KEY_DIGITS = 16
 TEMPORARY_FOLDER = "/tmp"  # behind the walls, where it is private
 
 PROXY = "http://127.0.0.1:3128"
@@ -91,7 +95,24 @@ def packed_plan(command: Command, machine: "Machine", number: int) -> bytes:
     assert command.sandbox is not None, "only a command behind walls has a plan"
     roots = [os.path.realpath(root) for root in command.roots]
     cwd = os.path.realpath(command.cwd)
-    return plan_of(command.sandbox, roots, cwd, machine, number=number, views=command.views).pack()
+    plan = plan_of(
+        command.sandbox, roots, cwd, machine,
+        number=number, views=command.views, kept=_kept_in(command),
+    )  # fmt: skip
+    return plan.pack()
+
+
+def _kept_in(command: Command) -> str:
+    """The folder for the private folders of its launcher, made: one for each sandbox and set of roots, as one
+    key stands for. What a transaction leaves in them would outlive being discarded, so it has none."""
+    if not command.private or command.views:
+        return ""
+    key = msgspec.json.encode((command.sandbox, tuple(dict.fromkeys(command.roots))))
+    name = hashlib.sha256(key).hexdigest()[:_KEY_DIGITS]
+    folder = os.path.join(os.path.realpath(command.private), name)
+    with contextlib.suppress(OSError):  # without it they are in memory
+        os.mkdir(folder, 0o700)
+    return folder
 
 
 _EGRESS = "custody.sandbox.egress.proxy"

@@ -59,9 +59,9 @@ class Launchers:
     """The launcher processes of one runtime. A launcher runs one command at a time; as many as there are
     commands at once are started, and a few are kept. How many run at once is the caller's to bound.
 
-    One that is walled in serves the commands of one sandbox, one set of roots and one run. Its private
-    folders are there as long as it is: what a command leaves in them is found by the next, not by one that
-    runs beside it."""
+    One that is walled in serves the commands of one sandbox, one set of roots and one run. Where a command
+    says in which folder the private ones of its run are kept, each of these finds in them what the others
+    left; else they are there as long as their launcher is."""
 
     def __init__(
         self,
@@ -92,6 +92,8 @@ class Launchers:
         self._cgroup_known = False
         self._templates = Templates(self._python)
         self._closed = False
+        self._after_runs: dict[str, Callable[[], None]] = {}
+        """Runs that are over while some of their launchers are not."""
         self._machine: asyncio.Future[Machine] | None = None
 
     def prepare(self, *, no_new_privs: bool = False) -> None:
@@ -131,10 +133,12 @@ class Launchers:
             if group is not None:
                 await group.end()
 
-    def end_run(self, run_id: str) -> None:
+    def end_run(self, run_id: str, then: Callable[[], None] | None = None) -> None:
         """The run is over: nothing of what its commands left behind walls stays. What runs still goes on, and
-        its launcher ends after it."""
+        its launcher ends after it. `then` is called once none of its launchers is left."""
         self._check()
+        if then is not None:
+            self._after_runs[run_id] = then
         for launcher in self._idle.all():
             if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
                 assert self._loop is not None, "it has run a command"
@@ -143,6 +147,7 @@ class Launchers:
         for launcher in self._busy:
             if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
                 launcher.is_last = True
+        self._forget_runs()
 
     async def close(self) -> None:
         """End what runs, as if it were cancelled, then the launchers."""
@@ -341,8 +346,20 @@ class Launchers:
         launcher.close()
         task = loop.create_task(launcher.reap())
         self._ending[task] = launcher
-        task.add_done_callback(lambda done: self._ending.pop(done, None))
+        task.add_done_callback(self._reaped)
         return task
+
+    def _reaped(self, task: asyncio.Task[None]) -> None:
+        self._ending.pop(task, None)
+        self._forget_runs()
+
+    def _forget_runs(self) -> None:
+        if not self._after_runs:
+            return
+        keys = [launcher.key for launcher in (*self._idle.all(), *self._busy, *self._ending.values())]
+        left = {key.run_id for key in keys if isinstance(key, Walls)}
+        for run_id in [run_id for run_id in self._after_runs if run_id not in left]:
+            self._after_runs.pop(run_id)()
 
     def _trim(self, *, is_time: bool = True) -> None:
         """End those that are too many."""

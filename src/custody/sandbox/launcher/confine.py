@@ -31,7 +31,7 @@ from _socket import (
     socket,
 )
 
-from . import kernel, messages, user_namespace
+from . import kernel, messages, private, user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # `signal` itself brings `enum`: a third of the launcher's start
 
-VERSION = 3
+VERSION = 4
 REFUSED = 71  # EX_OSERR of sysexits.h
 ORPHANED_SECONDS = 1.0
 """When the parent is gone the socket closes and pid 1 ends the command, with a grace a little below this."""
@@ -76,6 +76,8 @@ class Plan:
         ]
         self.keep: list[tuple[str, str, str]] = [(source, to, how) for source, to, how in fields["keep"]]
         self.cover: list[tuple[str, str]] = [(target, options) for target, options in fields["cover"]]
+        self.private: list[str] = fields["private"]
+        self.kept: str = fields["kept"]
         self.files: list[tuple[str, bytes]] = [(path, content) for path, content in fields["files"]]
         self.read_only: list[str] = fields["read_only"]
         self.landlock: dict[str, int] = fields["landlock"]
@@ -179,12 +181,16 @@ def _leave_the_machine(plan: Plan, channel: int) -> None:
     if plan.listener:
         with Wall("listener"):
             _hand_out_listener(channel)
+    mappings = user_namespace.Mappings(plan.uid, plan.gid)
     with Wall("keep"):
-        mounts = _kept_mounts(plan)
+        mounts = _kept_mounts(plan, mappings)
     with Wall("overlay"):
         mounts += _overlays(plan)
     with Wall("cover"):
-        mounts += _fresh_mounts(plan)
+        mask = os.umask(0)
+        mounts += _covering_mounts(plan, mappings)
+        os.umask(mask)
+    mappings.close()
     _attach(mounts, plan)
 
 
@@ -206,26 +212,25 @@ def _hand_out_listener(channel: int) -> None:
 class _Mount:
     """A mount that is attached nowhere yet."""
 
-    def __init__(self, wall: str, target: str, descriptor: int) -> None:
+    def __init__(self, wall: str, target: str, descriptor: int, *, fresh: bool = False) -> None:
+        """`fresh`: nobody else can see it, so what is missing in it may be made there."""
         self.wall = wall
         self.target = target
         self.descriptor = descriptor
+        self.fresh = fresh
 
     def order(self) -> tuple[list[str], bool]:
         """What lies above comes first; in one place what covers comes before what is kept."""
         return self.target.split("/"), self.wall != "cover"
 
 
-def _kept_mounts(plan: Plan) -> list[_Mount]:
+def _kept_mounts(plan: Plan, mappings: user_namespace.Mappings) -> list[_Mount]:
     found: list[_Mount] = []
     for source, target, how in plan.keep:
         folder = kernel.open_path(source)
         mount = kernel.clone_mount(folder)
         if how == "idmap":
-            owner = os.fstat(folder)
-            namespace = _mapping(owner.st_uid, owner.st_gid, plan)
-            kernel.restrict_mount(mount, _COVER_ATTRIBUTES, namespace)
-            os.close(namespace)
+            kernel.restrict_mount(mount, _COVER_ATTRIBUTES, mappings.of(os.fstat(folder)))
         elif how in ("rw", "ro"):
             kernel.restrict_mount(mount, _COVER_ATTRIBUTES | kernel.MOUNT_READ_ONLY * (how == "ro"))
         else:
@@ -248,20 +253,35 @@ def _overlays(plan: Plan) -> list[_Mount]:
     ]
 
 
-def _mapping(uid: int, gid: int, plan: Plan) -> int:
-    """A user namespace, held by its descriptor alone, in which the plan's user stands for `uid`, its group
-    for `gid`: so what it writes belongs to whom the folder belongs to."""
-    if plan.uid is None or plan.gid is None:
-        raise ValueError("uid")
-    return user_namespace.mapping(f"{uid} {plan.uid} 1", f"{gid} {plan.gid} 1")
-
-
-def _fresh_mounts(plan: Plan) -> list[_Mount]:
+def _covering_mounts(plan: Plan, mappings: user_namespace.Mappings) -> list[_Mount]:
     found: list[_Mount] = []
+    mapped = None if plan.uid is None else mappings.of
     for target, options in plan.cover:
         pairs = [(name, value) for name, _, value in (option.partition("=") for option in options.split(","))]
-        found.append(_Mount("cover", target, kernel.new_mount("tmpfs", _COVER_ATTRIBUTES, pairs)))
+        mount = None
+        if target in plan.private:
+            mode, wanted = int(dict(pairs)["mode"], 8), _beneath(target, plan)
+            mount = private.shared_mount(plan.kept, target, mode, wanted, mapped)
+        is_own = mount is None
+        if mount is None:
+            mount = kernel.new_mount("tmpfs", _COVER_ATTRIBUTES, pairs)
+        found.append(_Mount("cover", target, mount, fresh=is_own))
     return found
+
+
+def _beneath(target: str, plan: Plan) -> list[tuple[str, bytes | None]]:
+    """What has to be in a covered place: places for mounts, and files with their content; None: a folder."""
+    wanted: list[tuple[str, bytes | None]] = [
+        *((to, None if os.path.isdir(source) else b"") for source, to, _ in plan.keep),
+        *((covered, None) for covered, _ in plan.cover),
+        *plan.files,
+    ]
+    return [(path, content) for path, content in wanted if _covered_by(path, plan) == target]
+
+
+def _covered_by(path: str, plan: Plan) -> str:
+    above = (target for target, _ in plan.cover if path.startswith(f"{target}/"))
+    return max(above, key=len, default="")
 
 
 def _attach(mounts: list[_Mount], plan: Plan) -> None:
@@ -274,10 +294,13 @@ def _attach(mounts: list[_Mount], plan: Plan) -> None:
             kernel.attach_mount(mount.descriptor, place)
             os.close(place)
             os.close(mount.descriptor)
-            if mount.wall == "cover":
+            if mount.fresh:
                 fresh.add(found.st_dev)
+    in_memory = [mount.target for mount in mounts if mount.fresh]
     with Wall("files"):
         for path, content in plan.files:
+            if _covered_by(path, plan) not in in_memory:
+                continue  # there it is since the run's first command, and that command's to change
             place = _place(path, False, fresh, plan)
             file = os.open(f"/proc/self/fd/{place}", os.O_WRONLY | os.O_CLOEXEC)
             os.write(file, content)  # in memory, and a few lines

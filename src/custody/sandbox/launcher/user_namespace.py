@@ -50,6 +50,30 @@ def mapping(uid_map: str, gid_map: str) -> int:
         os.waitpid(pid, 0)
 
 
+class Mappings:
+    """Those in which one user, and its group, stands for the owner of this or that folder: so what it writes
+    there belongs to whom the folder belongs to. Each is made once: that takes longer than the mounts it is
+    for."""
+
+    def __init__(self, uid: int | None, gid: int | None) -> None:
+        self._user = uid, gid
+        self._made: dict[tuple[str, str], int] = {}
+
+    def of(self, owner: os.stat_result) -> int:
+        """A descriptor, which stays this object's. Raises OSError; ValueError where there is no such user."""
+        uid, gid = self._user
+        if uid is None or gid is None:
+            raise ValueError("uid")
+        maps = f"{owner.st_uid} {uid} 1", f"{owner.st_gid} {gid} 1"
+        if maps not in self._made:
+            self._made[maps] = mapping(*maps)
+        return self._made[maps]
+
+    def close(self) -> None:
+        for descriptor in self._made.values():
+            os.close(descriptor)
+
+
 def swapped(one: int, other: int, there: str) -> str:
     """A map in which these two stand for one another and everybody else for himself. `there` has the lines of
     /proc/self/uid_map, or gid_map: nobody else can be mapped."""

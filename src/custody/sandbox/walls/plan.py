@@ -26,7 +26,7 @@ from custody.sandbox.walls.seccomp import program as seccomp_program
 Keep = tuple[str, str, Literal["rw", "ro", "idmap"]]
 """Where it is, where it is to be seen, and how: to be changed, to be read, or as if it were the command's."""
 
-VERSION = 3
+VERSION = 4
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -41,7 +41,8 @@ SYSTEM_FOLDERS = (
 
 KERNEL_FOLDERS = ("/dev", "/proc", "/sys")
 
-TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+SHARED_MEMORY = "/dev/shm"
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", SHARED_MEMORY)
 
 RUN = "/run"
 """Sockets of the machine's services lie here; in a run's own there are none."""
@@ -89,6 +90,11 @@ class WallPlan(Struct, frozen=True, kw_only=True):
     """Taken before anything is covered, put in place after; the shallower first."""
     cover: tuple[tuple[str, str], ...]
     """Folders hidden by an empty one in memory, and its options; the shallower first."""
+    private: tuple[str, ...]
+    """Those of them that are the run's rather than one launcher's. Where that cannot be had they are in
+    memory like the others."""
+    kept: str
+    """The folder in which they are kept, each at its own path."""
     files: tuple[tuple[str, bytes], ...]
     """Path and content of what stands in covered folders from the start."""
     proc: bool
@@ -116,12 +122,14 @@ def plan_of(
     views: Sequence[View] = (),
     number: int = 0,
     stay_root: bool = False,
+    kept: str = "",
 ) -> WallPlan:
     """The walls of a sandbox around these roots, whose links are resolved.
 
     `views` take the place of roots: nothing behind one can be changed. `number` chooses among the users
     there are, so that what runs beside it is another's. `stay_root` allows a command of root's to stay root,
-    without its capabilities, where no other user can work in its folders.
+    without its capabilities, where no other user can work in its folders. `kept` is where the run's private
+    folders are; without it they lie in memory.
     Raises SandboxError for what cannot be had here.
     """
     _check_machine(machine)
@@ -153,6 +161,8 @@ def plan_of(
         overlay=tuple((view.root, view.upper, view.work) for view in views if view.kind == "overlay"),
         keep=tuple(_through(views, _kept(writable, shown, readable, needed, cover, idmap=uid is not None))),
         cover=tuple((place, _in_memory(place, uid, machine)) for place in cover),
+        private=tuple(place for place in cover if kept and _is_kept(place, machine)),
+        kept=kept,
         files=tuple(home_files(home for home in machine.homes if home in cover)),
         proc=True,
         read_only=(
@@ -404,10 +414,19 @@ def _names_programs(roots: Iterable[str]) -> Iterator[str]:
         yield from (part for part in parts if os.path.exists(part) and not os.path.islink(part))
 
 
+def _is_worked_in(place: str, machine: Machine) -> bool:
+    return place in TEMPORARY_FOLDERS or place in machine.homes
+
+
+def _is_kept(place: str, machine: Machine) -> bool:
+    """What is worked in, but for memory that processes share: there is nobody to share it with later."""
+    return place != SHARED_MEMORY and _is_worked_in(place, machine)
+
+
 def _in_memory(place: str, uid: int | None, machine: Machine) -> str:
     """The options of the tmpfs on a covered place."""
     size = SMALL_BYTES
-    if place in TEMPORARY_FOLDERS or place in machine.homes:
+    if _is_worked_in(place, machine):
         share = machine.memory_bytes // MEMORY_SHARE
         size = max(PRIVATE_BYTES_MIN, min(PRIVATE_BYTES_MAX, share or PRIVATE_BYTES_MAX))
     options = [f"size={size}", f"nr_inodes={size // BYTES_PER_FILE}"]
