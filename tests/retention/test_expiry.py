@@ -17,6 +17,14 @@ from custody.retention.keeper import Keeper
 DAYS = 24 * 3600
 
 
+@pytest.fixture(autouse=True)
+def thirty_days(tmp_path, monkeypatch):
+    settings = tmp_path / "settings.toml"
+    settings.write_text(NEVER_SHORT + "\n[undo]\nheld_days_max = 30\n")
+    monkeypatch.setenv("CUSTODY_CONFIG", os.fspath(settings))
+    return settings
+
+
 @pytest.fixture
 def place(tmp_path):
     return Place(tmp_path)
@@ -58,10 +66,8 @@ def test_what_was_held_for_too_long_is_discarded_when_the_store_is_next_opened_a
     assert tree(place.work) == before
 
 
-def test_without_a_bound_it_is_held_for_ever(place, tmp_path, monkeypatch):
-    settings = tmp_path / "settings.toml"
-    settings.write_text(NEVER_SHORT + "\n[undo]\nheld_days_max = 0\n")
-    monkeypatch.setenv("CUSTODY_CONFIG", os.fspath(settings))
+def test_without_a_bound_it_is_held_for_ever(place, thirty_days):
+    thirty_days.write_text(NEVER_SHORT)
     with opened(place) as runtime:
         call = held(runtime, "one")
         make_old(place, call, days=10_000)
