@@ -128,6 +128,7 @@ class Recorder:
             data, redactions = kept.data, kept.hits
         if len(data) <= INLINE_BYTES_MAX + SALT_BYTES:
             return Said(data, sha256(data), (), redactions)
+        del data  # as large as the payload, which is copied once more below
         payload, blobs, redactions = self._detach(payload)
         data = self._redactor.keep(payload, "", salt).data
         return Said(data, sha256(data), blobs, redactions)

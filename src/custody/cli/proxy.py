@@ -26,6 +26,10 @@ EPILOG = "Example:  custody proxy --name files -- npx -y @modelcontextprotocol/s
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+M_MMAP_THRESHOLD = -3  # malloc.h
+OF_ITS_OWN_BYTES = 512 * 1024
+"""A block of memory this large is given back the moment it is free: a client keeps its servers all day."""
+
 
 @click.command("proxy", epilog=EPILOG)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- SERVER [ARGUMENTS]...]")
@@ -114,12 +118,22 @@ def _relay(settings: "Settings", place: "Place", options: "Options", headers: "M
 
     if sys.stdin.isatty():
         message("A client speaks MCP here; docs/how-to/proxy.md says how one is told to. Ctrl-D ends it.")
+    _give_memory_back()
     streams = ClientStreams()
     try:
         asyncio.run(_serve(streams, settings, place, options, headers))
     finally:
         streams.give_back()
     return 0
+
+
+def _give_memory_back() -> None:
+    """glibc keeps what one large message took for the next one, were that never to come."""
+    import ctypes
+    from contextlib import suppress
+
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OF_ITS_OWN_BYTES)
 
 
 async def _serve(

@@ -6,7 +6,7 @@ Owns how each is written and made. Used by `proxy`.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -88,7 +88,19 @@ def servers_of(path: str) -> dict[str, Any]:
             checked_address(about["url"])
         elif not isinstance(about.get("command"), str):
             raise UsageError(f"{name} in {path} has neither a command nor a url.")
+    _apart(named, path)
     return named
+
+
+def _apart(names: Iterable[str], path: str) -> None:
+    """No tool of one server may have the name of another's. Raises UsageError."""
+    for name in names:
+        for other in names:
+            if other != name and f"{other}__".startswith(f"{name}__"):
+                raise UsageError(
+                    f"In {path} a tool of {name} could have the name of one of {other}.",
+                    hint=f"Give one of the two another name: {name}__ is in front of all tools of {name}.",
+                )
 
 
 def server_at(place: Place, settings: "Settings", headers: Mapping[str, str]) -> "Server":

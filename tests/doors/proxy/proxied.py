@@ -16,7 +16,7 @@ SOURCE = str(Path(custody.__file__).parents[1])
 """The tree that is tested, wherever else Custody may be installed."""
 SERVER = Path(__file__).parent / "echo_server.py"
 FORMS = {"elicitation": {"form": {}}}
-LEGACY_FORMS = {**GREETING, "capabilities": {"elicitation": {}}}
+LEGACY_FORMS: dict[str, Any] = {**GREETING, "capabilities": {"elicitation": {}}}
 
 
 class Proxied(Lines):
@@ -46,8 +46,13 @@ class Proxied(Lines):
             )
 
     def sent(self) -> list[bytes]:
-        """What the server got, as it came."""
+        """What the server has got by now, as it came. Something may still be on its way."""
         return self.calls.read_bytes().splitlines() if self.calls.exists() else []
+
+    def settled(self) -> list[bytes]:
+        """What the server got of all that was said before: it has answered what was asked behind it."""
+        assert "result" in self.ask("ping")
+        return self.sent()[:-1]
 
     def modern(self, name: str, *, forms: bool = False, **params: Any) -> dict[str, Any]:
         """A tool call of the newest version; its answer."""

@@ -30,8 +30,10 @@ def started(folder: Path, **servers: Any) -> Proxied:
 
 
 def sent(client: Proxied, server: str) -> list[dict[str, Any]]:
+    """What a server got of all that was said before: both have answered what was asked behind it."""
+    assert "result" in client.ask("ping")
     lines = (client.home.folder / f"{server}.txt").read_bytes().splitlines()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines[:-1]]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,55 @@ def test_one_that_ends_leaves_the_others_there(tmp_path: Path):
     ]  # fmt: skip
 
 
+HOSTILE = str(Path(__file__).parent / "hostile_server.py")
+
+
+def beside_a_hostile_one(folder: Path) -> Proxied:
+    environment = {"CALLS": str(folder / "bad.txt"), "LISTS": str(folder / "lists.json")}
+    return started(folder, bad={"command": sys.executable, "args": [HOSTILE], "env": environment})
+
+
+def written(text: str) -> dict[str, Any]:
+    return {"name": "bad__do", "arguments": {"steps": [{"write": text.encode().hex()}]}}
+
+
+def test_one_server_can_neither_answer_nor_take_back_what_is_anothers(tmp_path: Path):
+    made = beside_a_hostile_one(tmp_path)
+    try:
+        made.greet()
+        eliciting = made.begin("tools/call", {"name": "one__elicit", "arguments": {}})
+        form = made.told_of("elicitation/create")
+        for text in (
+            f'{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":"{form["id"]}"}}}}',
+            f'{{"jsonrpc":"2.0","id":{eliciting},"result":{{"content":[]}}}}',
+            f'{{"jsonrpc":"2.0","id":{eliciting},"result":{{"n":NaN}}}}',
+        ):
+            made.told.clear()
+            assert made.ask("tools/call", written(text + "\n"))["result"]["content"][0]["text"] == "done"
+            assert made.told == []
+        made.send({"jsonrpc": "2.0", "id": form["id"], "result": {"action": "decline"}})
+        assert "decline" in made.answer_to(eliciting)["result"]["content"][0]["text"]
+    finally:
+        made.kill()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "listed",
+    ["7", "[]", '{"tools":7}', '{"tools":{"a":1}}', '{"tools":[1,null]}', '{"tools":[],"tools":[]}', "NaN"],
+)
+def test_a_server_whose_list_is_none_leaves_the_lists_of_the_others(tmp_path: Path, listed: str):
+    (tmp_path / "lists.json").write_text(listed)
+    made = beside_a_hostile_one(tmp_path)
+    try:
+        made.greet()
+        answer = made.ask("tools/list")
+        names: set[str] = {tool["name"] for tool in answer["result"]["tools"] if isinstance(tool, dict)}
+        assert {"one__echo", "two__echo"} <= names
+    finally:
+        made.kill()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -116,6 +167,8 @@ def test_one_that_ends_leaves_the_others_there(tmp_path: Path):
         ('{"mcpServers": {"a": {}}}', "neither a command nor a url"),
         ('{"mcpServers": {"a b": {"command": "x"}}}', "no name for a server"),
         ('{"mcpServers": {"a": {"url": "ftp://x"}}}', "no address"),
+        ('{"mcpServers": {"a": {"command": "x"}, "a__b": {"command": "y"}}}', "could have the name"),
+        ('{"mcpServers": {"a": {"command": "x"}, "a_": {"command": "y"}}}', "could have the name"),
     ],
 )
 def test_a_file_that_is_none_is_told_before_anything_begins(tmp_path: Path, text: str, said: str):

@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custody.doors.proxy.lists import digest_of, invisible_in, shown
 from custody.doors.proxy.messages import (
-    Lines,
-    NoMessage,
-    TooLong,
-    kept,
     one_line,
-    place_of,
-    read_strictly,
-    with_value,
-    without,
 )
 from custody.doors.proxy.relay import (
     Begin,
@@ -149,6 +140,25 @@ def test_a_request_of_the_server_and_its_answer_are_handed_on():
         b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"x"}}',
         b'{"jsonrpc":"2.0","id":1,"method":"Tools/Call","params":{"name":"x"}}',
         '{"jsonrpc":"2.0","id":1,"method":"ping"}'.encode("utf-16-le"),
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call\\u0000","params":{"name":"x"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/list "}',
+        b'{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"x","error":{}}',
+        b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}',
+        b'{"jsonrpc":"2.0","id":18446744073709551617,"method":"ping"}',
+        b'{"jsonrpc":"2.0","id":"' + b"i" * 1_025 + b'","method":"ping"}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"n":1e400}}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"p":"\\udc00"}}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"p":1,"P":2}}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"a":[{"p":1,"P":2}]}}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x\\u0000"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x\\n"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":" x"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\\u202ex"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"' + b"x" * 257 + b'"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"clientInfo":{"name":"'
+        + b"x" * 257
+        + b'"}}}',
         b"[" * 200_000,
         b"junk",
         b"7",
@@ -168,6 +178,49 @@ def test_a_line_end_inside_a_message_does_not_make_two_of_it():
     cleaned = one_line(smuggled)
     assert b"\r" not in cleaned
     assert json.loads(cleaned) == json.loads(smuggled)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"jsonrpc":"2.0","id":1,"result":{"a":1},"result":{}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{},"Result":{"a":1}}',
+        b'{"jsonrpc":"2.0", "id":1 , "result":{}, "\\u0069d":1}',
+        b'{"jsonrpc":"2.0","id":1,"result":{},"error":{}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{"n":NaN}}',
+        b'{"jsonrpc":"2.0","id":1,"result":{"text":"\xff"}}',
+        b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"jsonrpc":"2.0","id":1,"result":{"half":',
+    ],
+)
+def test_an_answer_that_cannot_be_read_or_only_in_two_ways_is_an_error_at_once(data: bytes):
+    relay = Relay()
+    call = begun(relay, called(1))
+    relay.forwarded(call)
+    fault, lost = relay.from_server(data)
+    assert isinstance(fault, Faulty)
+    assert isinstance(lost, Lost)
+    assert lost.call is call
+    relay = Relay()
+    relay.from_client(asked(1, "prompts/get"))
+    fault, refusal, _ = relay.from_server(data)
+    assert isinstance(fault, Faulty)
+    assert isinstance(refusal, ToClient)
+    assert json.loads(refusal.line)["error"]["code"] == -32000
+
+
+def test_what_only_looks_like_a_broken_answer_ends_nothing():
+    relay = Relay()
+    call = begun(relay, called(1))
+    relay.forwarded(call)
+    for junk in (
+        b'{"id": 1, "level": "info"',
+        b'{"jsonrpc":"2.0","id":1,"method":"roots/list","params":{"n":NaN}}',
+        b'{"jsonrpc":"2.0","id":7,"result":NaN}',
+    ):
+        assert all(isinstance(step, Faulty) for step in relay.from_server(junk))
+    (ended,) = relay.from_server(answered(1))
+    assert isinstance(ended, Ended)
 
 
 def test_what_a_server_prints_between_messages_reaches_nobody():
@@ -214,15 +267,64 @@ def test_an_id_that_is_open_is_not_taken_twice():
     assert json.loads(refusal.line)["id"] is None  # else it would answer the first
 
 
-def test_a_cancelled_call_is_given_up_and_its_late_answer_is_handed_on():
+def cancel_of(identity: Any) -> bytes:
+    said = {"requestId": identity}
+    return line({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": said})
+
+
+def test_a_cancelled_call_is_given_up_and_its_late_answer_which_is_on_no_record_reaches_nobody():
     relay = Relay()
     call = begun(relay, called(1))
     relay.forwarded(call)
     cancel = line({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
     assert relay.from_client(cancel) == [ToServer(cancel), GivenUp(call)]
-    late = answered(1, content=[])
+    for _ in range(2):
+        (fault,) = relay.from_server(answered(1, content=[]))
+        assert isinstance(fault, Faulty)
+
+
+def test_a_cancelled_request_is_given_up_and_its_late_answer_is_handed_on():
+    relay = Relay()
+    relay.from_client(asked(1, "prompts/get"))
+    relay.from_client(cancel_of(1))
+    late = answered(1, messages=[])
     assert relay.from_server(late) == [ToClient(late)]
     assert faults(relay.from_server(late)) != []
+
+
+@pytest.mark.parametrize("data", [called(1), asked(1, "tools/list"), asked(1, "prompts/get")])
+def test_the_answer_to_what_was_given_up_answers_nothing_else(data: bytes):
+    relay = Relay()
+    for step in relay.from_client(data):
+        if isinstance(step, Begin):
+            relay.forwarded(step.call)
+    relay.from_client(cancel_of(1))
+    fault, refusal = relay.from_client(called(1))
+    assert isinstance(fault, Faulty)
+    assert isinstance(refusal, ToClient)
+    assert "may still come" in json.loads(refusal.line)["error"]["message"]
+    relay.from_server(answered(1))
+    assert begun(relay, called(1)).id == 1
+
+
+def test_a_call_that_was_answered_for_leaves_its_id_taken_until_the_server_answers():
+    relay = Relay()
+    call = begun(relay, called(1))
+    relay.forwarded(call)
+    relay.forget(call)
+    assert len(faults(relay.from_client(called(1)))) == 1
+    assert len(faults(relay.from_server(answered(1)))) == 1
+    begun(relay, called(1))
+
+
+def test_what_is_cancelled_has_an_id_that_all_readers_take_for_the_same():
+    relay = Relay()
+    call = begun(relay, called(1))
+    relay.forwarded(call)
+    for identity in (1.0, True, None, [1]):
+        steps = relay.from_client(cancel_of(identity))
+        assert faults(steps) != []
+        assert not any(isinstance(step, ToServer) for step in steps)
 
 
 def test_the_cancellation_of_a_call_that_was_not_sent_is_not_sent_either():
@@ -327,88 +429,6 @@ def test_the_client_is_known_in_either_era():
         f"{meta}clientCapabilities": {"elicitation": {"url": {}}},
     }))  # fmt: skip
     assert (relay.client.name, relay.client.version, call.modern, call.forms) == ("d", "2", True, False)
-
-
-# -- cutting ------------------------------------------------------------------------------------------------
-
-
-@given(st.dictionaries(st.text('ab"\\é ', max_size=3), JSON, min_size=1, max_size=4), JSON, SPACES, st.data())
-def test_a_value_is_replaced_and_the_rest_stays_as_it_is_written(
-    said: dict[str, Any], value: Any, spaces: tuple[str, str], data: st.DataObject
-):
-    name = data.draw(st.sampled_from(sorted(said)))
-    raw = line({"x": said}, spaces)
-    place = place_of(raw.decode(), "x", name)
-    assert place is not None
-    cut = with_value(raw, value, "x", name)
-    assert json.loads(cut) == {"x": said | {name: value}}
-    assert cut.startswith(raw.decode()[: place[0]].encode())
-    assert cut.endswith(raw.decode()[place[1] :].encode())
-    assert json.loads(without(raw, frozenset({name}), "x")) == {
-        "x": {key: one for key, one in said.items() if key != name}
-    }
-
-
-@given(st.lists(JSON, max_size=4), SPACES)
-def test_a_list_that_is_kept_whole_says_the_same(items: list[Any], spaces: tuple[str, str]):
-    text = line(items, spaces).decode()
-    assert json.loads(kept(text, 0, lambda one: text[one.start : one.end])) == items
-
-
-def test_hidden_tools_are_left_out_and_the_others_stand_as_they_were_written():
-    one = '{ "name" : "one", "x": {"b":1.0,"a":[ ]} }'
-    two = '{"inputSchema":{},"name":"two"}'
-    raw = f'{{"id":1,"result":{{"ttlMs":5,"tools":[ {one} ,{two}],"cacheScope":"public"}}}}'.encode()
-    cut = shown(raw, ["two"])
-    assert one.encode() in cut
-    assert json.loads(cut)["result"] == {"ttlMs": 5, "tools": [json.loads(one)], "cacheScope": "private"}
-    assert shown(raw, []) == raw
-
-
-def test_a_digest_is_of_what_a_model_reads():
-    tool = {"name": "a", "description": "b", "inputSchema": {"x": 1, "y": 2}}
-    assert digest_of(tool) == digest_of({"inputSchema": {"y": 2, "x": 1}, "_meta": {}, **tool})
-    assert digest_of(tool) != digest_of({**tool, "description": "B"})
-    assert digest_of(tool) != digest_of({**tool, "annotations": {"readOnlyHint": True}})
-
-
-def test_characters_that_nobody_sees_are_counted():
-    assert invisible_in({"a": ["visible é 漢字", "tag \U000e0041", "zero\u200bwidth", "\u202eturned"]}) == 3
-
-
-# -- lines --------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.binary(max_size=12).map(lambda one: one.replace(b"\n", b" ")), max_size=6), st.data())
-def test_lines_come_whole_however_they_are_cut(parts: list[bytes], data: st.DataObject):
-    stream = b"".join(part + b"\n" for part in parts)
-    lines = Lines(8)
-    found: list[bytes | TooLong] = []
-    while stream:
-        size = data.draw(st.integers(1, len(stream)))
-        found += lines.take(stream[:size])
-        stream = stream[size:]
-    assert [one if isinstance(one, bytes) else None for one in found] == [
-        part if len(part) <= 8 else None for part in parts
-    ]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b'{"jsonrpc":"2.0","id":7,"result":"%s"}',
-        b'{"id": 7, "result": "%s"}',
-        b'{"result":{"id":1,"x":"%s"},"jsonrpc":"2.0","id":7}',
-        b'{"result":"%s","id":7,"jsonrpc":"2.0"}',
-    ],
-)
-def test_a_line_that_is_too_long_still_says_what_it_answers(data: bytes):
-    assert Lines(1_000).take(data % (b"x" * 2_000) + b"\n") == [TooLong(7)]
-
-
-def test_a_client_line_is_read_as_its_bytes_say():
-    with pytest.raises(NoMessage, match="stands twice"):
-        read_strictly(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1,"\\u0061":2}}')
 
 
 def test_a_list_of_tools_is_looked_through_before_the_client_has_it():

@@ -65,7 +65,7 @@ def test_the_server_gets_a_call_byte_for_byte(client: Proxied):
     )
     client.send(line + b"\n")
     assert said_in(client.answer_to("my-id")) == "café é"
-    assert client.sent()[-1] == line
+    assert client.settled()[-1] == line
 
 
 def test_a_list_is_shown_without_what_rules_always_refuse(client: Proxied):
@@ -86,7 +86,7 @@ def test_a_refused_call_is_a_result_that_says_why_and_never_reaches_the_server(c
     assert "refused by rule: Failing is for others." in answer["content"][0]["text"]
     modern = client.modern("fail")["result"]
     assert (modern["isError"], modern["resultType"]) == (True, "complete")
-    assert not any(b'"fail"' in line for line in client.sent())
+    assert not any(b'"fail"' in line for line in client.settled())
 
 
 def test_an_error_of_the_server_is_handed_on(client: Proxied):
@@ -114,7 +114,7 @@ def test_a_server_that_never_answers_is_answered_for(client: Proxied):
     answer = client.ask("tools/call", {"name": "hang", "arguments": {}})
     assert answer["error"]["code"] == -32001
     assert "timed out after 2.0 s" in answer["error"]["message"]
-    eventually(lambda: b"notifications/cancelled" in client.sent()[-1])
+    assert b"notifications/cancelled" in client.settled()[-1]
 
 
 def test_an_ambiguous_call_is_an_error_of_the_protocol(client: Proxied):
@@ -123,7 +123,7 @@ def test_an_ambiguous_call_is_an_error_of_the_protocol(client: Proxied):
     assert refusal is not None
     assert (refusal["id"], refusal["error"]["code"]) == (None, -32700)
     assert "stands twice" in refusal["error"]["message"]
-    assert not any(b'"id":77' in line for line in client.sent())
+    assert not any(b'"id":77' in line for line in client.settled())
 
 
 def test_a_large_result_comes_whole(client: Proxied):
@@ -148,11 +148,10 @@ def test_a_result_of_50_megabytes_comes_whole_and_one_beyond_the_bound_is_an_err
 
 def test_a_cancelled_call_is_cancelled_at_the_server_too(client: Proxied):
     identity = client.begin("tools/call", {"name": "hang", "arguments": {"which": "cancelled"}})
-    eventually(lambda: b'"cancelled"' in client.sent()[-1])
+    eventually(lambda: any(b'"cancelled"' in line for line in client.sent()))
     told = {"requestId": identity, "reason": "enough"}
     client.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": told})
-    eventually(lambda: b"notifications/cancelled" in client.sent()[-1])
-    assert client.ask("ping")["result"] == {"x-extra": [1.0, None]}
+    assert b"notifications/cancelled" in client.settled()[-1]
 
 
 def test_both_eras_pass_over_one_connection(client: Proxied):
@@ -219,7 +218,7 @@ def test_a_server_that_dies_in_mid_call_is_an_honest_error_and_unknown_on_the_re
 def test_a_client_that_goes_has_its_calls_cancelled_and_its_server_ended(tmp_path: Path):
     with proxied(tmp_path) as client:
         client.begin("tools/call", {"name": "hang", "arguments": {}})
-        eventually(lambda: b'"hang"' in client.sent()[-1])
+        eventually(lambda: any(b'"hang"' in line for line in client.sent()))
         records = client.records()
     (call,) = calls(records).values()
     assert call["outcome"] == "cancelled"
@@ -277,7 +276,7 @@ def test_a_question_is_put_to_a_client_that_shows_forms(tmp_path: Path):
         answer = client.answer_to(refused)["result"]
         assert answer["isError"] is True
         assert "refused by person" in answer["content"][0]["text"]
-        assert not any(b"risky too" in line or b"custody-" in line for line in client.sent())
+        assert not any(b"risky too" in line or b"custody-" in line for line in client.settled())
         records = client.records()
     yes, no = calls(records).values()
     assert yes["kinds"] == ["call_asked", "call_answered", "call_started", "call_finished"]
@@ -296,7 +295,7 @@ def test_in_the_newest_version_the_client_comes_again_with_the_answer(tmp_path: 
             inputResponses=answer,
         )  # fmt: skip
         assert said_in(again) == "risky"
-        (sent,) = (json.loads(line) for line in client.sent())
+        (sent,) = (json.loads(line) for line in client.settled())
         assert sent["id"] == again["id"]
         assert sent["params"] == {
             "name": "echo", "arguments": {"text": "risky"},

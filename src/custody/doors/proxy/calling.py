@@ -147,6 +147,8 @@ class Calling:
     def _send(self, call: ToolCall) -> None:
         if self._gone is not None:
             self._tools[call].settle("lost", self._gone)
+        elif not self._relay.has(call):  # its id may be another's by now
+            self._tools[call].settle("cancelled")
         elif call.asks:
             self._held.add(call)
         else:

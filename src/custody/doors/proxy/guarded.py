@@ -6,6 +6,7 @@ its server gone. Knows nothing of how lines travel. Made by `session`, one for e
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
@@ -134,8 +135,11 @@ def said_of(answer: Message) -> tuple[Any, ToolError | None]:
         return Mark({"$omitted": True, "bytes": size, "sha256": digest}), error
     try:
         result = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, ValueError, RecursionError):  # the client has it as it is
-        return Mark({"$omitted": True, "bytes": size}), None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        try:
+            result = json.loads(bytes(raw))  # it takes half a character
+        except (ValueError, RecursionError):  # the client has it as it is
+            return Mark({"$omitted": True, "bytes": size}), None
     return result, _failure_in(result)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from custody.calls.handle import RunHandle
 from custody.calls.runtime import Runtime
 from custody.doors.proxy.calling import DOOR, Options
-from custody.doors.proxy.lists import invisible_in, never_allowed, shown, tools_in
-from custody.doors.proxy.messages import INTERNAL_ERROR, Message, NoMessage, error, value_of
+from custody.doors.proxy.lists import by_name, described, invisible_in, never_allowed, shown, tools_in
+from custody.doors.proxy.messages import INTERNAL_ERROR, Message, NoMessage, error, is_name, value_of
 from custody.doors.proxy.pins import CHANGED, PINNED, Pins, guard_of, known_pins, said_of_pins
 from custody.doors.proxy.relay import Request
 from custody.doors.proxy.telling import Telling
@@ -81,7 +81,11 @@ class Listing:
 
     async def _looked(self, message: Message, line: bytes) -> bytes:
         """The list as the client gets it. Raises CustodyError, NoMessage."""
-        tools = tools_in(value_of(message.result))
+        listed = by_name(tools_in(value_of(message.result)))
+        tools = {name: same for name, same in listed.items() if is_name(name)}
+        hidden = [name for name in listed if name not in tools]
+        if hidden:
+            self._telling.fault(True, f"{len(hidden)} names in its list can be no tool's; they are left out.")
         runtime, run = await self._recording()
         pins = await self._pins()
         first, changed = pins.look(tools)
@@ -89,16 +93,20 @@ class Listing:
         for said in said_of_pins(pins.server, first):
             await runtime.ledger.append(recorder.draft_event(PINNED, said, leaf_data=True, run_id=run.run_id))
         pins.pinned(first)
-        by_name = {tool["name"]: tool for tool in tools}
         for one in changed:
-            told = {"tool": one.tool, "was": one.was, "now": one.now, "described": dict(by_name[one.tool])}
+            told = {
+                "tool": one.tool,
+                "was": one.was,
+                "now": one.now,
+                "described": dict(described(tools[one.tool])),
+            }
             self._telling.event(CHANGED, told)
         if first or changed:
-            self._scan({name: by_name[name] for name in (*first, *(one.tool for one in changed))})
+            self._scan({name: described(tools[name]) for name in (*first, *(one.tool for one in changed))})
         policy, agent = runtime.policy(), run.who.agent
-        hidden = [
+        hidden += [
             name
-            for name in by_name
+            for name in tools
             if never_allowed(
                 policy, self._options.recorded_name(name), self._options.effect(name), agent, DOOR
             )

@@ -7,12 +7,12 @@ made. Pure. Used by `session` and `pins`.
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
-from custody.doors.proxy.messages import kept, place_of, value_of, with_value
+from custody.doors.proxy.messages import kept, misspelt_in, place_of, value_of, with_value
 from custody.policy import Policy, Rule
 from custody.policy.names import fits_any
 from custody.records import Effect
@@ -21,22 +21,52 @@ READ_BY_MODELS = (
     "name", "title", "description", "inputSchema", "outputSchema", "annotations", "execution",
 )  # fmt: skip
 """Of a tool, what a client may put before a model. Icons and `_meta` are not among it."""
+_FOLDED = frozenset(name.casefold() for name in READ_BY_MODELS)  # some clients take names whatever their case
+
+LIST_NAMES = frozenset({"tools", "nextCursor"})
+TOOL_NAMES = frozenset({"name"})
 
 INVISIBLE = frozenset({"Cf", "Co", "Cn"})
 """Categories of characters that nobody sees and a model reads: marks of direction, joiners, tags."""
 
 
 def tools_in(listed: Any) -> list[Mapping[str, Any]]:
-    """The tools of a result of `tools/list` that have a name."""
-    found = cast("dict[str, Any]", listed).get("tools") if isinstance(listed, dict) else None
-    tools = cast("list[Any]", found) if isinstance(found, list) else []
-    return [tool for tool in tools if isinstance(tool, dict) and isinstance(tool.get("name"), str)]  # pyright: ignore[reportUnknownMemberType]
+    """The tools of a result of `tools/list` that have a name. Raises NoMessage where a client may see others
+    than these."""
+    if not isinstance(listed, dict):
+        return []
+    named = cast("dict[str, Any]", listed)
+    misspelt_in(named, LIST_NAMES)
+    items: list[Any] = named["tools"] if isinstance(named.get("tools"), list) else []
+    tools: list[dict[str, Any]] = [item for item in items if isinstance(item, dict)]
+    for tool in tools:
+        misspelt_in(tool, TOOL_NAMES)
+    return [tool for tool in tools if isinstance(tool.get("name"), str)]
 
 
-def digest_of(tool: Mapping[str, Any]) -> str:
-    """Of all that a model may read of it; the order of names does not matter."""
-    said = {name: tool[name] for name in READ_BY_MODELS if name in tool}
-    return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:32]
+def by_name(tools: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Of several tools of one name all, as nobody knows which a client takes."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for tool in tools:
+        found.setdefault(tool["name"], []).append(tool)
+    return found
+
+
+def described(tools: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What the tools of one name say, for the record: most often there is one."""
+    return tools[0] if len(tools) == 1 else {str(number): dict(tool) for number, tool in enumerate(tools, 1)}
+
+
+def digest_of(*tools: Mapping[str, Any]) -> str:
+    """Of all that a model may read of the tools of one name; the order of names does not matter."""
+    said = [{name: one for name, one in tool.items() if name.casefold() in _FOLDED} for tool in tools]
+    read = msgspec.json.encode(said[0] if len(said) == 1 else said, order="sorted")
+    return hashlib.sha256(read).hexdigest()[:32]
+
+
+def folded(name: str) -> str:
+    """The same for names that a server may take for one."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFKC", name).casefold()
 
 
 def invisible_in(value: Any) -> int:

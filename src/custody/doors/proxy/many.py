@@ -19,12 +19,14 @@ from custody import __version__
 from custody.doors.proxy.calling import SEPARATOR
 from custody.doors.proxy.messages import (
     CONNECTION_CLOSED,
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     Id,
     Member,
     Message,
     NoMessage,
     TooLong,
+    answered_by,
     encoded,
     error,
     members,
@@ -55,6 +57,9 @@ ANSWER_SECONDS = 20.0
 """For what is asked of all servers: one that says nothing is left out."""
 
 
+RESOURCES_MAX = 100_000
+"""Addresses whose server is remembered, the first that listed it; of others a lone server is asked."""
+
 OWNERS_MAX = 4_096
 """Requests whose server is remembered: what is given up may never be answered."""
 
@@ -64,8 +69,10 @@ class _Gathered(Struct, kw_only=True):
 
     asked: Message
     waiting: set[str]
-    answers: dict[str, Message] = {}
+    said: dict[str, dict[str, Any]] = {}
+    """By server, its result."""
     lines: dict[str, bytes] = {}
+    failed: list[bytes] = []
     timer: asyncio.TimerHandle | None = None
 
 
@@ -89,7 +96,8 @@ class ManyServers:
 
     @property
     def full(self) -> bool:
-        return any(self._servers[name].full for name in self._alive)
+        # One that takes nothing does not hold up what is for the others; what waits for it is bounded.
+        return bool(self._alive) and all(self._servers[name].full for name in self._alive)
 
     def start(self, on_line: OnLine, on_room: Callable[[], None], on_lost: Callable[[Id, str], None]) -> None:
         self._on_line, self._on_lost = on_line, on_lost
@@ -199,32 +207,33 @@ class ManyServers:
             return
         if gathered.timer is not None:
             gathered.timer.cancel()
-        answers = {name: one for name, one in sorted(gathered.answers.items()) if one.result is not None}
-        method = gathered.asked.method or ""
-        if not answers:
-            failed = next((line for _, line in sorted(gathered.lines.items())), None)
-            why = "None of the servers has answered."
-            self._on_line(failed or error(identity, CONNECTION_CLOSED, why))
-        elif method in LISTS:
-            self._on_line(self._joined(identity, method, {name: gathered.lines[name] for name in answers}))
-        else:
-            self._on_line(result(identity, _merged(answers)))
+        method, said = gathered.asked.method or "", dict(sorted(gathered.said.items()))
+        try:
+            if not said:
+                why = "None of the servers has answered."
+                answer = next(iter(gathered.failed), None) or error(identity, CONNECTION_CLOSED, why)
+            elif method in LISTS:
+                answer = self._joined(identity, method, gathered, said)
+            else:
+                answer = result(identity, _merged(said))
+        except (NoMessage, ValueError, TypeError, AttributeError, LookupError, RecursionError) as wrong:
+            answer = error(identity, INTERNAL_ERROR, f"The answers of the servers make no whole: {wrong}")
+        self._on_line(answer)
 
-    def _joined(self, identity: Id, method: str, lines: Mapping[str, bytes]) -> bytes:
+    def _joined(
+        self, identity: Id, method: str, gathered: _Gathered, results: Mapping[str, Mapping[str, Any]]
+    ) -> bytes:
         """One list of all, each part as its server wrote it but for its name."""
         parts: list[str] = []
         cursors: dict[str, str] = {}
         caching: dict[str, Any] = {}
-        for server, line in lines.items():
-            text = line.decode("utf-8")
-            said = value_of(read(line).result)
-            if isinstance(said, dict):
-                named = cast("dict[str, Any]", said)
-                if isinstance(named.get("nextCursor"), str):
-                    cursors[server] = named["nextCursor"]
-                caching |= {name: named[name] for name in ("resultType", "ttlMs") if name in named}
+        for server, named in results.items():
+            text = gathered.lines[server].decode("utf-8")
+            if isinstance(named.get("nextCursor"), str):
+                cursors[server] = named["nextCursor"]
+            caching |= {name: named[name] for name in ("resultType", "ttlMs") if name in named}
             place = place_of(text, "result", LISTS[method])
-            found = members(text, place[0])[0] if place is not None else ()
+            found = members(text, place[0])[0] if place is not None and text[place[0]] == "[" else ()
             parts += [self._part(server, method, text, one) for one in found]
         if caching:
             caching["cacheScope"] = "private"
@@ -239,7 +248,7 @@ class ManyServers:
         said: Any = value_of(Raw(part.encode()))
         named = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
         for address in (named.get("uri"), named.get("uriTemplate")):
-            if isinstance(address, str):
+            if isinstance(address, str) and len(self._resources) < RESOURCES_MAX:
                 self._resources.setdefault(address, server)
         if method not in PREFIXED or not isinstance(named.get("name"), str):
             return part
@@ -251,13 +260,18 @@ class ManyServers:
         if isinstance(line, TooLong):
             if line.id is None or self._owners.get(line.id) == name:
                 self._on_line(line)
+            elif line.id in self._gathered:
+                self._lost(name, line.id, "Its answer was too long.")
             return
         if not line.strip():
             return
         try:
             message = read(line)
-        except NoMessage:
-            self._on_line(line)  # for whoever counts what is none
+        except NoMessage as wrong:
+            identity = answered_by(line)
+            if identity is not None:
+                self._lost(name, identity, f"The server gave an answer that cannot be read: {wrong}.")
+            self._unread(str(wrong))
             return
         if message.is_request and message.id is not None:
             known = f"{name}-{next(self._numbers)}"
@@ -265,21 +279,44 @@ class ManyServers:
             self._on_line(with_value(line, known, "id"))
         elif message.is_answer:
             self._answered(name, message, line)
+        elif message.method == CANCELLED:
+            self._taken_back(name, message, line)
         else:
             self._on_line(line)
+
+    def _unread(self, why: str) -> None:
+        """For whoever counts what is no message."""
+        self._on_line(encoded(why))
+
+    def _taken_back(self, name: str, message: Message, line: bytes) -> None:
+        """A request of a server, of its own alone."""
+        asked = (name, message.said.get("requestId"))
+        known = next((known for known, one in self._asked.items() if one == asked), None)
+        if known is None:
+            self._unread("it takes back what it has not asked")
+        else:
+            self._on_line(with_value(line, known, "params", "requestId"))
 
     def _answered(self, name: str, message: Message, line: bytes) -> None:
         gathered = self._gathered.get(cast("Id", message.id))
         if gathered is not None and name in gathered.waiting:
             gathered.waiting.discard(name)
-            gathered.answers[name], gathered.lines[name] = message, line
+            try:
+                said: Any = value_of(message.result)
+            except NoMessage as wrong:
+                said = None
+                self._unread(str(wrong))
+            if isinstance(said, dict):
+                gathered.said[name], gathered.lines[name] = cast("dict[str, Any]", said), line
+            elif message.result is None:
+                gathered.failed.append(line)
             if not gathered.waiting:
                 self._gather(cast("Id", message.id))
         elif self._owners.get(cast("Id", message.id)) == name:
             del self._owners[cast("Id", message.id)]
             self._on_line(line)
         else:
-            self._on_line(b'"an answer to what this server was not asked"')
+            self._unread("an answer to what this server was not asked")
 
     def _lost(self, name: str, identity: Id, why: str) -> None:
         gathered = self._gathered.get(identity)
@@ -302,34 +339,45 @@ class ManyServers:
             self.ended.set_result(f"the last of its servers {how}")
 
 
-def _merged(answers: Mapping[str, Message]) -> dict[str, Any]:
+def _merged(said: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """One greeting of all: what any of them can, in the oldest version that one of them speaks."""
-    said = {name: cast("dict[str, Any]", value_of(one.result) or {}) for name, one in answers.items()}
     merged: dict[str, Any] = {}
     for one in said.values():
         merged = one | merged
     capabilities: dict[str, Any] = {}
     for one in said.values():
-        for name, about in cast("dict[str, Any]", one.get("capabilities") or {}).items():
-            capabilities[name] = {**capabilities.get(name, {}), **(about or {})}
+        for name, about in _named(one.get("capabilities")).items():
+            capabilities[name] = {**capabilities.get(name, {}), **_named(about)}
     if any("capabilities" in one for one in said.values()):
         merged["capabilities"] = capabilities
-    versions = [one["protocolVersion"] for one in said.values() if "protocolVersion" in one]
+    versions = [
+        one["protocolVersion"] for one in said.values() if isinstance(one.get("protocolVersion"), str)
+    ]
     if versions:
         merged["protocolVersion"] = min(versions)
-    spoken: list[set[str]] = [
-        set(one["supportedVersions"]) for one in said.values() if "supportedVersions" in one
-    ]
+    spoken = [_texts(one["supportedVersions"]) for one in said.values() if "supportedVersions" in one]
     if spoken:
         merged["supportedVersions"] = sorted(spoken[0].intersection(*spoken[1:]))
     ours = {"name": "custody-proxy", "version": __version__}
     if "serverInfo" in merged:
         merged["serverInfo"] = ours
-    meta = merged.get("_meta")
-    if isinstance(meta, dict) and f"{META}serverInfo" in meta:
-        merged["_meta"] = {**cast("dict[str, Any]", meta), f"{META}serverInfo": ours}
+    meta = _named(merged.get("_meta"))
+    if f"{META}serverInfo" in meta:
+        merged["_meta"] = {**meta, f"{META}serverInfo": ours}
     words = [f"{name}: {one['instructions']}" for name, one in said.items() if one.get("instructions")]
     return merged | ({"instructions": "\n\n".join(words)} if words else {})
+
+
+def _named(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> set[str]:
+    return (
+        {one for one in cast("list[Any]", value) if isinstance(one, str)}
+        if isinstance(value, list)
+        else set()
+    )
 
 
 def _cursor(cursors: Mapping[str, str]) -> str:

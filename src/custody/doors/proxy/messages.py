@@ -6,6 +6,7 @@ by everything in this package.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
@@ -28,9 +29,19 @@ REQUEST_CANCELLED = -32800
 REASON_CHARACTERS_MAX = 500
 """Of what a reader's library says of a line that is none."""
 
+ID_CHARACTERS_MAX = 1_024
+"""Of an id: it stands in the record of a call."""
+
+NAME_CHARACTERS_MAX = 256
+"""Of a tool, and of a client: names stand in the part of a record that is kept for ever. The protocol wants
+128 at most of a tool's."""
+
 ENVELOPE_NAMES = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
+_NAME = re.compile(rb'[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\n\r]*:[ \t\n\r]*')
+_AFTER = re.compile(rb"[ \t\n\r]*([,}])")
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class NoMessage(Exception):
@@ -82,28 +93,112 @@ class _Envelope(Struct):
 def read_strictly(line: bytes) -> Message:
     """The message in a line of a client: one in which a name stands twice, or a known name in another case,
     is none, as a server may read it otherwise than we do. Raises NoMessage."""
-    named = _parsed(line, _strictly)
+    odd: list[str] = []
+    named = _parsed(line, lambda line: _strictly(line, odd))
     if not isinstance(named, dict):
         raise NoMessage(INVALID_REQUEST, "A message is one JSON object a line, and this is none.")
     said = cast("dict[str, Any]", named)
     misspelt_in(said, ENVELOPE_NAMES)
     envelope = _Envelope(**{name: said[name] for name in ENVELOPE_NAMES & said.keys()})
+    if odd:
+        why = f"Readers take {odd[0]} for different things."
+        raise NoMessage(PARSE_ERROR, why, envelope.id if _fits(envelope.id) else None)
     if envelope.result is not UNSET:
         envelope.result = Raw(json.dumps(envelope.result).encode())  # what a client answers is small
     return _message(envelope)
 
 
 def read(line: bytes) -> Message:
-    """The message in a line of a server. Raises NoMessage."""
-    return _message(_parsed(line, _decode))
+    """The message in a line of a server: of its envelope each name stands there once, as it is spelt; what it
+    holds is read later. Raises NoMessage."""
+    if not line.isascii():
+        _parsed(line, lambda line: line.decode("utf-8"))  # the library passes over texts
+    try:
+        said = _parsed(line, _decode)
+    except NoMessage:
+        if not _HALF_CHARACTER.search(line):
+            raise
+        return _message(_parsed(line, _read_with_half_characters))
+    if not _plainly(line, said):
+        misspelt_in(_parsed(line, _parts_once), ENVELOPE_NAMES)
+    return _message(said)
+
+
+def _read_with_half_characters(line: bytes) -> _Envelope:
+    """Texts that were cut between the halves of a character are common, and the library takes none."""
+    text = line.decode("utf-8")
+    named: Any = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    if not isinstance(named, dict):
+        return _Envelope()
+    said = cast("dict[str, Any]", named)
+    misspelt_in(said, ENVELOPE_NAMES)
+    place = place_of(text, "result")
+    envelope = _Envelope(**{name: said[name] for name in ENVELOPE_NAMES & said.keys()})
+    envelope.result = UNSET if place is None else Raw(text[place[0] : place[1]].encode("utf-8"))
+    return envelope
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
+_PLAIN = (
+    (b'{"jsonrpc":"2.0","id":%b,"result":', b"}"),
+    (b'{"result":', b',"jsonrpc":"2.0","id":%b}'),
+    (b'{"jsonrpc": "2.0", "id": %b, "result": ', b"}"),
+)
 
 
-def _strictly(line: bytes) -> Any:
+def _plainly(line: bytes, said: _Envelope) -> bool:
+    """Whether an answer stands there as most libraries write it: then there is no room for a second name."""
+    if said.result is UNSET or said.id is UNSET:
+        return False
+    identity, size = msgspec.json.encode(said.id), memoryview(said.result).nbytes
+    for before, after in _PLAIN:
+        before, after = before.replace(b"%b", identity), after.replace(b"%b", identity)
+        if len(line) == len(before) + size + len(after):
+            return line.startswith(before) and line.endswith(after)
+    return False
+
+
+_parts = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def _parts_once(line: bytes) -> dict[str, Raw]:
+    """What stands under each name. The library takes the last of two of one name: that there is one of each
+    shows where all of them, one behind the other, make up the line."""
+    parts = _parts(line)
+    at = line.index(b"{") + 1
+    for _ in parts:
+        named = _NAME.match(line, at)
+        raw = None if named is None else parts.get(json.loads(named[1]))
+        if named is None or raw is None or not line.startswith(raw, named.end()):
+            break
+        after = _AFTER.match(line, named.end() + memoryview(raw).nbytes)
+        if after is None:
+            break
+        at = after.end()
+    if parts and line[at - 1 : at] != b"}":
+        raise ValueError("a name stands twice in its envelope")
+    return parts
+
+
+def _strictly(line: bytes, odd: list[str]) -> Any:
+    """What a line says; `odd` is what in it readers have not in common, though they agree where it ends."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            odd.append(f"the number {text[:64]}")
+        return value
+
     # Decoded first: of bytes the library would guess the encoding.
-    return json.loads(line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    value = json.loads(
+        line.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=number
+    )
+    if _HALF_CHARACTER.search(line):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            odd.append("half a character")
+    return value
 
 
 def _parsed(line: bytes, parse: Callable[[bytes], Any]) -> Any:
@@ -118,10 +213,13 @@ def _parsed(line: bytes, parse: Callable[[bytes], Any]) -> Any:
 
 def _message(said: _Envelope) -> Message:
     identity = said.id
-    fits = type(identity) in (int, str)
+    fits = _fits(identity)
     if said.method is not UNSET:
+        if said.result is not UNSET or said.error is not UNSET:
+            raise NoMessage(INVALID_REQUEST, "A request and its answer at once.", identity if fits else None)
         if type(said.method) is not str or not (fits or identity is UNSET):
-            raise NoMessage(INVALID_REQUEST, "A method is a text, and an id an integer or a text.")
+            why = f"A method is a text, and an id an integer or a text of {ID_CHARACTERS_MAX:,} characters."
+            raise NoMessage(INVALID_REQUEST, why)
         params = None if said.params is UNSET else said.params
         return Message(id=None if identity is UNSET else identity, method=said.method, params=params)
     if (said.result is UNSET) == (said.error is UNSET) or not (fits or identity is None):
@@ -129,6 +227,12 @@ def _message(said: _Envelope) -> Message:
     if said.result is not UNSET:
         return Message(id=identity, result=said.result)
     return Message(id=identity, error=said.error)
+
+
+def _fits(identity: Any) -> bool:
+    if type(identity) is str:
+        return len(identity) <= ID_CHARACTERS_MAX
+    return type(identity) is int and -(2**63) <= identity < 2**64
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,6 +247,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
+
+
+def is_name(text: str) -> bool:
+    """Whether a tool can be called by it."""
+    return 0 < len(text) <= NAME_CHARACTERS_MAX and text.isprintable() and text == text.strip()
+
+
+def in_two_cases(value: Any) -> tuple[str, str] | None:
+    """Two names of one object that differ in their case alone: some readers take the last for both."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            named = cast("dict[str, Any]", one)
+            lowered: dict[str, str] = {}
+            for name in named:
+                other = lowered.setdefault(name.casefold(), name)
+                if other != name:
+                    return other[:64], name[:64]
+            waiting += named.values()
+        elif isinstance(one, list):
+            waiting += cast("list[Any]", one)
+    return None
 
 
 def misspelt_in(named: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -255,7 +382,10 @@ def without(line: bytes, names: frozenset[str], *path: str) -> bytes:
 
 
 def encoded(value: Any) -> bytes:
-    return msgspec.json.encode(value)
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a name of the file system may hold what is no text
+        return json.dumps(value).encode()
 
 
 def error(identity: Id | None, code: int, message: str) -> bytes:
@@ -285,7 +415,7 @@ def refused(identity: Id, text: str, *, modern: bool) -> bytes:
 ENDS_KEPT_BYTES = 256
 """Of a line that is too long: where its id stands, as every library writes it before or after the rest."""
 
-_ID = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\]{0,128}")'
+_ID = rb'"id"\s*:\s*(-?\d{1,18}(?=\s*[,}])|"[^"\\]{0,128}")'
 _ID_AT_ITS_HEAD = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID)
 _ID_AT_ITS_TAIL = re.compile(_ID + rb'(?:\s*,\s*"jsonrpc"\s*:\s*"2\.0")?\s*\}\s*$')
 
@@ -301,34 +431,49 @@ class Lines:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._rest = bytearray()
+        self._rest: list[bytes] = []
+        """Of a line whose end has not come: joined once, so that there are never three copies of it."""
+        self._rest_bytes = 0
         self._passed_over: bytes | None = None
         """The head of a line that is too long, while its end has not come."""
 
     def take(self, data: bytes) -> "list[bytes | TooLong]":
         """The lines that end in `data`."""
+        if b"\n" not in data:  # kept as it is
+            self._add(data)
+            return []
         *ended, last = data.split(b"\n")
         found = [self._line(part) for part in ended]
         self._add(last)
         return found
 
     def _line(self, part: bytes) -> "bytes | TooLong":
-        if self._passed_over is None and len(self._rest) + len(part) <= self._bytes_max:
-            line = bytes(self._rest) + part if self._rest else part
-            self._rest.clear()
-            return line
         self._add(part)
-        head, self._passed_over = self._passed_over or bytes(self._rest[:ENDS_KEPT_BYTES]), None
-        too_long = TooLong(id_of_ends(head, bytes(self._rest[-ENDS_KEPT_BYTES:])))
+        line = b"".join(self._rest)
         self._rest.clear()
-        return too_long
+        self._rest_bytes = 0
+        if self._passed_over is None:
+            return line
+        head, self._passed_over = self._passed_over, None
+        return TooLong(id_of_ends(head, line))
 
     def _add(self, part: bytes) -> None:
-        self._rest += part
-        if self._passed_over is None and len(self._rest) > self._bytes_max:
-            self._passed_over = bytes(self._rest[:ENDS_KEPT_BYTES])
+        if part:
+            self._rest.append(part)
+            self._rest_bytes += len(part)
+        if self._passed_over is None and self._rest_bytes > self._bytes_max:
+            self._passed_over = b"".join(self._rest)[:ENDS_KEPT_BYTES]
         if self._passed_over is not None:
-            del self._rest[:-ENDS_KEPT_BYTES]
+            tail = b"".join(self._rest)[-ENDS_KEPT_BYTES:]
+            self._rest, self._rest_bytes = [tail], len(tail)
+
+
+def answered_by(line: bytes) -> Id | None:
+    """Which request a line was meant to answer that cannot be read; None where that cannot be told, or where
+    it may be no message at all."""
+    head, tail = line[:ENDS_KEPT_BYTES], line[-ENDS_KEPT_BYTES:]
+    ends = head + tail
+    return id_of_ends(head, tail) if b'"jsonrpc"' in ends and b'"method"' not in ends else None
 
 
 class TooLong(NamedTuple):

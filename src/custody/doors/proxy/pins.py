@@ -5,13 +5,13 @@ as changed, and counts once a person trusts it. Where a call of a changed tool i
 Used by `session` and the command.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec import Struct
 
 from custody.calls.guards import Proposal
-from custody.doors.proxy.lists import digest_of
+from custody.doors.proxy.lists import digest_of, folded
 from custody.index import Index
 from custody.records import Decision
 
@@ -39,30 +39,38 @@ class Pins:
     def __init__(self, server: str, known: Mapping[str, str]) -> None:
         self.server = server
         self._known = dict(known)
-        self._now: dict[str, str] = {}
+        self._folded = {folded(name): name for name in known}
+        self._other: dict[str, str] = {}
+        """What a tool has said of itself in this session that is not trusted. It stays, whatever it says
+        later: a model may have read it."""
 
-    def look(self, tools: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[Changed]]:
-        """Which tools are seen for the first time, with their digests, and which have changed since they were
-        last seen here. The first are to be `pinned` once they are on the record."""
+    def look(self, tools: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[str, str], list[Changed]]:
+        """Which of the tools of a list, `by_name`, are seen for the first time, with their digests, and which
+        have changed since they were last seen here. The first are to be `pinned` once they are on the
+        record."""
         first: dict[str, str] = {}
         changed: list[Changed] = []
-        for tool in tools:
-            name, digest = tool["name"], digest_of(tool)
-            seen, self._now[name] = self._now.get(name), digest
-            was = self._known.get(name) or first.get(name)
+        for name, same in tools.items():
+            digest, was = digest_of(*same), self._known.get(name)
             if was is None:
                 first[name] = digest
-            elif digest != was and seen != digest:
+            elif digest not in (was, self._other.get(name)):
+                self._other[name] = digest
                 changed.append(Changed(name, was, digest))
         return first, changed
 
     def pinned(self, first: Mapping[str, str]) -> None:
         self._known.update(first)
+        self._folded |= {folded(name): name for name in first}
+
+    def meant(self, tool: str) -> str | None:
+        """The tool that a lenient server may take this name for, which nobody has listed."""
+        return None if tool in self._known else self._folded.get(folded(tool))
 
     def objection(self, tool: str) -> str | None:
         """Why a call of it is asked about; None where its description is the one that is trusted."""
-        now, was = self._now.get(tool), self._known.get(tool)
-        if now is None or was is None or now == was:
+        now, was = self._other.get(tool), self._known.get(tool)
+        if now is None or was is None:
             return None
         return (
             f"The server {self.server!r} describes the tool {tool!r} otherwise than when it was first used "
@@ -71,10 +79,13 @@ class Pins:
 
 
 def guard_of(pins: Pins, tool: str) -> Any:
-    """A guard of one call: of a changed tool a person is asked."""
+    """A guard of one call: of a changed tool a person is asked, and one is called as it is listed."""
 
     def description(proposal: Proposal) -> Decision | None:
         del proposal
+        meant = pins.meant(tool)
+        if meant is not None:
+            return Decision("deny", "schema", f"The server lists this tool as {meant!r}.")
         objection = pins.objection(tool)
         return None if objection is None else Decision("ask", "rule", objection, rule="description")
 

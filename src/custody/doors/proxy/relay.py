@@ -14,12 +14,17 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from custody.doors.proxy.messages import (
+    CONNECTION_CLOSED,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    NAME_CHARACTERS_MAX,
     Id,
     Message,
     NoMessage,
+    answered_by,
     error,
+    in_two_cases,
+    is_name,
     misspelt_in,
     read,
     read_strictly,
@@ -43,7 +48,7 @@ WAITING_MAX = 64
 """Calls between two rounds: each holds its line."""
 
 GIVEN_UP_MAX = 1_024
-"""Requests a client has given up, whose answer may still be on its way."""
+"""Requests nobody waits for any more, whose answer may still be on its way: their ids are not free again."""
 
 
 class Request(Struct, kw_only=True):
@@ -197,7 +202,8 @@ class Relay:
         """The client's, but for tool calls."""
         self._calls: dict[Id, ToolCall] = {}
         self._waiting: list[ToolCall] = []
-        self._given_up: OrderedDict[Id, None] = OrderedDict()
+        self._given_up: OrderedDict[Id, bool] = OrderedDict()
+        """Whether a late answer is handed on: that of a tool call would be on no record."""
         self._asked: dict[Id, Request] = {}
         """The server's."""
         self._own: set[Id] = set()
@@ -223,13 +229,16 @@ class Relay:
             raise NoMessage(INVALID_REQUEST, f"A request with the id {identity!r} is open already.")
         if len(self._requests) + len(self._calls) >= OPEN_MAX:
             raise NoMessage(INVALID_REQUEST, f"{OPEN_MAX} requests are open already.", identity)
+        if identity in self._given_up:
+            why = f"The id {identity!r} was that of a request whose answer may still come."
+            raise NoMessage(INVALID_REQUEST, why, identity)
         assert message.method is not None, "a request has one"
         if self._gone is not None:
             return [ToClient(error(identity, *self._gone))]
-        self._given_up.pop(identity, None)
-        modern = self._introduced(message)
-        if message.method != TOOLS_CALL and _means(message.method, TOOLS_CALL):
-            raise NoMessage(INVALID_REQUEST, f"{TOOLS_CALL!r} is spelt otherwise here.", identity)
+        modern = self._introduced(message, identity)
+        for known in (TOOLS_CALL, TOOLS_LIST):
+            if message.method != known and _means(message.method, known):
+                raise NoMessage(INVALID_REQUEST, f"{known!r} is spelt otherwise here.", identity)
         if message.method == TOOLS_CALL:
             return self._tool_call(message, identity, line, modern=modern)
         self._requests[identity] = Request(
@@ -237,18 +246,21 @@ class Relay:
         )
         return [ToServer(line)]
 
-    def _introduced(self, message: Message) -> bool:
+    def _introduced(self, message: Message, identity: Id) -> bool:
         """Take what it says of its client; whether it is of the newest version."""
-        if message.method == "initialize":
-            self.client = _client(message.said, "clientInfo", "capabilities", "protocolVersion")
-            return False
         meta = _named(message.said.get("_meta"))
-        if f"{META}protocolVersion" not in meta:
+        modern = message.method != "initialize" and f"{META}protocolVersion" in meta
+        if modern:
+            client = _client(meta, f"{META}clientInfo", f"{META}clientCapabilities", f"{META}protocolVersion")
+        elif message.method == "initialize":
+            client = _client(message.said, "clientInfo", "capabilities", "protocolVersion")
+        else:
             return False
-        self.client = _client(
-            meta, f"{META}clientInfo", f"{META}clientCapabilities", f"{META}protocolVersion"
-        )
-        return True
+        if max(len(client.name), len(client.version)) > NAME_CHARACTERS_MAX:
+            why = f"The name of a client and its version have at most {NAME_CHARACTERS_MAX} characters."
+            raise NoMessage(INVALID_PARAMS, why, identity)
+        self.client = client
+        return modern
 
     def _tool_call(self, message: Message, identity: Id, line: bytes, *, modern: bool) -> list[Step]:
         said = message.said
@@ -259,7 +271,14 @@ class Relay:
         name, arguments = said.get("name"), said.get("arguments")
         if not isinstance(name, str) or not (arguments is None or isinstance(arguments, dict)):
             raise NoMessage(INVALID_PARAMS, "A tool call has a name, and arguments by name.", identity)
+        if not is_name(name):
+            why = f"The name of a tool has at most {NAME_CHARACTERS_MAX} characters, all of which are seen."
+            raise NoMessage(INVALID_PARAMS, why, identity)
         named = _named(arguments)
+        twice = in_two_cases(named)
+        if twice is not None:
+            why = f"{twice[0]!r} and {twice[1]!r} are one name to some readers."
+            raise NoMessage(INVALID_PARAMS, why, identity)
         waited = self._coming_again(said, name, named) if ROUND_NAMES & said.keys() else None
         if waited is None:
             call = ToolCall(
@@ -297,23 +316,23 @@ class Relay:
         if message.method != CANCELLED:
             return [ToServer(line)]
         identity = _id(message.said.get("requestId"))
-        if identity is None:
-            return [ToServer(line)]
+        if identity is None:  # 1.0 is 1 to some readers
+            raise NoMessage(INVALID_REQUEST, "What is cancelled has an id that is an integer or a text.")
         call = self._calls.pop(identity, None)
         request = self._requests.pop(identity, None)
         if call is not None:
             if not call.sent:
                 return [GivenUp(call)]
-            self._give_up(identity)
+            self._give_up(identity, late=False)
             return [ToServer(line), GivenUp(call)]
         if request is not None:
-            if request.method != TOOLS_LIST:  # a late list would not have been looked through
-                self._give_up(identity)
+            # A late list would not have been looked through.
+            self._give_up(identity, late=request.method != TOOLS_LIST)
             return [ToServer(line), Passed(request, False, None)]
         return [ToServer(line)]
 
-    def _give_up(self, identity: Id) -> None:
-        self._given_up[identity] = None
+    def _give_up(self, identity: Id, *, late: bool) -> None:
+        self._given_up[identity] = late
         if len(self._given_up) > GIVEN_UP_MAX:
             self._given_up.popitem(last=False)
 
@@ -333,7 +352,10 @@ class Relay:
         try:
             message = read(line)
         except NoMessage as wrong:
-            return [Faulty(True, str(wrong))]
+            # Whoever waits for it would wait until nobody does.
+            identity, why = answered_by(line), f"The server gave an answer that cannot be read: {wrong}."
+            lost = [] if identity is None else self.lost(identity, CONNECTION_CLOSED, why)
+            return [Faulty(True, str(wrong)), *lost]
         if message.is_answer:
             return self._answer_of_server(message, line)
         if message.id is not None:
@@ -364,9 +386,9 @@ class Relay:
             if request.method == TOOLS_LIST and message.result is not None:
                 return [Listed(request, message, line)]
             return [ToClient(line), Passed(request, False, message)]
-        if identity in self._given_up:
-            del self._given_up[identity]
-            return [ToClient(line)]
+        late = self._given_up.pop(identity, None)
+        if late is not None:
+            return [ToClient(line)] if late else [Faulty(True, "It answers what was given up before.")]
         return [Faulty(True, "It answers nothing that is open; or twice.")]
 
     def _tool_answered(self, call: ToolCall, message: Message, line: bytes) -> list[Step]:
@@ -389,6 +411,10 @@ class Relay:
 
     # -- of ours ----------------------------------------------------------------------------------------
 
+    def has(self, call: ToolCall) -> bool:
+        """Whether its client still waits for it."""
+        return self._calls.get(call.id) is call or call in self._waiting
+
     def forwarded(self, call: ToolCall) -> bytes:
         """The line of a call that may happen, for the server."""
         call.sent = True
@@ -409,6 +435,8 @@ class Relay:
         """Nobody waits for it any more: what the server may still say to it is dropped."""
         if self._calls.get(call.id) is call:
             del self._calls[call.id]
+            if call.sent:
+                self._give_up(call.id, late=False)
         if call in self._waiting:
             self._waiting.remove(call)
 
@@ -423,6 +451,7 @@ class Relay:
             return [Lost(call, reason)]
         if request is None:
             return []
+        self._give_up(identity, late=False)
         return [ToClient(error(identity, code, reason)), Passed(request, False, None)]
 
     def server_gone(self, code: int, reason: str) -> list[Step]:
@@ -456,7 +485,10 @@ def _named(value: Any) -> Mapping[str, Any]:
 
 def _means(method: str | None, known: str) -> bool:
     """Whether a lenient reader may take it for a method."""
-    return method is not None and method.strip().casefold() == known
+    if method is None:
+        return False
+    seen = method if method.isprintable() else "".join(filter(str.isprintable, method))
+    return seen.strip().casefold() == known
 
 
 def _id(value: Any) -> Id | None:

@@ -6,11 +6,12 @@ that is not looked at. Used by `custody proxy --url`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
-import httpx2
+import aiohttp
 from mcp.shared.inbound import (
     NAME_BEARING_METHODS,
     encode_header_value,
@@ -18,7 +19,10 @@ from mcp.shared.inbound import (
     mcp_param_headers,
     x_mcp_header_map,
 )
+from msgspec import Struct
 
+from custody import __version__
+from custody.doors.proxy.events import Event, Events
 from custody.doors.proxy.lists import tools_in
 from custody.doors.proxy.messages import (
     CONNECTION_CLOSED,
@@ -33,40 +37,69 @@ from custody.doors.proxy.messages import (
 from custody.doors.proxy.relay import CANCELLED, META, TOOLS_CALL, TOOLS_LIST
 from custody.doors.proxy.streams import LINE_BYTES_MAX, OnLine
 
+log = logging.getLogger("custody")
+
 CONNECT_SECONDS = 30.0
-"""To connect, to write, to have a connection. An answer may take as long as its call."""
+"""To connect. An answer may take as long as its call."""
+
+NOTICE_SECONDS = 10.0
+"""For what has no answer: the next one waits for it."""
+NOTICES_MAX = 64
+"""On their way: a client that sends more is left waiting."""
 
 RETRY_SECONDS = 1.0
 """Before a stream is opened again, where the server does not say."""
-RETRY_SECONDS_MAX = 30.0
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 30.0
+"""Whatever it says."""
 RETRIES_MAX = 3
 """In a row, without a word in between."""
 
 LEAVE_SECONDS = 2.0
 """To tell a server that its session is over."""
 
+REFUSAL_BYTES_MAX = 1024**2
+"""Of the body that explains a status."""
+
 EVENTS = "text/event-stream"
+JSON = "application/json"
 
 OnLost = Callable[[Id, str], None]
+
+
+class _Stream(Struct, kw_only=True):
+    """How far a stream of events has come, over several connections."""
+
+    last: str | None = None
+    """The event after which it is gone on with."""
+    wait_seconds: float = RETRY_SECONDS
+    tries: int = 0
+    answered: bool = False
 
 
 class RemoteServer:
     """One server at one address."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        """`headers` are sent with every request, and to no other origin."""
+        """`headers` are sent with every request, and to no other origin. On an event loop."""
         self._url = url
-        self._http = httpx2.AsyncClient(
-            headers=dict(headers), timeout=httpx2.Timeout(CONNECT_SECONDS, read=None), follow_redirects=False
+        self._http = aiohttp.ClientSession(
+            # Compressed, a few bytes would be any number of them.
+            headers={"accept-encoding": "identity", "user-agent": f"custody-proxy/{__version__}", **headers},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0),  # `relay` bounds the requests that are open
+            auto_decompress=False,
+            trust_env=True,
         )
         self._on_line: OnLine = lambda line: None
         self._on_lost: OnLost = lambda identity, why: None
+        self._on_room: Callable[[], None] = lambda: None
         self._session: str | None = None
         self._version: str | None = None
         """Of a session, as its server said; requests of the newest version each say their own."""
         self._modern = False
         self._posts: dict[Id, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._headers_of: dict[str, Mapping[tuple[str, ...], str]] = {}
         """By tool, which of its arguments a header repeats."""
@@ -74,117 +107,145 @@ class RemoteServer:
 
     @property
     def full(self) -> bool:
-        return False
+        return len(self._others) >= NOTICES_MAX
 
     def start(self, on_line: OnLine, on_room: Callable[[], None], on_lost: OnLost) -> None:
-        del on_room
-        self._on_line, self._on_lost = on_line, on_lost
+        self._on_line, self._on_room, self._on_lost = on_line, on_room, on_lost
 
     def send(self, line: bytes) -> None:
         """Each message is a request of HTTP; answers come as lines."""
         message = read(line)
-        if message.method == CANCELLED and self._modern:
+        if message.method == CANCELLED:
             # In the newest version the end of its stream is what tells a server.
             post = self._posts.get(message.said.get("requestId", ""))
             if post is not None:
                 post.cancel()
-            return
+            if self._modern:
+                return
         task = asyncio.create_task(self._post(message, line))
         if message.is_request and message.id is not None:
             self._posts[message.id] = task
-            task.add_done_callback(lambda _, identity=message.id: self._posts.pop(identity, None))
+            task.add_done_callback(lambda task, identity=message.id: self._posted(identity, task))
         else:
             self._others.add(task)
-            task.add_done_callback(self._others.discard)
+            task.add_done_callback(self._noticed)
+
+    def _posted(self, identity: Id, task: "asyncio.Task[None]") -> None:
+        if self._posts.get(identity) is task:
+            del self._posts[identity]
+
+    def _noticed(self, task: "asyncio.Task[None]") -> None:
+        was_full = self.full
+        self._others.discard(task)
+        if was_full:
+            self._on_room()
 
     async def close(self) -> None:
         """Leave it. A second close does nothing."""
         tasks = {*self._posts.values(), *self._others}
+        tasks |= set() if self._listener is None else {self._listener}
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVE_SECONDS)
         if self._session is not None:
-            with suppress(httpx2.HTTPError, TimeoutError):
+            with suppress(aiohttp.ClientError, OSError, ValueError):  # a TimeoutError is an OSError
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._http.delete(self._url, headers=self._common())
-        await self._http.aclose()
+                    await self._http.delete(self._url, headers=self._common(), allow_redirects=False)
+        await self._http.close()
         if not self.ended.done():
             self.ended.set_result("it was left")
 
     # -- one message --------------------------------------------------------------------------------------
 
     async def _post(self, message: Message, line: bytes) -> None:
+        """Whatever happens, a request has an answer or is lost."""
         try:
             if message.is_request:
                 await self._exchange(message, line)
             else:
-                async with self._turn:  # in their order
+                async with self._turn, asyncio.timeout(NOTICE_SECONDS):  # in their order
                     await self._exchange(message, line)
-        except httpx2.ConnectError as wrong:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as wrong:
             self._answer_for(message, f"The server cannot be reached: {wrong or type(wrong).__name__}.")
-        except (httpx2.HTTPError, httpx2.StreamError, httpx2.SSEError, NoMessage) as wrong:
-            why = f"The connection to the server broke: {wrong or type(wrong).__name__}."
-            if message.is_request and message.id is not None:
-                self._on_lost(message.id, why)
+        except (aiohttp.ClientError, OSError, ValueError) as wrong:
+            self._lose(message, f"The connection to the server broke: {wrong or type(wrong).__name__}.")
+        except Exception as wrong:  # a defect of ours, or of the library: nobody may wait for ever
+            log.exception("A message could not be exchanged with an MCP server")
+            self._lose(message, f"The proxy failed on this message: {type(wrong).__name__}.")
 
     def _answer_for(self, message: Message, why: str) -> None:
         if message.is_request:
             self._on_line(error(message.id, CONNECTION_CLOSED, why))
 
+    def _lose(self, message: Message, why: str) -> None:
+        """Does nothing where it has been answered."""
+        if message.is_request and message.id is not None:
+            self._on_lost(message.id, why)
+
     async def _exchange(self, message: Message, line: bytes) -> None:
         headers = self._headers(message)
-        async with self._http.stream("POST", self._url, content=line, headers=headers) as response:
+        async with self._http.post(self._url, data=line, headers=headers, allow_redirects=False) as response:
             if message.method == "initialize":
                 self._session = response.headers.get("mcp-session-id")
-            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if response.status_code >= 300:
-                await self._refused(message, response, kind)
+            if response.status >= 300:
+                await self._refused(message, response)
             elif not message.is_request:
-                await response.aread()
                 if message.method == "notifications/initialized" and self._session is not None:
                     self._listen()
-            elif kind == EVENTS:
+            elif _kind(response) == EVENTS:
                 await self._streamed(message, response)
-            elif kind == "application/json":
-                self._said(message, b"".join([part async for part in response.aiter_bytes()]))
+            elif _kind(response) == JSON:
+                self._said(message, await _body(response, LINE_BYTES_MAX))
+                self._lose(message, "The server answered with a message that is no answer to it.")
             else:
-                self._answer_for(message, f"The server answered with {kind or 'nothing'}, and no message.")
+                kind = _kind(response) or "nothing"
+                self._answer_for(message, f"The server answered with {kind}, and no message.")
 
-    async def _refused(self, message: Message, response: httpx2.Response, kind: str) -> None:
+    async def _refused(self, message: Message, response: aiohttp.ClientResponse) -> None:
         """An error of the protocol may come with a status of its own."""
-        body = await response.aread()
         if not message.is_request:
-            return None
-        if kind == "application/json":
-            with suppress(NoMessage):
-                said = read(_one_line(body))
-                if said.error is not None and said.id is not None:
-                    return self._said(message, body)
-                if said.error is not None:
-                    found: Any = said.error
-                    told = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-                    code, words = told.get("code"), told.get("message")
-                    if isinstance(code, int) and isinstance(words, str):
-                        return self._on_line(error(message.id, code, words))
-        hint = "; --header gives what authorizes" if response.status_code in (401, 403) else ""
-        self._answer_for(message, f"The server answered with status {response.status_code}{hint}.")
+            return
+        if _kind(response) == JSON:
+            body = await _body(response, REFUSAL_BYTES_MAX)
+            said = _read(b"" if body is None else _one_line(body))
+            if said is not None and said.error is not None:
+                if said.id == message.id:
+                    self._said(message, body)
+                    return
+                told = cast("dict[str, Any]", said.error) if isinstance(said.error, dict) else {}
+                code, words = told.get("code"), told.get("message")
+                if said.id is None and isinstance(code, int) and isinstance(words, str):
+                    self._on_line(error(message.id, code, words))
+                    return
+        self._answer_for(message, f"The server answered with status {response.status}{self._hint(response)}.")
 
-    def _said(self, asked: Message, body: bytes) -> None:
-        """A message of the server, on one line."""
-        line = _one_line(body)
-        with suppress(NoMessage):
-            said = read(line)
-            if said.is_answer and said.id == asked.id and said.result is not None:
-                self._note(asked, said)
-        self._on_line(TooLong(asked.id) if len(line) > LINE_BYTES_MAX else line)
+    def _hint(self, response: aiohttp.ClientResponse) -> str:
+        if response.status in (401, 403):
+            return "; --header gives what authorizes"
+        if response.status == 404 and self._session is not None:
+            return ": it may have forgotten the session; begin a new one"
+        if 300 <= response.status < 400:
+            return ", to somewhere else; where a server has moved, --url has to say so"
+        return ""
+
+    def _said(self, asked: Message, body: bytes | None) -> None:
+        """A message of the server, on one line; None: it was too long."""
+        line = TooLong(asked.id) if body is None else _one_line(body)
+        if not isinstance(line, TooLong) and asked.method in ("initialize", TOOLS_LIST):
+            said = _read(line)
+            if said is not None and said.is_answer and said.id == asked.id and said.result is not None:
+                with suppress(NoMessage, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+                    self._note(asked, said)
+        self._on_line(line)
 
     def _note(self, asked: Message, said: Message) -> None:
         """What later requests have to repeat in headers."""
         if asked.method == "initialize":
-            result = value_of(said.result)
-            self._version = result.get("protocolVersion") if isinstance(result, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        elif asked.method == TOOLS_LIST:
+            result: Any = value_of(said.result)
+            version: Any = cast("dict[str, Any]", result).get("protocolVersion")
+            self._version = version if isinstance(version, str) else None
+        else:
             for tool in tools_in(value_of(said.result)):
                 schema = tool.get("inputSchema")
                 found = {} if find_invalid_x_mcp_header(schema) else x_mcp_header_map(schema)
@@ -192,56 +253,54 @@ class RemoteServer:
 
     # -- streams ------------------------------------------------------------------------------------------
 
-    async def _streamed(self, message: Message, response: httpx2.Response) -> None:
+    async def _streamed(self, message: Message, response: aiohttp.ClientResponse) -> None:
         """Until the request has its answer; a stream that breaks off is gone on with, where it can be."""
-        last, wait_seconds, tries = None, RETRY_SECONDS, 0
-        stream = response
-        while True:
-            async for event in _events(stream):
-                last = event.id or last
-                wait_seconds = wait_seconds if event.retry is None else event.retry / 1000
-                tries = 0
-                if event.data:
-                    self._said(message, event.data.encode())
-                    if _answers(event.data.encode(), message.id):
-                        return
-            if last is None or tries >= RETRIES_MAX:
-                break
-            tries += 1
-            await asyncio.sleep(min(wait_seconds, RETRY_SECONDS_MAX))
-            headers = {**self._common(), "accept": EVENTS, "last-event-id": last}
-            request = self._http.build_request("GET", self._url, headers=headers)
-            stream = await self._http.send(request, stream=True)
-        if message.id is not None:
-            self._on_lost(message.id, "The server ended the stream without an answer.")
+        stream = _Stream()
+        await self._follow(message, response, stream)
+        while not stream.answered and stream.last is not None and stream.tries < RETRIES_MAX:
+            stream.tries += 1
+            await asyncio.sleep(min(max(stream.wait_seconds, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX))
+            async with self._resumed(stream.last) as further:
+                if further.status != 200 or _kind(further) != EVENTS:
+                    break
+                await self._follow(message, further, stream)
+        self._lose(message, "The server ended the stream without an answer.")
+
+    async def _follow(self, message: Message, response: aiohttp.ClientResponse, stream: "_Stream") -> None:
+        """One response, to its end or to the answer."""
+        async for event in _events(response):
+            stream.last = event.id or stream.last
+            if event.retry_seconds is not None:
+                stream.wait_seconds = event.retry_seconds
+            if event.name != "message" or event.data == b"":
+                continue
+            stream.tries = 0
+            self._said(message, event.data)
+            if message.is_request and (event.data is None or _answers(event.data, message.id)):
+                stream.answered = True
+                return
+
+    def _resumed(self, last: str | None) -> Any:
+        headers = {**self._common(), "accept": EVENTS, **({} if last is None else {"last-event-id": last})}
+        return self._http.get(self._url, headers=headers, allow_redirects=False)
 
     def _listen(self) -> None:
         """What a server says of its own accord, in the versions with sessions."""
-        task = asyncio.create_task(self._listening())
-        self._others.add(task)
-        task.add_done_callback(self._others.discard)
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.create_task(self._listening())
 
     async def _listening(self) -> None:
-        last, wait_seconds, tries = None, RETRY_SECONDS, 0
-        nothing = Message(method="")
-        while tries < RETRIES_MAX:
-            tries += 1
-            headers = {
-                **self._common(),
-                "accept": EVENTS,
-                **({} if last is None else {"last-event-id": last}),
-            }
-            with suppress(httpx2.HTTPError, httpx2.StreamError, httpx2.SSEError):
-                async with self._http.stream("GET", self._url, headers=headers) as response:
-                    if response.status_code != 200:
+        stream, nothing = _Stream(), Message(method="")
+        while stream.tries < RETRIES_MAX:
+            stream.tries += 1
+            try:
+                async with self._resumed(stream.last) as response:
+                    if response.status != 200 or _kind(response) != EVENTS:
                         return  # it says nothing of its own accord
-                    async for event in _events(response):
-                        tries = 0
-                        last = event.id or last
-                        wait_seconds = wait_seconds if event.retry is None else event.retry / 1000
-                        if event.data:
-                            self._said(nothing, event.data.encode())
-            await asyncio.sleep(min(wait_seconds, RETRY_SECONDS_MAX))
+                    await self._follow(nothing, response, stream)
+            except (aiohttp.ClientError, OSError, ValueError) as wrong:
+                log.debug("The stream of an MCP server broke: %s", wrong)
+            await asyncio.sleep(min(max(stream.wait_seconds, RETRY_SECONDS_MIN), RETRY_SECONDS_MAX))
 
     # -- headers ------------------------------------------------------------------------------------------
 
@@ -251,8 +310,8 @@ class RemoteServer:
 
     def _headers(self, message: Message) -> dict[str, str]:
         headers = {
-            "content-type": "application/json",
-            "accept": f"application/json, {EVENTS}",
+            "content-type": JSON,
+            "accept": f"{JSON}, {EVENTS}",
             **({} if message.method == "initialize" else self._common()),
         }
         said = message.said
@@ -272,23 +331,50 @@ class RemoteServer:
         return headers
 
 
-async def _events(response: httpx2.Response) -> AsyncIterator[httpx2.ServerSentEvent]:
+def _kind(response: aiohttp.ClientResponse) -> str:
+    """Of its body. One that is packed up although nobody asked for that is read as none."""
+    packed = response.headers.get("content-encoding", "").strip().lower()
+    if packed not in ("", "identity"):
+        return f"{packed[:32]} that was not asked for"
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()[:100]
+
+
+async def _body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes | None:
+    """None where it is longer than it may be."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > bytes_max:
+            return None
+    return b"".join(parts)
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Event]:
+    events = Events(LINE_BYTES_MAX)
     try:
-        async for event in httpx2.EventSource(response, max_event_size=LINE_BYTES_MAX):
-            if event.event == "message":
+        async for part in response.content.iter_any():
+            for event in events.take(part):
                 yield event
-    except (httpx2.ReadError, httpx2.RemoteProtocolError):
+    except (aiohttp.ClientError, OSError):
         return  # it broke off
 
 
-def _answers(data: bytes, identity: Id | None) -> bool:
+def _read(line: bytes) -> Message | None:
     try:
-        said = read(_one_line(data))
+        return read(line)
     except NoMessage:
-        return False
-    return said.is_answer and said.id == identity
+        return None
+
+
+def _answers(data: bytes, identity: Id | None) -> bool:
+    said = _read(_one_line(data))
+    return said is not None and said.is_answer and said.id == identity
 
 
 def _one_line(body: bytes) -> bytes:
     """The same JSON: in it the end of a line is a blank."""
-    return body.replace(b"\r", b" ").replace(b"\n", b" ")
+    if b"\r" in body or b"\n" in body:
+        return body.replace(b"\r", b" ").replace(b"\n", b" ")
+    return body

@@ -18,11 +18,13 @@ from custody.doors.proxy.calling import Calling, Options
 from custody.doors.proxy.listing import Listing
 from custody.doors.proxy.messages import (
     CONNECTION_CLOSED,
+    ENDS_KEPT_BYTES,
     INTERNAL_ERROR,
     INVALID_REQUEST,
     Id,
     TooLong,
     error,
+    id_of_ends,
     one_line,
 )
 from custody.doors.proxy.relay import (
@@ -200,7 +202,8 @@ class Session:
             except Exception as wrong:  # a defect of ours: the line is not handed on, and that is said
                 log.exception("A line of an MCP client could not be worked on")
                 self._telling.fault(False, f"it could not be worked on: {type(wrong).__name__}")
-                self._client.write(error(None, INTERNAL_ERROR, "The proxy failed on this message."))
+                identity = id_of_ends(line[:ENDS_KEPT_BYTES], line[-ENDS_KEPT_BYTES:])
+                self._client.write(error(identity, INTERNAL_ERROR, "The proxy failed on this message."))
 
     def from_server(self, line: bytes | TooLong) -> None:
         """A line of the server has come."""
@@ -211,7 +214,8 @@ class Session:
                 self._do(self._relay.from_server(error(line.id, CONNECTION_CLOSED, why)))
         elif line.strip():
             try:
-                self._do(self._relay.from_server(line))
+                # As for a server: a client may end a line where this one has not ended.
+                self._do(self._relay.from_server(one_line(line)))
             except Exception as wrong:
                 log.exception("A line of an MCP server could not be worked on")
                 self._telling.fault(True, f"it could not be worked on: {type(wrong).__name__}")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import stat
 import threading
@@ -28,13 +29,21 @@ PENDING_BYTES_MAX = 128 * 1024**2
 WRITE_BYTES = 1024**2
 """At once: others have their turn meanwhile."""
 
+STALLED_SECONDS = 5.0
+"""Whoever writes here has gone, and what it left is not taken: after so long it is passed over."""
+
 OnLine = Callable[[bytes | TooLong], None]
 
 
 class Inlet:
     """Lines of a descriptor, which is closed at the end. `start` it on the loop."""
 
-    def __init__(self, descriptor: int, on_line: OnLine, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, descriptor: int, on_line: OnLine, on_end: Callable[[], None],
+        stalled_seconds: float = STALLED_SECONDS,
+    ) -> None:  # fmt: skip
+        self._stalled_seconds = stalled_seconds
+        self._stalled: asyncio.TimerHandle | None = None
         self._descriptor = descriptor
         self._on_line = on_line
         self._on_end = on_end
@@ -61,18 +70,38 @@ class Inlet:
             self._may_read.clear()
             if self._polled:
                 self._loop.remove_reader(self._descriptor)
+                self._stalled = self._loop.call_later(self._stalled_seconds, self._look)
+
+    def _look(self) -> None:
+        """An end is not read while nothing is."""
+        if self._loop is None or self._reading:
+            return
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLRDHUP)
+        if poll.poll(0):  # POLLHUP and POLLERR come without being asked for
+            self.stop()
+            self._on_end()
+        else:
+            self._stalled = self._loop.call_later(self._stalled_seconds, self._look)
 
     def resume(self) -> None:
         if not self._reading and self._loop is not None:
             self._reading = True
             self._may_read.set()
+            self._heed_no_end()
             if self._polled:
                 self._loop.add_reader(self._descriptor, self._read)
 
     def stop(self) -> None:
         """No line comes any more, nor an end."""
         self.pause()
+        self._heed_no_end()
         self._loop = None
+
+    def _heed_no_end(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _read(self) -> None:
         try:
@@ -120,8 +149,10 @@ class Outlet:
         self._descriptor, self._socket = _without_waiting(descriptor)
         self._on_gone = on_gone
         self._on_room = on_room
-        self._pending: deque[memoryview] = deque()
-        """As it was given: a large line is not copied to be written."""
+        self._pending: deque[bytes | bytearray] = deque()
+        """Large lines as they were given, small ones gathered: each alone takes more than it says."""
+        self._written = 0
+        """Of the first of them."""
         self.pending_bytes = 0
         """What waits for its reader."""
         self._waiting = False
@@ -133,8 +164,13 @@ class Outlet:
         """A line, with its end. What cannot be written now waits."""
         if self._gone:
             return
-        parts = (line, b"\n") if len(line) > READ_BYTES else (line + b"\n",)
-        self._pending.extend(map(memoryview, parts))
+        last = self._pending[-1] if len(self._pending) > 1 else None  # (the first is being written)
+        if len(line) > READ_BYTES:
+            self._pending += (line, b"\n")
+        elif isinstance(last, bytearray) and len(last) < READ_BYTES:
+            last += line + b"\n"
+        else:
+            self._pending.append(bytearray(line + b"\n") if self._pending else line + b"\n")
         self.pending_bytes += len(line) + 1
         if self._waiting:
             if self.pending_bytes > PENDING_BYTES_MAX:
@@ -175,12 +211,13 @@ class Outlet:
         try:
             while self._pending and not self._gone:
                 part = self._pending[0]
-                written = self._write_some(part[:WRITE_BYTES])
+                with memoryview(part)[self._written : self._written + WRITE_BYTES] as some:
+                    written = self._write_some(some)
                 self.pending_bytes -= written
-                if written == len(part):
+                self._written += written
+                if self._written == len(part):
                     self._pending.popleft()
-                else:
-                    self._pending[0] = part[written:]
+                    self._written = 0
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:

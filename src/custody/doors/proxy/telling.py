@@ -22,6 +22,12 @@ log = logging.getLogger("custody")
 FAULTS_MAX = 100
 """Told of each side, each as an event; further ones are counted and told at the end."""
 
+OF_SERVER_MAX = 10_000
+"""Requests of a server that are told in one session; further ones are counted."""
+
+PENDING_MAX = 1_000
+"""Events on their way into the record: whoever causes more than are written has them counted."""
+
 NOT_TOLD = frozenset({"ping", "initialize", "notifications/initialized"})
 """Every session has them."""
 
@@ -56,11 +62,15 @@ class Telling:
         self._server = server
         self._faults: Counter[str] = Counter()
         self._telling: set[asyncio.Task[None]] = set()
+        self._of_server = 0
         self.dropped = 0
-        """Events that could not be recorded."""
+        """Events that could not be recorded, or were too many."""
 
     def event(self, name: str, data: Mapping[str, Any]) -> None:
         """Record one, soon."""
+        if len(self._telling) >= PENDING_MAX:
+            self.dropped += 1
+            return
         task = asyncio.ensure_future(self._record(name, {"server": self._server, **data}))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
@@ -68,6 +78,10 @@ class Telling:
     def passed(self, request: Request, by_server: bool, answer: Message | None) -> None:
         """A request that is no tool call has had its answer."""
         if request.method in NOT_TOLD:
+            return
+        self._of_server += by_server
+        if by_server and self._of_server > OF_SERVER_MAX:
+            self.dropped += 1
             return
         told = PARAMETERS_TOLD.get(request.method, ())
         data: dict[str, Any] = {
@@ -100,6 +114,8 @@ class Telling:
         while self._telling:
             await asyncio.wait(set(self._telling))
         if self.dropped:
+            left_out = {"by": "proxy", "reason": "events that are on no record", "count": self.dropped}
+            await self._record("mcp.fault", {"server": self._server, **left_out})
             log.warning("%d events of an MCP session could not be recorded.", self.dropped)
 
     async def _record(self, name: str, data: Mapping[str, Any]) -> None:
