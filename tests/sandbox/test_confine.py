@@ -53,8 +53,8 @@ def plan(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     root = os.geteuid() == 0
     whole = {
-        "version": 3, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
-        "listener": False, "overlay": [], "files": [], "keep": [],
+        "version": 4, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
+        "listener": False, "overlay": [], "later": "", "files": [], "keep": [],
         "cover": [("/tmp", "size=1m,mode=1777")], "proc": True, "read_only": ["/sys", "/proc/sys"],
         "landlock": landlock, "uid": UID if root else None, "gid": UID if root else None,
         "seccomp": ALLOW_ALL, "limits": [], "hostname": None,
