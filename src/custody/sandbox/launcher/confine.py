@@ -80,7 +80,7 @@ def enter(plan_descriptor: int, channel: int, parent: int) -> bool:
             pid = os.fork()
         if pid:
             _close_all_but(channel, outside)
-            _accompany(pid, parent)
+            _accompany(pid, parent, channel)
         os.close(outside)
         _confine(plan, living, later)
         os.close(living)
@@ -160,11 +160,11 @@ def _hand_out_listener(channel: int) -> None:
     listener.close()
 
 
-def _accompany(pid: int, parent: int) -> NoReturn:
+def _accompany(pid: int, parent: int, channel: int) -> NoReturn:
     """Until pid 1 has ended. What this process is killed by kills pid 1, and so everything.
 
-    It has the socket open until then: where that reads as ended, nothing runs behind these walls any more,
-    while the mounts, which are this process's as well, may take a moment longer.
+    It has the socket open until then: where that reads as ended, nothing runs behind these walls any more.
+    What is left of them, its own memory and the mounts, takes the kernel a few milliseconds longer.
     """
     code = REFUSED
     try:
@@ -178,7 +178,9 @@ def _accompany(pid: int, parent: int) -> NoReturn:
             poll.unregister(bond)
             if not poll.poll(ORPHANED_SECONDS * 1000):
                 signal.pidfd_send_signal(first, signal.SIGKILL)
+        # The kernel says that pid 1 has ended when all others of its namespace have.
         ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.close(channel)
         code = ended if ended >= 0 else 128 - ended
     finally:
         os._exit(code)

@@ -43,7 +43,7 @@ class Layers:
         self._attached: list[int] = []
         try:
             self._lower = self._opening(kernel.open_path(root))
-            self._beside = beside
+            self._beside = self._opening(os.dup(beside))
             flags = os.fstatvfs(self._lower).f_flag
             self._attributes = kernel.MOUNT_READ_ONLY if flags & os.ST_RDONLY else 0
             self._attributes |= kernel.MOUNT_NO_EXECUTE if flags & os.ST_NOEXEC else 0
