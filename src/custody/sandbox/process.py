@@ -224,15 +224,17 @@ class Launchers:
                     return spare
                 self._retire(spare)
         key = key_of(command)
-        is_idle = True
-        while is_idle:  # an idle one may have been killed by somebody
-            launcher = self._idle.take(key)
-            is_idle = launcher is not None
-            launcher = launcher or self._start(key, None if plan is None else plan(command, later=False))
+        while True:
+            idle = self._idle.take(key)
+            launcher = idle or self._start(key, None if plan is None else plan(command, later=False))
             if launcher.run(running, self._loop):
                 self._busy[launcher] = running
                 return launcher
             self._retire(launcher)
+            if idle is None:  # one of those may have been killed by somebody
+                break
+        if command.sandbox is not None:  # it may have refused by now
+            await self._check_walls(launcher, command.sandbox)
         raise LauncherLost("The launcher process ends as soon as it is started.")
 
     async def _answer(
