@@ -38,7 +38,7 @@ from custody.sandbox.idle import Idle
 from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.one_launcher import OneLauncher
 from custody.sandbox.running import OnOutput, Running
-from custody.sandbox.spare import SPARE_DELAY_SECONDS, Spares
+from custody.sandbox.spare import SPARE_DELAY_SECONDS, Spares, elsewhere
 from custody.sandbox.survivors import end_survivors, ticks_now
 from custody.sandbox.template import Templates
 
@@ -213,16 +213,14 @@ class Launchers:
     async def _begin(self, running: Running, command: Command, plan: Plan | None) -> OneLauncher:
         assert self._loop is not None, "only `run` comes here"
         if command.views and plan is not None:
-            try:
-                spare, command = await self._spares.take(command)
-            except OSError as error:
-                raise SandboxError(f"The views of a command cannot be put up again: {error}.") from error
+            spare, command = await self._spares.take(command)
             self._check()  # it may have been closed meanwhile, and a spare with it
             if spare is not None:
                 if spare.run(running, self._loop):
                     self._busy[spare] = running
                     return spare
                 self._retire(spare)
+                command = elsewhere(command)
         key = key_of(command)
         while True:
             idle = self._idle.take(key)
