@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from tests.sandbox.commands import WAIT_SECONDS, eventually_async, is_alive, launcher_pids, waits
+from tests.sandbox.commands import WAIT_SECONDS, eventually, eventually_async, is_alive, launcher_pids, waits
 from tests.sandbox.places import WORKSPACE, Place
 from tests.sandbox.test_many import counted, left_in
 
@@ -184,6 +184,30 @@ def test_one_that_is_told_of_other_folders_than_are_there_refuses_and_is_not_mis
         return [finished.stdout.data.decode(), *os.listdir(upper)]
 
     assert ours.place.run(body) == ["as it was", "made"]
+
+
+def test_one_that_is_killed_just_before_it_is_handed_its_command_is_not_missed(
+    ours: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = spare.Spares.take
+
+    async def taken(self: spare.Spares, wanted: Command) -> Any:
+        launcher, wanted = await take(self, wanted)
+        if launcher is not None:
+            inside = list(children_of(launcher.pid))
+            os.kill(launcher.pid, 9)
+            eventually(lambda: not any(map(is_alive, [launcher.pid, *inside])))
+        return launcher, wanted
+
+    monkeypatch.setattr(spare.Spares, "take", taken)
+
+    async def body(pool: Launchers) -> list[Any]:
+        await ours.have_spare(pool)
+        finished, upper = await ours.run(pool, "cat lower; echo x >>ran")
+        assert "work-again" in os.listdir(upper.parent)
+        return [finished.stdout.data.decode(), (upper / "ran").read_text()]
+
+    assert ours.place.run(body) == ["as it was", "x\n"]
 
 
 def test_where_they_fail_again_and_again_no_more_are_made(
@@ -403,6 +427,6 @@ def test_a_store_that_is_gone_is_told_as_ever(ours: Transactions) -> None:
         ours.store.rename(ours.store.with_name("elsewhere"))
         with pytest.raises(SandboxError) as raised:
             await pool.run(wanted)
-        return str(raised.value.details.get("wall"))
+        return str(raised.value.details.get("wall", raised.value))
 
     assert ours.place.run(body) == "overlay"

@@ -218,6 +218,7 @@ class OneLauncher:
             if self._loop is not None:
                 self._loop.remove_reader(self.channel.fileno())
                 self._loop.remove_reader(self._readable.fileno())
+            self.last_words = self.last_words or _tail(self._errors)
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:

@@ -38,7 +38,7 @@ from custody.sandbox.idle import Idle
 from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.one_launcher import OneLauncher
 from custody.sandbox.running import OnOutput, Running
-from custody.sandbox.spare import SPARE_DELAY_SECONDS, Spares
+from custody.sandbox.spare import SPARE_DELAY_SECONDS, Spares, elsewhere
 from custody.sandbox.survivors import end_survivors, ticks_now
 from custody.sandbox.template import Templates
 
@@ -218,26 +218,26 @@ class Launchers:
     async def _begin(self, running: Running, command: Command, plan: Plan | None) -> OneLauncher:
         assert self._loop is not None, "only `run` comes here"
         if command.views and plan is not None:
-            try:
-                spare, command = await self._spares.take(command)
-            except OSError as error:
-                raise SandboxError(f"The views of a command cannot be put up again: {error}.") from error
+            spare, command = await self._spares.take(command)
             self._check()  # it may have been closed meanwhile, and a spare with it
             if spare is not None:
                 if spare.run(running, self._loop):
                     self._busy[spare] = running
                     return spare
                 self._retire(spare)
+                command = elsewhere(command)
         key = key_of(command)
-        is_idle = True
-        while is_idle:  # an idle one may have been killed by somebody
-            launcher = self._idle.take(key)
-            is_idle = launcher is not None
-            launcher = launcher or self._start(key, None if plan is None else plan(command, later=False))
+        while True:
+            idle = self._idle.take(key)
+            launcher = idle or self._start(key, None if plan is None else plan(command, later=False))
             if launcher.run(running, self._loop):
                 self._busy[launcher] = running
                 return launcher
             self._retire(launcher)
+            if idle is None:  # one of those may have been killed by somebody
+                break
+        if command.sandbox is not None:  # it may have refused by now
+            await self._check_walls(launcher, command.sandbox)
         raise LauncherLost("The launcher process ends as soon as it is started.")
 
     async def _answer(

@@ -88,13 +88,19 @@ def _told(command: Command, wanted: Like) -> bytes:
     return messages.VIEWS + marshal.dumps(told)
 
 
-def _elsewhere(command: Command) -> Command:
-    """With other folders for the kernel: what was mounted with one that cannot be synced (`volatile`) is not
-    mounted with it again. Nothing is in the first folder of a view yet, as no command has run."""
+def elsewhere(command: Command) -> Command:
+    """With other folders for the kernel: what was mounted with one and cannot be synced (`volatile`) is not
+    mounted with it again. Nothing is in the first folder of a view yet, as no command has run. Raises
+    SandboxError."""
     views: list[View] = []
     for view in command.views:
         work = f"{view.work}-again"
-        os.mkdir(work, 0o700)
+        try:
+            os.mkdir(work, 0o700)
+        except OSError as error:
+            raise SandboxError(
+                f"The views of a command cannot be put up: {error.strerror}. Nothing was run.", wall="overlay"
+            ) from error
         views.append(structs.replace(view, work=work))
     return structs.replace(command, views=tuple(views))
 
@@ -127,7 +133,7 @@ class Spares:
 
     async def take(self, command: Command) -> tuple[OneLauncher | None, Command]:
         """One that is behind all walls around the views of this command, if there is one; and the command, as
-        another launcher may have it where one that failed had its hands on them. Raises OSError."""
+        another launcher may have it where one that failed had its hands on them. Raises SandboxError."""
         spare = self._find(command)
         if spare is None:
             return None, command
@@ -150,7 +156,7 @@ class Spares:
         if is_ready:
             launcher.key = key_of(command)
             return launcher, command
-        return None, _elsewhere(command) if is_told else command
+        return None, elsewhere(command) if is_told else command
 
     def _find(self, command: Command) -> _Spare | None:
         """One that waits for a command like this, which it does no more."""
