@@ -23,9 +23,11 @@ from custody.redaction import SecretTools
 from custody.settings import MEMORY, Settings, load_settings, store_path, user_settings_path
 from custody.stores import (
     OpenStore,
+    discard_expired_of,
     held_store,
     open_index,
     open_store,
+    private_folders,
     redaction_key,
     undo_store,
     unfinished_in,
@@ -112,6 +114,7 @@ async def open_runtime(
         load_prices=prices,
         undo=functools.cache(lambda: undo_store(settings, opened.disk)),
         held=functools.cache(lambda: held_store(settings)),
+        private=private_folders(settings),
         unfinished=unfinished_in(settings.store),
         recovered=opened.recovered,
         notices=None if make_notices is None else make_notices(opened.recorder),
@@ -304,12 +307,13 @@ def protected_by(settings: Settings) -> "Protected":
 
 def _start_keeping(settings: Settings, opened: OpenStore) -> Callable[[], None]:
     """Keep a store within the bounds of its settings; gives what stops it."""
-    section = settings.file.retention
-    if not (section.days_max or section.bytes_max):
+    section, held_days_max = settings.file.retention, settings.file.undo.held_days_max
+    if not (section.days_max or section.bytes_max or held_days_max):
         return lambda: None
     from custody.retention import Bounds, Means, forgetting
     from custody.retention.keeper import Keeper
 
+    expire = functools.partial(discard_expired_of, settings, opened.journal, lambda: opened.recorder)
     keeper = Keeper(
         Bounds(days_max=section.days_max, bytes_max=section.bytes_max),
         lambda: Means(
@@ -318,6 +322,7 @@ def _start_keeping(settings: Settings, opened: OpenStore) -> Callable[[], None]:
             make_recorder=lambda: opened.recorder,
             forget_undo=forgetting(lambda: undo_store(settings, opened.disk), lambda: held_store(settings)),
         ),
+        beside=expire if held_days_max else None,
     )
     keeper.start()
     return keeper.stop

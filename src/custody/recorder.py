@@ -40,7 +40,7 @@ from custody.redaction import MARK_KEYS, Mark, Redactor, plain
 Keep = Literal["full", "digest", "none"]
 """What the record holds of a tool's arguments and results."""
 
-SAID = frozenset({"arguments", "result", "error", "changes"})
+SAID = frozenset({"arguments", "difference", "result", "error", "changes"})
 """The parts of a payload that `Keep` is about."""
 
 INLINE_BYTES_MAX = 16 * 1024

@@ -89,6 +89,8 @@ class UndoSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     days_max: Annotated[float, msgspec.Meta(ge=0)] = 7
     call_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 * 1024**2
     """Of one call; a change whose old state is larger is refused."""
+    held_days_max: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """How long changes of commands are held that nobody commits or discards; 0: for ever."""
 
 
 class ObserveSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,12 +9,13 @@ import functools
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from custody.checkpoints import seen_by_writer
-from custody.errors import CorruptJournal, HeldBusy, NotRecorded, StoreReadOnly
+from custody.errors import CorruptJournal, CustodyError, HeldBusy, NotRecorded, StoreReadOnly
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.recorder import Draft, Recorder
 from custody.records import IdSource
@@ -22,6 +23,7 @@ from custody.redaction import Redactor, secrets_of
 from custody.settings import MEMORY, Settings
 
 if TYPE_CHECKING:
+    from custody.calls.private_folders import PrivateFolders
     from custody.calls.recovery import Recovered
     from custody.changes import HeldStore, UndoStore
     from custody.index import Index, Progress
@@ -165,6 +167,7 @@ class View:
                 lambda: self.undo,
                 lambda: held_store(settings),
             )
+            _remove_private_folders(settings, self.index, self.recovered)
             if disk.names(PURGE_FOLDER):
                 finish_purges(
                     settings,
@@ -221,6 +224,10 @@ def open_store(settings: Settings, disk: Disk | None, environ: Mapping[str, str]
 
         retry_unfinished(recorder, unfinished)
     recovered = recover_from_crashes(settings, journal, disk, lambda: recorder)
+    try:
+        discard_expired_of(settings, journal, lambda: recorder)
+    except (CustodyError, OSError) as error:
+        warnings.warn(f"Held changes whose time is over could not be discarded: {error}", stacklevel=2)
     if disk.names(PURGE_FOLDER):
         index = open_index(settings.store, journal)
         try:
@@ -266,6 +273,30 @@ def held_store(settings: Settings) -> "HeldStore":
     return HeldStore(folder, bytes_max=settings.file.undo.call_bytes_max)
 
 
+def private_folders(settings: Settings) -> "PrivateFolders":
+    """Where the private folders of runs are; they come and go with the first command behind walls."""
+    from custody.calls.private_folders import PrivateFolders
+
+    is_on_disk = settings.store != MEMORY
+    return PrivateFolders(os.path.join(settings.store, "undo", "private") if is_on_disk else None)
+
+
+def discard_expired_of(
+    settings: Settings, journal: Journal, make_recorder: Callable[[], Recorder]
+) -> list[bytes]:
+    """Discard held changes whose time is over, on the record; whose they were. Raises CustodyError,
+    OSError."""
+    held, days_max = os.path.join(settings.store, "undo", "held"), settings.file.undo.held_days_max
+    if not days_max or settings.store == MEMORY or not os.path.isdir(held):
+        return []
+    from custody.retention.expiry import discard_expired  # few stores hold anything
+
+    store, now_ns = held_store(settings), time.time_ns()
+    return discard_expired(
+        store, days_max, now_ns, lambda: open_index(settings.store, journal), make_recorder
+    )
+
+
 def recover_from_crashes(
     settings: Settings, journal: Journal, disk: Disk, recorder: Callable[[], Recorder]
 ) -> "Recovered | None":
@@ -276,11 +307,22 @@ def recover_from_crashes(
 
     index = open_index(settings.store, journal)
     try:
-        return recover(
+        recovered = recover(
             journal, index, recorder, lambda: undo_store(settings, disk), lambda: held_store(settings)
         )
+        _remove_private_folders(settings, index, recovered)
+        return recovered
     finally:
         index.close()
+
+
+def _remove_private_folders(settings: Settings, index: "Index", recovered: "Recovered") -> None:
+    """Those of runs that have ended and, like their processes, did not come to it."""
+
+    def still_open() -> set[str]:
+        return {run.run_id.hex() for run in index.open_runs()} - set(recovered.runs_incomplete)
+
+    private_folders(settings).sweep(still_open)
 
 
 def finish_purges(

@@ -18,6 +18,7 @@ from custody.bridges.otel.received import Received, Receiver
 from custody.bridges.otel.wire import parsed
 from custody.calls.runtime import Runtime
 from custody.compose import open_runtime
+from custody.journal.disk import Disk
 from custody.settings import load_settings
 
 OK, ERROR = 1, 2
@@ -142,9 +143,9 @@ class Told:
 
 
 @contextmanager
-def receiving(store: str = ":memory:") -> Generator[Told]:
+def receiving(store: str = ":memory:", disk: Disk | None = None) -> Generator[Told]:
     loop = asyncio.new_event_loop()
-    runtime = loop.run_until_complete(open_runtime(load_settings(store=store), door="server"))
+    runtime = loop.run_until_complete(open_runtime(load_settings(store=store), door="server", disk=disk))
     try:
         yield Told(runtime)
     finally:

@@ -14,7 +14,8 @@ from tests.bridges.collector import HttpCollector, collecting
 from tests.bridges.spans_told import ERROR, OK, Told, Trace, as_json, receiving, request_of
 from tests.redaction.rule_examples import github
 
-from custody.bridges.otel.received import LOCAL_QUIET_SECONDS, OTHERS_ID, OTHERS_RUN, QUIET_SECONDS
+from custody.bridges.otel.received import LOCAL_QUIET_SECONDS, QUIET_SECONDS
+from custody.bridges.otel.told_trace import OTHERS_ID, OTHERS_RUN
 from custody.bridges.otel.wire import BadRequest, parsed
 
 REMOTE = 0x300

@@ -276,3 +276,32 @@ def test_behind_a_yes_the_record_names_the_walls_as_well(policy):
 
 def test_the_command_line_offers_the_sandboxes_there_are():
     assert tuple(NAMED) == SANDBOXES
+
+
+STEERING = (
+    ".claude/settings.local.json",
+    ".codex/hooks.json",
+    ".mcp.json",
+    "custody.toml",
+    ".custody/policy/a.toml",
+)
+
+
+def test_what_steers_agents_is_not_theirs_to_change(runtime, work):
+    for name in (*STEERING, "other/settings.json"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("")
+    named = " ".join(STEERING)
+    folders = ".claude .codex .custody"
+
+    call = sh(
+        runtime,
+        f"for f in {named} other/settings.json; do (echo changed >$f) 2>&-; rm -f $f; done 2>&-; "
+        f"for f in {folders} .mcp.json custody.toml; do mv $f moved; rm -rf $f; done 2>&-; "
+        "touch .claude/hooks 2>&-; ls -A | sort | tr '\\n' ' '",
+    )
+
+    assert call.result["stdout"] == ".claude .codex .custody .mcp.json custody.toml other "
+    assert {name: (work / name).read_text() for name in STEERING} == dict.fromkeys(STEERING, "")
+    assert sorted(path.name for path in (work / ".claude").iterdir()) == ["settings.local.json"]
+    assert not (work / "other" / "settings.json").exists()

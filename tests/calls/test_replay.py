@@ -18,6 +18,7 @@ from custody.calls.replay import Replay, Wanted
 from custody.calls.replayed import Decided
 from custody.journal import Journal, MemoryDisk, RealDisk
 from custody.policy import Case, Policy
+from custody.records import RunStarted, Step, Tokens
 
 COUNTING = """
 [[rules]]
@@ -200,6 +201,22 @@ def test_a_run_is_charged_what_its_own_calls_used(week: Week):
             by_run[made.run].append(found[made.call_id].now)
     assert all("refused" not in said[:3] for said in by_run.values())
     assert all(set(said[3:]) <= {"refused"} for said in by_run.values())
+
+
+@pytest.mark.parametrize(("door", "now"), [("otel", "allowed"), ("import", "allowed"), ("python", "refused")])
+def test_what_others_tell_of_their_steps_uses_nothing_up(tmp_path: Path, door: str, now: str):
+    calls = made_up(20)
+    week = Week(str(tmp_path), [])
+    run, at_us = b"t" * 16, calls[0].at_us - 10
+    week._put(RunStarted(run, at_us, b"", session_id="s", door=door), {}, week.writer)
+    step = Step(run[:8], run, at_us + 1, b"", tokens=Tokens(input=2_000_000, output=0))
+    week._put(step, {"text": ""}, week.writer)
+    for made in calls:
+        week._record(made, week.writer)
+    week.writer.sync()
+    said = decided(week, "[budgets.store]\ntokens = 1_000_000\n")
+    assert said[calls[0].call_id].now == now
+    week.close()
 
 
 def test_what_is_narrowed_down_is_shown_alone_and_counted_with_the_rest(week: Week):

@@ -136,6 +136,79 @@ def test_paths_that_are_not_there_are_told(typed: Typed, tmp_path: Path):
     assert (ran.code, "There is no" in ran.err) == (2, True)
 
 
+OTHER = '{"event": 1}\n{"event": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("hello\nworld\n", "nothing in it is understood"),
+        (OTHER, "nothing in it is understood"),
+        ('{"type": "us', "nothing in it is understood"),
+        ("", "is empty"),
+    ],
+    ids=["text", "other JSON", "torn", "empty"],
+)
+def test_what_is_no_transcript_is_told_and_is_no_success(typed: Typed, tmp_path: Path, text: str, why: str):
+    file = tmp_path / "some.jsonl"
+    file.write_text(text, encoding="utf-8")
+    ran = typed("import", "claude-code", str(file))
+    assert (ran.code, why in ran.err) == (1, True), ran.err
+    assert typed("import", "claude-code", str(file), "--json").json["runs"] == 0
+
+
+def test_one_file_that_is_none_keeps_no_transcript_out(typed: Typed, tmp_path: Path):
+    file = put(tmp_path / "some")
+    (tmp_path / "some" / "notes.jsonl").write_text(OTHER, encoding="utf-8")
+    os.mkfifo(tmp_path / "some" / "pipe.jsonl")
+    ran = typed("import", "claude-code", str(file.parent), "--json")
+    assert (ran.code, ran.json["runs"]) == (1, 3)
+    assert {os.path.basename(one["path"]): one["reason"] for one in ran.json["failed"]} == {
+        "notes.jsonl": "nothing in it is understood as a transcript of Claude Code",
+        "pipe.jsonl": "it is no file",
+    }
+
+
+def test_a_folder_without_transcripts_is_told(typed: Typed, tmp_path: Path):
+    ran = typed("import", "claude-code", str(tmp_path))
+    assert (ran.code, "There is no transcript in" in ran.err) == (2, True)
+
+
+def test_a_line_without_an_end_is_passed_over_and_counted(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importing, "LINE_BYTES_MAX", 2_000)
+    monkeypatch.setattr(importing, "SKIPPED_BYTES", 1_000)
+    lines = [prompt(1, "go"), {"type": "x", "pad": "x" * 9_500}, answer(2, "m", text("ok"), stop="end_turn")]
+    said = typed("import", "claude-code", str(put(tmp_path / "some", lines)), "--json").json
+    assert (said["unreadable"], said["runs"], said["steps"]) == (1, 2, 3), "with the subagent's"
+
+
+def test_hostile_lines_become_what_can_be_shown(typed: Typed, tmp_path: Path):
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    lines: list[Any] = [
+        prompt(1, "a\0b\ud800") | {"uuid": "\ud800", "sessionId": "s\0" * 1_000, "cwd": "/srv\0"},
+        answer(2, "m", use("t" * 9_000, "n" * 9_000, deep=deep), use("m", "Bash"), text("\x1b[2J")),
+        result(3, "m", 10**40),
+        answer(4, "m", text("again"), stop="end_turn"),
+        prompt(5, "in the year 9999") | {"timestamp": "9999-12-31T23:59:59Z"},
+        prompt(6, "in the year 1") | {"timestamp": "0001-01-01T00:00:00+14:00"},
+        *({"type": f"kind {number}"} for number in range(150)),
+    ]
+    file = put(tmp_path / "some", lines)
+    long_ago(file)
+    said = typed("import", "claude-code", str(file), "--json").json
+    assert len(said["unknown"]) <= 101, "names of kinds are the file's"
+    assert said["unknown"]["others"] == 51
+    assert said["unknown"]["user without time or id"] == 2
+    assert said["runs"] == len(typed("runs", "--all", "--json").json["items"]) == 2
+    assert typed("import", "claude-code", str(file), "--json").json["known"] == 2
+    assert "\x1b" not in typed("runs", "--all").out
+    assert typed("verify").code == 0
+
+
 def test_a_person_is_told_in_words(typed: Typed, tmp_path: Path):
     file = put(tmp_path / "some", torn=b"{")
     ran = typed("import", "claude-code", str(file))

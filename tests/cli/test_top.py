@@ -29,6 +29,7 @@ from custody.settings import load_settings
 from custody.stores import open_view
 
 HOME, SECOND_SCREEN, FIRST_SCREEN = "\x1b[H", "\x1b[?1049h", "\x1b[?1049l"
+END = "\x1b[?25l"  # of a frame
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 OTHER = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
 
@@ -76,7 +77,7 @@ class Terminal:
     def frame(self) -> list[str]:
         """The last whole frame's lines, without styles."""
         whole = self.output.split(HOME)
-        text = whole[-1] if "\x1b[J" in whole[-1] else whole[-2] if len(whole) > 2 else ""
+        text = whole[-1] if END in whole[-1] else whole[-2] if len(whole) > 2 else ""
         return [line.rstrip() for line in OTHER.sub("", STYLE.sub("", text)).split("\r\n")]
 
     def until(self, text: str) -> str:

@@ -383,6 +383,20 @@ def test_what_is_long_and_strange_is_looked_at_as_far_as_it_is_shown(tmp_path: P
     assert "\\u202e" * escapes + f" … and {100_000 - escapes:,} more characters" in message
 
 
+def test_what_would_change_is_shown_line_by_line_and_what_is_left_out_is_counted(tmp_path: Path):
+    desk = Desk(tmp_path)
+    lines = ["--- a/x", "+++ b/x", "\x1b[2Jnew\tx", *("+" + "y" * 98 for _ in range(100))]
+    question = structs.replace(desk.question(), difference="".join(f"{line}\n" for line in lines))
+    desk.close()
+    message = message_of(question)
+
+    assert "\n| --- a/x\n| +++ b/x\n| \\x1b[2Jnew" in message
+    assert message.replace("\n", "").isprintable()
+    shown = message.count("| +y")
+    assert 0 < shown < 100
+    assert f"\n| … and {100 - shown:,} more lines, which custody approvals --json has\n" in message
+
+
 def plan_of(actions: int, prefix: str) -> dict[str, Any]:
     return {
         "id": prefix,

@@ -29,6 +29,8 @@ from custody.records import (
     Redacted,
     Request,
     RunStarted,
+    Step,
+    Tokens,
     Usage,
     encode_leaf,
 )
@@ -106,6 +108,19 @@ def test_what_others_tell_of_their_own_calls_uses_nothing_up(counter: Counter):
     counter.reserve(b"ours")
     counter.start(b"ours")
     assert counter.spent() == Spent(calls=2, writes=2, wall_us=5)
+
+
+def test_what_others_tell_of_their_steps_uses_nothing_up(counter: Counter):
+    for number, door in enumerate(("import", "otel", "hook", "python")):
+        run = b"run%d" % number
+        counter.put(RunStarted(run, BEGIN_US, b"", session_id="s", parent_run_id=b"above", door=door))
+        tokens = Tokens(input=10, output=5)
+        counter.put(Step(b"s%d" % number, run, BEGIN_US, b"", tokens=tokens, cost_nano_usd=7))
+    spent = [counter.spent(b"run%d" % number).tokens for number in range(4)]
+    assert (spent, counter.spent(b"above").tokens) == ([0, 0, 15, 15], 30)
+    for scope in ((SESSION, "s"), THE_STORE):
+        whole = counter.tables.write(lambda rows, scope=scope: rows.spent(scope, BEGIN_US - 1), "all")
+        assert (whole.tokens, whole.cost_nano_usd) == (30, 14)
 
 
 # -- reservations of the dead ---------------------------------------------------------------------------

@@ -103,6 +103,20 @@ def test_a_hook_of_ours_that_was_weakened_is_made_whole_again(was: str, becomes:
     assert with_hooks(text.replace(was, becomes), CLAUDE_CODE, lines()) == text
 
 
+def test_a_hook_of_ours_that_others_have_narrowed_gets_a_place_of_its_own():
+    """Theirs stays where it is, for the tools they want."""
+    text = with_hooks('{"a": 1}', CLAUDE_CODE, lines())
+    theirs = text.replace('"hooks": [{', '"hooks": [{"type": "command", "command": "theirs"}, {', 1)
+    narrowed = theirs.replace('"matcher": "*"', '"matcher": "Read"')
+    whole = with_hooks(narrowed, CLAUDE_CODE, lines())
+    own = parse(text).value["hooks"]["PreToolUse"]
+    assert parse(whole).value["hooks"]["PreToolUse"] == [
+        {"matcher": "Read", "hooks": [{"type": "command", "command": "theirs"}]},
+        *own,
+    ]
+    assert with_hooks(whole, CLAUDE_CODE, lines()) == whole
+
+
 def test_what_a_newer_version_says_beside_its_command_is_put_in_and_goes_with_it():
     old = with_hooks('{"a": 1}', CLAUDE_CODE, lines())
     more = [msgspec.structs.replace(line, more={"onFailure": "block"}) for line in lines("2.0")]

@@ -49,4 +49,5 @@ class Rearrange:
             result={},
             changes=held.changes,
             held=len(held.changes),
+            held_digest=held.manifest_digest,
         )

@@ -120,6 +120,7 @@ class Answering:
         dry_run: bool = False,
         walls: Any = None,
         opens: Sequence[tuple[str, str]] = (),
+        difference: str | None = None,
         input_unread: bool = False,
     ) -> str:
         """Of exactly this call, as `question_digest`."""
@@ -133,6 +134,7 @@ class Answering:
             dry_run=dry_run,
             walls=walls,
             opens=opens,
+            difference=difference,
             input_unread=input_unread,
         )
 

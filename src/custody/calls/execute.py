@@ -76,6 +76,8 @@ async def _go_on(progress: Progress, context: Context, machinery: Machinery) -> 
         return await _reject(progress, machinery)
     if progress.openings:
         context.open(progress.openings)
+    if progress.difference is not None:
+        context.agreed = bytes.fromhex(progress.difference.digest)
     return await _carry_out(progress, context, machinery)
 
 
@@ -122,7 +124,7 @@ async def _wall_in(progress: Progress, context: Context, proposal: Proposal, mac
         progress.decision = held
     else:
         progress.confinement = context.confinement = held
-        machinery.walled.entered(held)
+        context.private = machinery.walled.entered(held, context.run_id)
 
 
 async def _guarded(
@@ -320,6 +322,7 @@ async def _record_end(progress: Progress, ended: Ended, machinery: Machinery) ->
             child_start_ticks=ended.child_start_ticks,
             changes=None if ended.changes is None else len(ended.changes),
             held=ended.held,
+            held_digest=ended.held_digest,
             settles=None if ended.settles is None else bytes.fromhex(ended.settles[0]),
             settled=None if ended.settles is None else ended.settles[1],
             host_after=progress.host_after.event_id,

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import CorruptJournal, StoreError
+from custody.index.spending_fold import TELLING
 from custody.journal import Journal, Stored
 from custody.records import (
     LEAF_TYPES,
@@ -61,6 +62,8 @@ class RunSeen(Struct, kw_only=True):
     session_id: str | None = None
     workspace: str | None = None
     parent: "RunSeen | None" = None
+    told: bool = False
+    """By others, of what they did elsewhere: that was nothing of ours to spend."""
 
 
 class RecordedCall(Struct, frozen=True, kw_only=True, eq=False, gc=False):
@@ -212,6 +215,7 @@ class History:
             session_id=leaf.session_id,
             workspace=leaf.workspace,
             parent=self.run_of(leaf.parent_run_id),
+            told=leaf.door in TELLING,
         )
         if len(self._runs) > RUNS_MAX:
             self._runs.popitem(last=False)

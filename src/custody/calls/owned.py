@@ -136,6 +136,16 @@ def append_ended(recorder: Recorder, call: Call, end: OwnedEnd, *, keep: Keep = 
     )
 
 
+def asks_the_same(recorder: Recorder, known: Call, call: OwnedCall, keep: Keep) -> bool:
+    """Whether a call on the record was asked with the very tool, folder and arguments; not, where what was
+    asked is not kept."""
+    payload: dict[str, Any] = {"arguments": call.arguments, "cwd": call.cwd}
+    asked = recorder.draft_of(
+        recorder.redact(payload, keep), CallStarted, call_id=call.call_id, at_us=0, monotonic_ns=0
+    ).said()
+    return (known.tool, known.cwd, known.arguments) == (call.tool, asked["cwd"], asked["arguments"])
+
+
 def _latency_us(call: Call, judgement: Judgement, ended_ns: int) -> int | None:
     """Unknown where it never ran, or began before the machine did."""
     began_ns = call.monotonic_start_ns

@@ -18,6 +18,7 @@ from custody.policy import Matched
 from custody.recorder import Recorder
 from custody.records import Call, Level, Request, now_us, rfc3339
 from custody.tools import Ended
+from custody.tools.tool import Difference
 
 if TYPE_CHECKING:
     from custody.calls.admission import SoftCrossed
@@ -61,8 +62,10 @@ class Progress:
         """Soft bounds it was the first to pass."""
         self.openings: tuple[Opening, ...] = ()
         """What a person opens with a yes: paths the call could not write otherwise."""
-        self.asked_about: tuple[str | None, frozenset[tuple[str, str]]] | None = None
-        """By which policy a person was asked, and what a yes would open."""
+        self.asked_about: tuple[str | None, frozenset[tuple[str, str]], str | None] | None = None
+        """By which policy a person was asked, what a yes would open, and what it would put in place."""
+        self.difference: Difference | None = None
+        """What it would make of files, as it stands now."""
         self.input_unread = False
         """Whether its command would be handed what nobody has looked at: a yes is for this call alone."""
         self.noted: list[Matched] = []
@@ -117,13 +120,7 @@ def latency_us(ended: Ended) -> int:
     return max(0, ended.ended_ns - ended.started_ns) // 1000
 
 
-def as_call(
-    progress: Progress,
-    judgement: Judgement,
-    ended: Ended | None,
-    *,
-    finished_at_us: int,
-) -> Call:
+def as_call(progress: Progress, judgement: Judgement, ended: Ended | None, *, finished_at_us: int) -> Call:
     """The call as its caller gets it: the result as the tool gave it, the rest as recorded."""
     asked, request, receipt = progress.asked, progress.request, progress.receipt
     assert request is not None and receipt is not None, "a call is returned only once it is on the record"
@@ -169,6 +166,7 @@ def as_call(
         changes_count=None if changes is None else len(changes),
         held="held" if ended is not None and ended.held is not None else None,
         settled_by=None,
+        held_digest=None if ended is None or ended.held_digest is None else ended.held_digest.hex(),
         redactions=progress.redactions,
         cwd=progress.cwd,
         environment_withheld=progress.withheld,

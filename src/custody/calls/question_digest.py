@@ -31,10 +31,11 @@ def question_digest(
     dry_run: bool = False,
     walls: Any = None,
     opens: Sequence[tuple[str, str]] = (),
+    difference: str | None = None,
     input_unread: bool = False,
 ) -> str:
     """HMAC-SHA-256 in hex. `walls`: sandbox and roots of a command that is confined; `opens`: the paths a yes
-    opens, and why each is closed.
+    opens, and why each is closed; `difference`: the digest of what the call would make of files.
 
     What cannot be spelled makes a digest like no other, and such a call is asked about each time: a value of
     the caller's own, or `input_unread`, what a command will be handed on its standard input.
@@ -44,6 +45,8 @@ def question_digest(
         asked = (*asked, "walls", walls)
     if opens:
         asked = (*asked, "opens", sorted(opens))
+    if difference is not None:
+        asked = (*asked, "difference", difference)
     try:
         text = os.urandom(NONCE_BYTES) if input_unread else msgspec.json.encode(_spelled(asked))
     except (TypeError, ValueError, RecursionError, RuntimeError, UnicodeError):

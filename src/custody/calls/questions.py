@@ -72,6 +72,9 @@ class Question(Struct, frozen=True, kw_only=True):
     """A yes is for this call alone, while it waits: what it would be handed is not known before it runs."""
     shown: Any = None
     """What a person is shown of the arguments, secrets replaced."""
+    difference: str | None = None
+    """What it would make of files, where a tool tells: lines of a unified diff and words, bounded, secrets
+    replaced. A yes is to all of it."""
 
     def recorded(self) -> dict[str, Any]:
         """Fields of its `CallAsked`."""
@@ -128,6 +131,8 @@ class OpenQuestion(Struct, frozen=True, kw_only=True):
     arguments: Any
     """As recorded; None once purged."""
     cwd: str | None
+    difference: str | None = None
+    """What a commit would put in place: lines of a unified diff, bounded, and words; None for other tools."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -208,7 +213,13 @@ def _listed(view: QuestionView, times: int, shown: dict[str, Any]) -> OpenQuesti
         standing_allowed=view.standing,
         arguments=shown.get("arguments"),
         cwd=shown.get("cwd"),
+        difference=text_of(shown.get("difference")),
     )
+
+
+def text_of(said: Any) -> str | None:
+    """What is recorded as text; None where only its digest is."""
+    return said if isinstance(said, str) else None
 
 
 def _settled_by(call_id: bytes, at_us: int, answered: list[QuestionView]) -> QuestionView | None:

@@ -7,7 +7,7 @@ where that is exactly possible (`changes.recover`). Runs when a store is opened;
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -134,7 +134,8 @@ def _end_of(call: OpenCall, recorder: Recorder, files: "_Files") -> Draft:
     elif not call.started:
         reason = "its process ended before anybody answered"
         decision = Decision("deny", "nobody", reason)
-    changes, settles, settled = files.left_by(call) if call.started else (None, None, None)
+    held, settles, settled = files.left_by(call) if call.started else (None, None, None)
+    changes = None if held is None else held.changes
     return recorder.draft(
         CallFinished,
         {} if changes is None else {"changes": changes_said(changes)},
@@ -145,9 +146,17 @@ def _end_of(call: OpenCall, recorder: Recorder, files: "_Files") -> Draft:
         decision=decision,
         changes=None if changes is None else len(changes),
         held=None if changes is None else len(changes),
+        held_digest=None if held is None else held.digest,
         settles=settles,
         settled=settled,
     )
+
+
+class _Left(NamedTuple):
+    """What is held of a dead call, and the digest of its manifest; None where that is damaged."""
+
+    changes: "tuple[Change, ...]"
+    digest: bytes | None
 
 
 class _Files:
@@ -171,15 +180,16 @@ class _Files:
         self._open_held().recover(_alive, self._is_done)
         return tuple(one.call_id.hex() for one in found if one.restored)
 
-    def left_by(self, call: OpenCall) -> "tuple[tuple[Change, ...] | None, bytes | None, Settled | None]":
+    def left_by(self, call: OpenCall) -> "tuple[_Left | None, bytes | None, Settled | None]":
         """What is held of it; or which held changes it had committed or discarded before it died."""
         if call.tool in ("commit", "discard"):
             return (None, *self._settled_by(call))
         try:
             held = self._open_held().read(call.call_id)
         except CustodyError:  # damaged: it can be discarded, and nothing can be told of it
-            return (), None, None
-        return (None if held is None else held.changes), None, None
+            return _Left((), None), None, None
+        # Nobody has said its digest before: from here on it is this.
+        return (None if held is None else _Left(held.changes, held.manifest_digest)), None, None
 
     def _settled_by(self, call: OpenCall) -> "tuple[bytes | None, Settled | None]":
         made = self._index.call(call.call_id.hex(), details=False, refresh=False)

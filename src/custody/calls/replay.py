@@ -121,8 +121,8 @@ class Replay:
                 at_us, leaf = cast("tuple[int, CallFinished | Step]", found)
                 if isinstance(leaf, CallFinished):
                     counts.finished(at_us, leaf)
-                else:
-                    counts.stepped(at_us, leaf, self.history.run_of(leaf.run_id))
+                elif (run := self.history.run_of(leaf.run_id)) is None or not run.told:
+                    counts.stepped(at_us, leaf, run)
 
     # -- one call -------------------------------------------------------------------------------------
 

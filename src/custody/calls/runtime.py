@@ -28,6 +28,7 @@ from custody.calls.machinery import Machinery
 from custody.calls.new_runs import NewRuns
 from custody.calls.notices import Notices
 from custody.calls.observed_guards import ObservedGuards
+from custody.calls.private_folders import PrivateFolders
 from custody.calls.recording import ObserveSettings, Recording
 from custody.calls.run import RunRecord, asker_of, current_run
 from custody.calls.samples import Samples
@@ -82,6 +83,7 @@ class Runtime:
         unfinished: list[Draft],
         recovered: "Recovered | None" = None,
         notices: Notices | None = None,
+        private: PrivateFolders | None = None,
     ) -> None:
         self.journal = journal
         self._open_index = open_index
@@ -99,7 +101,7 @@ class Runtime:
         """What follows the journal beside the calls, ended before the store is closed; last what signs it."""
         self.ledger = Ledger(recorder)
         self._launchers = launchers
-        self.walled = Walled(launchers, settings)
+        self.walled = Walled(launchers, settings, private)
         self._means = _means(settings, launchers, undo, held, lambda: self.index)
         self._machinery = Machinery(
             ledger=self.ledger,
@@ -114,8 +116,7 @@ class Runtime:
             deciding=deciding,
             walled=self.walled,
         )
-        self.prompt: Prompt | None = None
-        """Asks a person at the door of this program, where a rule asks."""
+        self.prompt: Prompt | None = None  # asks a person at this program's door, where a rule asks
         self._deciding = deciding
         self.recording = Recording(
             recorder,
@@ -399,6 +400,7 @@ class Runtime:
         await asyncio.to_thread(self._deciding.end)
         self.ledger.close()
         await asyncio.to_thread(self._close_store)
+        await asyncio.to_thread(self.walled.close)
 
     def _close_store(self) -> None:
         self.recording.close()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PATHS_TOLD_MAX = 10
 """In a question: more is for whoever looks at the difference."""
 
+PATH_CHARACTERS_MAX = 200
+"""Of each: a reason is kept for ever, and what a command calls its files is not its to fill."""
+
 _SETTLED: dict[str, Settled] = {"commit": "committed", "discard": "discarded"}
 
 
@@ -70,12 +73,20 @@ def _tool(afterwards: Afterwards, call: Call) -> str | None:
 def _asks(call: Call) -> Any:
     kinds = Counter(change.change for change in call.changes or ())
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    paths = [one.path for one in call.changes or ()]
-    more = f" and {len(paths) - PATHS_TOLD_MAX:,} more" if len(paths) > PATHS_TOLD_MAX else ""
-    some = ", ".join(paths[:PATHS_TOLD_MAX]) + more
+    changes = call.changes or ()
+    some = ", ".join(_on_one_line(one.path) for one in changes[:PATHS_TOLD_MAX])
+    if len(changes) > PATHS_TOLD_MAX:
+        some += f" and {len(changes) - PATHS_TOLD_MAX:,} more"
     reason = f"It changed ({told}): {some}. `custody show {call.id[:8]} --diff` shows what."
 
     def of_changes(_proposal: Any) -> Decision:
         return Decision("ask", "rule", reason)
 
     return of_changes
+
+
+def _on_one_line(path: str) -> str:
+    """With what would break the line, or steer a terminal, escaped."""
+    seen = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in path[:PATH_CHARACTERS_MAX])
+    left = len(path) - PATH_CHARACTERS_MAX
+    return seen if left <= 0 else f"{seen}… (and {left:,} more characters)"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from custody.calls.call_settings import CallSettings
+from custody.calls.private_folders import PrivateFolders
 from custody.errors import SandboxError, UsageError
 from custody.policy import Walls
 from custody.policy.model import Afterwards, WallLevel
@@ -42,8 +43,12 @@ class _Said(NamedTuple):
 class Walled:
     """The walls of one runtime's calls, and what of them is left when a run is over."""
 
-    def __init__(self, launchers: Launchers, settings: CallSettings) -> None:
+    def __init__(
+        self, launchers: Launchers, settings: CallSettings, private: PrivateFolders | None = None
+    ) -> None:
+        """Without `private` each launcher has private folders of its own."""
         self._launchers = launchers
+        self._private = private
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         """Where commands run behind walls; None while none has."""
@@ -106,23 +111,44 @@ class Walled:
             return Allowed(self._settings.hosts, anywhere=True)
         return Allowed(self._hosts if network == "listed" else ())
 
-    def entered(self, held: Confinement | None) -> None:
-        """A command is about to run so. On the loop of the runtime."""
-        if held is not None and held.sandbox is not None:
-            self._loop = asyncio.get_running_loop()
+    def entered(self, held: Confinement | None, run_id: str | None) -> str:
+        """A command is about to run so. Where the private folders of its run are; empty where it needs none,
+        or they cannot be had. On the loop of the runtime."""
+        if held is None or held.sandbox is None:
+            return ""
+        self._loop = asyncio.get_running_loop()
+        # Of a call without a run, and of a transaction, nothing is found by another command.
+        if self._private is None or run_id is None or held.level == "transaction":
+            return ""
+        with suppress(OSError):
+            return self._private.use(run_id)
+        return ""
 
     def end_run(self, run_id: str) -> None:
         """Nothing stays of what its commands left behind walls. From any thread; raises nothing."""
-        loop = self._loop
-        if loop is None:
-            return
+
+        def forget() -> None:
+            if self._private is not None:
+                self._private.end(run_id)
 
         def end() -> None:
-            with suppress(SandboxError):  # closed meanwhile: everything has ended
-                self._launchers.end_run(run_id)
+            try:
+                self._launchers.end_run(run_id, forget)
+            except SandboxError:  # closed meanwhile: everything has ended
+                forget()
 
-        with suppress(RuntimeError):  # the loop is closed, and so are the launchers
-            loop.call_soon_threadsafe(end)
+        try:
+            if self._loop is None:
+                forget()
+            else:
+                self._loop.call_soon_threadsafe(end)
+        except RuntimeError:  # the loop is closed, and so are the launchers
+            forget()
+
+    def close(self) -> None:
+        """The launchers have ended, and runs that nobody else goes on with."""
+        if self._private is not None:
+            self._private.close()
 
     # -- joining --------------------------------------------------------------------------------------------
 

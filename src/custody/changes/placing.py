@@ -18,6 +18,7 @@ from custody.changes.wanted import Wanted
 from custody.errors import ToolError, UndoConflict
 from custody.files.putting import (
     apply_attributes,
+    keep_flags,
     link_again,
     make_folder,
     make_link,
@@ -266,6 +267,8 @@ class Placing:
         if over and (step.was.device, step.was.inode) == (step.after.device, step.after.inode):
             remove(staged_fd, temporary, "file")  # a rename onto another name of the same file does nothing
             return
+        if over and step.was.kind == step.after.kind == "file" and step.wanted.twin is None:
+            keep_flags(folder_fd, name, staged_fd, temporary)
         try:
             put_in_place(folder_fd, temporary, name, from_folder_fd=staged_fd, over=over)
         except FileExistsError:

@@ -5,11 +5,14 @@ is a yes here. What is offered is `doors.hooks.adopting`'s. Used by `acting`.
 """
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from custody.calls.asked import inside
 from custody.calls.descent import ParentsUnclear, ancestors
+from custody.cli.invocation import message, printable
 from custody.doors.hooks.adopting import fits, read_kept
+from custody.doors.hooks.own_files import guarded, settings_among
 from custody.errors import Denied, NotFound
 from custody.records import Call
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from custody.calls.questions import Answer, Question
     from custody.calls.runtime import Runtime
     from custody.tools.tool import ProcessIO
+
+NAMED_MAX = 5  # of files, in one line
 
 HINT = "Only what a hook has put in the place of a command can be run so."
 
@@ -33,28 +38,45 @@ async def adopt(
     as_recorded: bool,
 ) -> Call:
     """Make the call inside the one that is adopted. Raises Denied, NotRecorded, OutcomeUnknown."""
-    outer = await asyncio.to_thread(_taken, runtime, adopts, arguments["argv"], roots, timeout)
+    outer, cwd = await asyncio.to_thread(_taken, runtime, adopts, arguments["argv"], roots, timeout)
     assert outer.run_id is not None, "a hook's calls are in runs"
     joined = await runtime.join(outer.run_id)
     run = joined if joined.outcome is None else None  # in the background it may outlast its turn
     with inside(bytes.fromhex(outer.id)):
-        return await runtime.call(
+        made = await runtime.call(
             "exec",
             arguments,
             run=run,
             timeout=timeout,
             agent=outer.agent,
             session=outer.session_id,
+            cwd=cwd,
             io=io,
             as_recorded=as_recorded,
             prompt=_consent(outer),
+        )
+    say_of_settings(made)
+    return made
+
+
+def say_of_settings(made: Call) -> None:
+    """Whether settings of a CLI changed while it ran: walls keep a command in its project, and
+    a CLI's settings lie in there too. Who changed them cannot be told, so nothing is put back unasked."""
+    own = guarded(os.environ, made.cwd or os.getcwd())
+    found = settings_among((one.path for one in made.changes or ()), own)
+    if found:
+        named = ", ".join(map(printable, found[:NAMED_MAX]))
+        more = f" and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
+        message(
+            f"{named}{more} changed while this ran, which agents are kept from. Look at it; "
+            f"custody undo {made.id[:8]} takes back what this command changed"
         )
 
 
 def _taken(
     runtime: "Runtime", adopts: str, argv: list[str], roots: tuple[str, ...], timeout: float | None
-) -> Call:
-    """The call that is adopted, from here on by nobody else. Raises Denied."""
+) -> tuple[Call, str]:
+    """The call that is adopted, from here on by nobody else, and where it runs. Raises Denied."""
     try:
         call_id = bytes.fromhex(adopts)
         found = runtime.index.call(adopts)
@@ -69,7 +91,7 @@ def _taken(
         raise Denied("The CLI whose call that is has not started this.", hint=HINT)
     if not runtime.journal.adoptions.take(call_id):
         raise Denied("That command has just been run.", hint=HINT)
-    return found
+    return found, kept.cwd
 
 
 def _below(pid: int, start_ticks: int) -> bool:

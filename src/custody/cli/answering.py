@@ -27,6 +27,8 @@ LINES_MAX = 200  # of one argument: two screens, and the rest is counted
 LINE_CHARACTERS_MAX = 2_000
 """Of one line: more is no longer read, and a yes to what was not read is none."""
 
+TAB_COLUMNS = 4
+
 TOKEN_VARIABLE = "CUSTODY_TOKEN"
 ANSWERING_ROLES = ("operator",)
 """A host's token lies in the store, where whatever runs as its user can read it."""
@@ -54,10 +56,14 @@ class Shown(Struct, frozen=True, kw_only=True):
     caller: str | None = None
     session_id: str | None = None
     run_id: str | None = None
+    difference: str | None = None
+    """What it would make of files."""
 
 
 def shown_of_record(index: "Index", call: str) -> Shown:
     """The question about a call, by the beginning of its id. Raises NotFound or Ambiguous."""
+    from custody.calls.questions import text_of
+
     view = index.questions.one(call)
     request, said = view.request, index.questions.shown(view.call_id)
     return Shown(
@@ -72,6 +78,7 @@ def shown_of_record(index: "Index", call: str) -> Shown:
         caller=view.caller,
         session_id=view.session_id,
         run_id=None if view.run_id is None else view.run_id.hex(),
+        difference=text_of(said.get("difference")),
     )
 
 
@@ -88,6 +95,7 @@ def shown_of_call(asked: "Question") -> Shown:
         cwd=asked.cwd,
         session_id=asked.session_id,
         run_id=None if asked.run_id is None else asked.run_id.hex(),
+        difference=asked.difference,
     )
 
 
@@ -96,6 +104,7 @@ def question_lines(shown: Shown) -> list[str]:
     who = _one_line(shown.agent) if shown.agent else "somebody"
     lines = [f"{who} asks: {_one_line(shown.tool)} ({shown.effect}), call {shown.call_id[:8]}"]
     lines += [f"  {line}" for line in argument_lines(shown.tool, shown.arguments)]
+    lines += [f"  | {printable(line, keep='')}" for line in difference_lines(shown.difference)]
     lines += [f"  {name}: {_one_line(value)}" for name, value in _surroundings(shown) if value]
     rule = f"rule {shown.rule}: " if shown.rule else ""
     return [*lines, f"  {_one_line(rule + shown.reason)}"]
@@ -130,6 +139,11 @@ def argument_lines(tool: str, arguments: Any) -> list[str]:
             shown = value if isinstance(value, str) and value else _json(value)
             lines.append(_cut(f"{_one_line(name)}: {shown}"))
     return lines
+
+
+def difference_lines(difference: str | None) -> list[str]:
+    """What a call would make of files, tabs as columns; it was bounded when it was recorded."""
+    return [] if not difference else difference.removesuffix("\n").expandtabs(TAB_COLUMNS).split("\n")
 
 
 def _difference(edit: Any) -> list[str]:

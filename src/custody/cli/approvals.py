@@ -160,7 +160,9 @@ def _print_questions(found: "list[OpenQuestion]") -> None:
             for asked in found
         ],
     )  # fmt: skip
-    remark("All that is asked, and the answer: custody approve CALL, custody deny CALL")
+    remark(
+        "All that is asked: custody approvals show CALL; the answer: custody approve CALL, custody deny CALL"
+    )
 
 
 def _left(until: str) -> str:
@@ -281,6 +283,25 @@ def _print_answered(answered: "Answered", *, as_json: bool) -> None:
 
 
 # -- grants -----------------------------------------------------------------------------------------------
+
+
+@approvals_command.command("show", epilog="Example:  custody approvals show 3fa9c1d2")
+@click.argument("call_id", metavar="CALL", shell_complete=_complete_question)
+@store_option
+@json_option
+def show_question_command(call_id: str, store: str | None, as_json: bool) -> int:
+    """Show all that is asked about one call: of a commit what it would put in place."""
+    from custody.cli.view import opened
+
+    with opened(load_with_warning(store)) as view:
+        shown = shown_of_record(view.index, call_id)
+    if as_json:
+        from custody.cli.document import print_document
+
+        print_document(shown)
+    else:
+        print("\n".join(question_lines(shown)))
+    return 0
 
 
 @approvals_command.command("grants", epilog="Example:  custody approvals grants --all")

@@ -183,6 +183,7 @@ def call_standing(call: Call, stands: Standing) -> str | None:
         return held_in_words(call)
     by = "" if call.settled_by is None else f" by call {call.settled_by[:8]}"
     if call.held == "discarded":
+        by = by or ", as it had been held for too long"
         return f"Discarded{by}: no file was ever touched."
     if call.held == "committed":
         changing = call.settled_by or call.id
@@ -209,7 +210,8 @@ def held_in_words(call: Call) -> str:
     """What can be done about changes that are held."""
     short = call.id[:8]
     ways = (f"custody commit {short}", f"custody discard {short}", f"custody show {short} --diff")
-    return f"changes held: {call.changes_count or 0:,} ({', '.join(ways)})"
+    bound = "" if call.held_digest else "; not bound to the record, which has no digest of what is held"
+    return f"changes held: {call.changes_count or 0:,} ({', '.join(ways)}){bound}"
 
 
 def inverse(change: Change) -> Change:

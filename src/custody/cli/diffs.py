@@ -178,9 +178,10 @@ class HeldDiffer(Differ):
         if entry is None or not entry.content:
             return None
         try:
-            return b"".join(self._held.content(entry.target)())
+            content = b"".join(self._held.content(entry.target)())
         except (NothingHeld, OSError):
             return None
+        return content if _is(content, version) else None
 
 
 def differ_of(view: "View", settings: "Settings", call: Call) -> Differ:
@@ -190,6 +191,10 @@ def differ_of(view: "View", settings: "Settings", call: Call) -> Differ:
 
         held = held_store(settings).read(bytes.fromhex(call.id))
         if held is not None:
+            if call.held_digest not in (None, held.manifest_digest.hex()):
+                from custody.changes.held import another_set
+
+                raise another_set(held.call_id)
             return HeldDiffer(view, settings, held)
     differ = Differ(view, settings)
     differ.know(call)

@@ -231,7 +231,9 @@ def _held(settings: "Settings", view: "View") -> Finding:
     asked = view.index.calls(CallFilter(held=True, order="oldest"), limit=1, refresh=False).items
     oldest = asked[0].asked_at if asked else None
     since = "" if oldest is None else f"; the oldest: {ago(oldest)}"
-    text = f"of {waiting:,} call{'s' if waiting > 1 else ''}, to be committed or discarded{since}"
+    days_max = settings.file.undo.held_days_max
+    until = f"; each is dropped after {days_max:g} days" if days_max else ""
+    text = f"of {waiting:,} call{'s' if waiting > 1 else ''}, to be committed or discarded{since}{until}"
     value = {"calls": waiting, "oldest": oldest}
     return Finding("held changes", "note", value, text, "custody calls --held lists them.")
 

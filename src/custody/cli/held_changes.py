@@ -183,6 +183,21 @@ def newest_held(view: "View", settings: "Settings") -> Call | None:
     return newest
 
 
+def held_fault(settings: "Settings", call: Call) -> str | None:
+    """What is wrong with what is held of a call, in a sentence."""
+    from custody.changes.held import another_set
+    from custody.stores import held_store
+
+    try:
+        held = held_store(settings).read(bytes.fromhex(call.id))
+    except NothingHeld as error:
+        return error.message
+    if held is None:
+        return "It is not held any more, and the record does not say why."
+    bound = call.held_digest in (None, held.manifest_digest.hex())
+    return None if bound else another_set(held.call_id).message
+
+
 def _agreed(act: Act, meant: Call, asked: Asked) -> bool:
     """Show what is held; whether a person wants that done with it."""
     print(f"Held is what was changed by {call_in_words(meant)}:")

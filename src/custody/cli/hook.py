@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from custody.errors import CustodyError
+from custody.errors import CustodyError, UsageError
 
 if TYPE_CHECKING:
     from custody.doors.hooks.event import Spoken
     from custody.doors.hooks.told import Told
+
+REQUEST_BYTES_MAX = 512 * 1024 * 1024
+"""The client's 64 MiB, each byte of which may be six in JSON, with secrets: more comes from nobody's hook."""
 
 SECONDS_MAX = 25.0
 """Less than the client gives itself, as that has begun before."""
@@ -30,8 +33,12 @@ def hook_run() -> int:
     from custody.doors.hooks.event import speak_failure
     from custody.doors.hooks.told import decode
 
+    if sys.stdin.isatty():
+        raise UsageError("Coding CLIs call this, not people.", hint="custody status says who does.")
     told: Told | None = None
-    request = sys.stdin.buffer.read()
+    request = sys.stdin.buffer.read(REQUEST_BYTES_MAX + 1)
+    if len(request) > REQUEST_BYTES_MAX:
+        raise UsageError(f"A hook tells {REQUEST_BYTES_MAX} bytes at most.")
     try:
         told = decode(request)
         spoken = asyncio.run(asyncio.wait_for(_answer(told, request), SECONDS_MAX))

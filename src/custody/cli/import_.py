@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from custody.bridges.transcripts.importing import Imported
 
 LOCK = "import-claude-code"
+NOTHING_UNDERSTOOD = "nothing in it is understood as a transcript of Claude Code"
 NOT_TRANSCRIPTS = frozenset({"journal.jsonl"})  # of workflows: what they did stands in their agents' files
 
 
@@ -47,14 +48,16 @@ def claude_code_command(paths: tuple[str, ...], store: str | None, as_json: bool
 
         print_document({"files": len(files), **total, "failed": failed})
     else:
-        _print(len(files), total, failed)
-    return 1 if failed else 0
+        _print(len(files) - len(failed), total, failed)
+    if not total["understood"] and not failed:
+        message("Nothing was imported: what was named is empty.")
+    return 1 if failed or not total["understood"] else 0
 
 
 def transcripts_in(paths: Iterable[str]) -> list[str]:
     """The files that are meant: a session before its subagents, which lie in a folder of its name. Raises
-    UsageError for a path where nothing is."""
-    found: list[str] = []
+    UsageError where nothing is."""
+    paths, found = list(paths), list[str]()
     for path in paths:
         if not os.path.exists(path):
             raise UsageError(f"There is no {path}.", hint="Name a transcript (.jsonl), or a folder of them.")
@@ -62,6 +65,10 @@ def transcripts_in(paths: Iterable[str]) -> list[str]:
             found += [path, *_jsonl(path.removesuffix(".jsonl"))]
         else:
             found += _jsonl(path)
+    if not found:
+        raise UsageError(
+            f"There is no transcript in {', '.join(paths)}.", hint="They are files that end in .jsonl."
+        )
     return list(dict.fromkeys(map(os.path.realpath, found)))
 
 
@@ -109,9 +116,14 @@ def _import_files(
     failed: list[dict[str, str]] = []
     for path in files:
         try:
-            done.append(importer.file(path))
+            one = importer.file(path)
         except OSError as error:
             failed.append({"path": path, "reason": error.strerror or str(error)})
+            continue
+        done.append(one)
+        has_lines = one.counts.unknown or one.counts.unreadable or one.counts.torn
+        if has_lines and not one.counts.understood:
+            failed.append({"path": path, "reason": NOTHING_UNDERSTOOD})
     return done, failed
 
 
@@ -128,12 +140,14 @@ def _total(done: "list[Imported]") -> dict[str, Any]:
         "unknown": dict(unknown.most_common()),
         "unreadable": sum(one.counts.unreadable for one in done),
         "torn": sum(one.counts.torn for one in done),
+        "understood": sum(one.counts.understood for one in done),
     }
 
 
 def _print(files: int, total: dict[str, Any], failed: list[dict[str, str]]) -> None:
     what = ", ".join(_number(total[name], name.removesuffix("s")) for name in ("runs", "steps", "calls"))
-    print(f"Imported {what} from {_number(files, 'transcript')}.")
+    if files:
+        print(f"Imported {what} from {_number(files, 'transcript')}.")
     if total["known"]:
         print(f"{_number(total['known'], 'run')} had been imported before.")
     if total["going_on"]:
@@ -147,7 +161,7 @@ def _print(files: int, total: dict[str, Any], failed: list[dict[str, str]]) -> N
     if total["torn"]:
         print(f"{_number(total['torn'], 'last line')} had not been written to the end.")
     for one in failed:
-        message(f"{one['path']} cannot be read: {one['reason']}.")
+        message(f"{printable(one['path'])} cannot be imported: {one['reason']}.")
 
 
 def _number(count: int, what: str) -> str:

@@ -37,6 +37,7 @@ timeout_seconds = 30             # deadline of a call that names none; 0 is none
 [undo]                           # what files were before a call changed them, encrypted
 # days_max = 7
 # bytes_max = 2_147_483_648      # all of it; the oldest goes first
+held_days_max = 30               # changes that nobody commits or discards; 0 is no bound
 
 [retention]                      # what calls said is purged beyond these; that they were made stays
 days_max = 90                    # 0 is no bound

@@ -193,7 +193,9 @@ def _places(
         what = "list of MCP servers" if target == "mcp" else "coding CLI or MCP client"
         raise UsageError(
             f"No {what} was found {'in this project' if scope == 'project' else 'here'}.",
-            hint="Name a CLI to make its settings: custody install claude-code.",
+            hint="Name the file of another client: custody install mcp --file FILE."
+            if target == "mcp"
+            else "Name a CLI to make its settings: custody install claude-code.",
         )
     return found
 

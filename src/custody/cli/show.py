@@ -74,6 +74,7 @@ def show_command(
             print_run(view, found, whole=timeline)
         elif isinstance(found, Call):
             print_call(view, found, settings.cwd, differ)
+            _say_held_fault(settings, found)
         else:
             from custody.cli.step import print_step
 
@@ -91,6 +92,17 @@ def _differ(view: "View", settings: "Settings", call: Call) -> "Differ":
     from custody.cli.diffs import differ_of
 
     return differ_of(view, settings, call)
+
+
+def _say_held_fault(settings: "Settings", call: Call) -> None:
+    """Where changes that are held are not those the record speaks of."""
+    if call.held == "held":
+        from custody.cli.held_changes import held_fault
+        from custody.cli.render import remark
+
+        fault = held_fault(settings, call)
+        if fault is not None:
+            remark(fault)
 
 
 def _its_run(found: "Call | StepView") -> str | None:

@@ -33,6 +33,8 @@ SETTLED_SECONDS = 0.5
 """After a question has gone and the next one stands in its place no key answers for so long: it was typed for
 the one before."""
 
+NO_ROOM = "There is no room to show that question: enlarge the terminal, or use custody approvals show {}."
+
 KEYS = "y yes   n no   ↑ ↓ choose   q quit"
 
 
@@ -98,9 +100,13 @@ class _Live:
         self._store, self._token = store, token
         self._look: Look | None = None
         self._selected: str | None = None
+        self._seen: str | None = None
+        """Whose question stands on the screen as the chosen one: no key answers another."""
         self._settled_at = 0.0
         """When what is selected became so by itself; a key counts only some time after."""
         self._note = ""
+        self._trouble = ""
+        """Why the last look failed: what is shown is an older one."""
         self._lock: Lock | None = None
         self._listens = False
         self._why_not = ""
@@ -146,14 +152,25 @@ class _Live:
     def _look_again(self) -> None:
         self._listen()
         try:
-            self._look = self._looker.look()
-        except CustodyError as error:
-            self._note = error.message
+            self._look, self._trouble = self._looker.look(), ""
+        except (CustodyError, OSError) as error:
+            self._trouble = self._said_of(error)
             return
         asked = [question.call_id for question in self._look.questions]
         if self._selected not in asked:
             self._selected = asked[0] if asked else None
             self._settled_at = time.monotonic()
+
+    def _said_of(self, error: CustodyError | OSError) -> str:
+        """In a line, and what to do next."""
+        from custody.cli.top_frame import clock
+
+        since = "Nothing could be shown yet" if self._look is None else f"As of {clock(self._look.at)}"
+        if not os.path.isdir(self._settings.store):
+            return f"{since}: the store {self._settings.store} is not there any more; it is looked for again."
+        if isinstance(error, CustodyError):
+            return f"{since}: {error.message} {error.hint or ''}".rstrip()
+        return f"{since}: the store cannot be read: {error.strerror or error}. It is tried again."
 
     def _listen(self) -> None:
         """While this runs somebody listens: calls that ask wait instead of being refused at once."""
@@ -165,15 +182,18 @@ class _Live:
             self._listens, self._why_not = False, f"The store cannot be written: {error.strerror}."
 
     def _draw(self, screen: "Screen") -> None:
-        from custody.cli.top_frame import frame
+        from custody.cli.invocation import printable
+        from custody.cli.top_frame import frame, shows_chosen, unread
 
-        if self._look is None:
-            screen.draw([[(self._note, "red")]])
-            return
         width, height = screen.size
-        notes = [self._note] if self._note else []
-        notes.append(KEYS if self._listens else f"q quit   {self._why_not}")
-        screen.draw(frame(self._look, width, height, selected=self._selected, notes=notes))
+        notes = [printable(note, keep="") for note in (self._trouble, self._note) if note]
+        notes.append(KEYS if self._listens else f"q quit   {printable(self._why_not, keep='')}")
+        if self._look is None:
+            screen.draw(unread(notes, width)[:height])
+            return
+        lines = frame(self._look, width, height, selected=self._selected, notes=notes)
+        self._seen = self._selected if shows_chosen(lines, self._selected) else None
+        screen.draw(lines)
 
     def _move(self, by: int) -> None:
         asked = [question.call_id for question in self._look.questions] if self._look else []
@@ -184,6 +204,8 @@ class _Live:
     def _answer(self, screen: "Screen", verdict: "Said") -> None:
         if self._selected is None:
             self._note = "No question is open."
+        elif self._selected != self._seen:
+            self._note = NO_ROOM.format(self._selected[:8])
         elif time.monotonic() - self._settled_at < SETTLED_SECONDS:
             self._note = "That question has just come up: look, and press again."
         else:
@@ -192,6 +214,8 @@ class _Live:
                     self._note = self._answered(self._selected, verdict)
                 except CustodyError as error:
                     self._note = f"{error.message} {error.hint or ''}".strip()
+                except OSError as error:
+                    self._note = f"Nothing was answered: the store cannot be read: {error.strerror or error}."
 
     def _answered(self, call_id: str, verdict: "Said") -> str:
         """What became of it, in a line. Raises CustodyError."""

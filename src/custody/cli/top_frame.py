@@ -12,6 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from custody.cli.invocation import fold_lines, printable
 from custody.cli.render import (
     GAP,
+    SHORT_ID,
     UNKNOWN,
     Cell,
     Column,
@@ -38,6 +39,9 @@ Styled = tuple[str, str]
 
 Line = list[Styled]
 
+MARK = "▸ "
+"""Before the question that is chosen."""
+
 SECTION_LINES_MIN = 2  # a title and one row, or what there is none of
 UNBOUNDED = 10_000  # lines or columns, for a pipe
 NAMES = {
@@ -53,21 +57,42 @@ def frame(
     look: "Look", width: int, height: int, *, selected: str | None = None, notes: Sequence[str] = ()
 ) -> list[Line]:
     """At most `height` lines, each at most `width` cells. `selected` is the call whose question is chosen;
-    `notes` stand at the end."""
-    head = [*_head(look, width), []]
-    tail: list[Line] = [[(_cut(note, width), "dim")] for note in notes]
+    `notes` stand at the end. Where there are few lines the head is left out first, the question last."""
+    tail: list[Line] = [[(_cut(note, width), "dim")] for note in notes][:height]
+    left = height - len(tail)
+    head = [*_head(look, width), []][: max(left - 3 * SECTION_LINES_MIN, min(1, left - SECTION_LINES_MIN), 0)]
     room = max(height - len(head) - len(tail), 0)
     questions, runs, calls = _questions(look, width, selected), _runs(look, width), _calls(look, width)
     room_of_questions = min(len(questions), max(room // 3, SECTION_LINES_MIN))
     room_of_runs = min(len(runs), max((room - room_of_questions) // 2, SECTION_LINES_MIN))
     rest = room - room_of_questions - room_of_runs
-    kept_at = next((place for place, line in enumerate(questions) if line and line[0][0] == "▸ "), 0)
+    kept_at = next((place for place, line in enumerate(questions) if line and line[0][0] == MARK), 0)
     body = [
         *_within(questions, room_of_questions, kept_at),
         *_within(runs, room_of_runs),
         *_within(calls, rest),
     ]
     return [_clipped(line, width) for line in [*head, *body[:room], *tail][:height]]
+
+
+def shows_chosen(lines: Sequence[Line], selected: str | None) -> bool:
+    """Whether whoever looks at these lines sees which question is chosen, and what of."""
+    if selected is None:
+        return False
+    chosen = selected[:SHORT_ID]
+    for line in lines:
+        mark, _, said = "".join(text for text, _ in line).partition(chosen)
+        if mark == MARK and said.strip():
+            return True
+    return False
+
+
+def unread(notes: Sequence[str], width: int) -> list[Line]:
+    """What is drawn while nothing could be looked at: why, and what the keys do."""
+    return [
+        _clipped([(_cut(note, width), "red" if number == 0 else "dim")], width)
+        for number, note in enumerate(notes)
+    ]
 
 
 def _clipped(line: Line, width: int) -> Line:
@@ -98,13 +123,13 @@ def _within(lines: list[Line], room: int, keep: int = 0) -> list[Line]:
 
 def _head(look: "Look", width: int) -> list[Line]:
     daemon = "no daemon" if look.daemon is None else f"daemon {look.daemon.pid}"
-    said, clock = f"custody  {printable(look.store, keep='')}  {daemon}", _clock(look.at)
-    room = max(width - len(clock) - GAP, 0)
-    first: Line = [(clock[:width], "dim"), ((" " * GAP + _cut(said, room)) if room else "", "bold")]
+    said, time = f"custody  {printable(look.store, keep='')}  {daemon}", clock(look.at)
+    room = max(width - len(time) - GAP, 0)
+    first: Line = [(time[:width], "dim"), ((" " * GAP + _cut(said, room)) if room else "", "bold")]
     return [first, *_wrapped(_pressure(look), width), *_wrapped(_recorder(look), width)]
 
 
-def _clock(moment: str) -> str:
+def clock(moment: str) -> str:
     """The local time of day of an RFC 3339 time."""
     from datetime import datetime
 
@@ -171,7 +196,7 @@ def _questions(look: "Look", width: int, selected: str | None) -> list[Line]:
         return [[(_cut("no question is open", width), "dim")]]
     rows = [
         [
-            Cell("▸" if asked.call_id == selected else " "), short(asked.call_id), asked.agent,
+            Cell(MARK[0] if asked.call_id == selected else " "), short(asked.call_id), asked.agent,
             f"{asked.tool} {summary(asked.tool, asked.arguments)}", asked.rule,
             "waits" if asked.waiting else None, ago(asked.asked_at),
         ]

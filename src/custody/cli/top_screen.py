@@ -6,6 +6,7 @@ nothing of what is shown. Used by `top`.
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -34,7 +35,11 @@ KEYS: dict[bytes, Key] = {
     b"\x1bOB": "down",
 }
 KEY_BYTES_MAX = 64
+SINGLE = re.compile(rb"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+LAST_WORDS_SECONDS = 0.5
+"""A terminal that takes nothing (Ctrl-S, a line that is down) is waited for so long at the end."""
 
 
 class Screen:
@@ -50,6 +55,8 @@ class Screen:
         self._handlers: dict[int, Any] = {}
         self._wakeup_before = -1
         self._shown = False
+        self._gone = False
+        """Nobody is there any more to see anything."""
 
     # -- entering and leaving ---------------------------------------------------------------------------
 
@@ -57,6 +64,8 @@ class Screen:
         self._wakeup_before = signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         for number in ENDING:
             self._handlers[number] = signal.signal(number, _end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody has it ignored
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, _end)
         self._handlers[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._stop)
         self._handlers[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, _wake)
         try:
@@ -67,6 +76,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _hold_signals()
         self._hide()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -91,16 +101,19 @@ class Screen:
             mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
             termios.tcsetattr(0, termios.TCSAFLUSH, mode)
         self._shown = True
-        _write("\x1b[?1049h\x1b[?25l\x1b[2J")
+        self._write("\x1b[?1049h\x1b[?25l\x1b[2J")
 
     def _hide(self) -> None:
         if not self._shown:
             return
         self._shown = False
-        _write("\x1b[?25h\x1b[?1049l")
+        with contextlib.suppress(OSError):
+            if select.select([], [1], [], LAST_WORDS_SECONDS)[1]:
+                self._write("\x1b[?25h\x1b[?1049l")
         if self._mode is not None:
             with contextlib.suppress(termios.error):  # the terminal is gone
-                termios.tcsetattr(0, termios.TCSAFLUSH, self._mode)
+                termios.tcsetattr(0, termios.TCSANOW, self._mode)  # anything else waits until all was taken
+                termios.tcflush(0, termios.TCIFLUSH)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         """Ctrl-Z: the shell gets its terminal as it was, and on `fg` it goes on here."""
@@ -124,9 +137,11 @@ class Screen:
         return columns or 80, lines or 24
 
     def draw(self, lines: Sequence[Sequence[tuple[str, str]]]) -> None:
-        """Show these lines and nothing else."""
-        text = "\x1b[K\r\n".join(self._styled(line) for line in lines)
-        _write(f"\x1b[H{text}\x1b[K\x1b[J")
+        """Show these lines and nothing else. Each is cleared before it is written: behind a full line the
+        clearing takes its last character away."""
+        text = "\r\n".join("\x1b[K" + self._styled(line) for line in lines)
+        below = "\r\n\x1b[J" if len(lines) < self.size[1] else ""
+        self._write(f"\x1b[H{text}{below}\x1b[?25l")
 
     def _styled(self, line: Sequence[tuple[str, str]]) -> str:
         from rich.text import Text
@@ -142,7 +157,7 @@ class Screen:
     def key(self, seconds: float) -> Key | None:
         """The next key, or `resize`, within so long; None where nothing came."""
         until = time.monotonic() + seconds
-        while True:
+        while not self._gone:
             waited = max(0.0, until - time.monotonic())
             ready, _, _ = select.select([self._woken, *([0] if self._keys else [])], [], [], waited)
             if self._woken in ready:
@@ -154,20 +169,45 @@ class Screen:
                 typed = os.read(0, KEY_BYTES_MAX)
             except OSError:  # the terminal is gone
                 return "quit"
-            return KEYS.get(typed, "other") if typed else "quit"
+            return _key_of(typed) if typed else "quit"
+        return "quit"
+
+    def _write(self, text: str) -> None:
+        """Past Python's buffer: a handler of a signal writes too, and may have come in the middle of one."""
+        data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+        try:
+            while data:
+                try:
+                    data = data[os.write(1, data) :]
+                except BlockingIOError:  # somebody else who has this terminal open does not wait for it
+                    select.select([], [1], [])
+        except OSError:  # whoever looked has gone
+            self._gone = True
+
+
+def _key_of(typed: bytes) -> Key:
+    """Of what came at once. A key that is held down is one of its kind, and `q` ends also behind others;
+    anything else of more than one key may be a paste, and no part of it is an answer."""
+    keys: list[Key] = [KEYS.get(part, "other") for part in SINGLE.findall(typed)]
+    if len(keys) == 1 or (keys[0] in ("up", "down") and len(set(keys)) == 1):
+        return keys[0]
+    return "quit" if keys[-1] == "quit" else "other"
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    """The first one ends it. One that comes while the terminal is given back would leave it as it is."""
+    _hold_signals()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Interrupted(number)
+
+
+def _hold_signals() -> None:
+    """By a handler: one that has come already and finds none would be complained about."""
+    for number in (*ENDING, signal.SIGINT, signal.SIGTSTP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _wake)
 
 
 def _wake(_number: int, _frame: FrameType | None) -> None:
     """Its being handled is what wakes whoever waits for a key."""
-
-
-def _write(text: str) -> None:
-    """Past Python's buffer: a handler of a signal writes too, and may have come in the middle of a write."""
-    data = text.encode(sys.stdout.encoding or "utf-8", "replace")
-    with contextlib.suppress(OSError):  # whoever looked has gone
-        while data:
-            data = data[os.write(1, data) :]

@@ -13,9 +13,10 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 
 from custody.errors import ToolError
 from custody.files.state import State, xattrs_of
@@ -40,6 +41,13 @@ if _renameat2 is not None:
     _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _syncfs = _libc.syncfs
 _syncfs.argtypes = [ctypes.c_int]
+
+KEPT_FLAGS = 0x01 | 0x02 | 0x04 | 0x08 | 0x40 | 0x80
+"""Of the flags of a file (FS_IOC_GETFLAGS) those its owner may set at any time: s, u, c, S, d and A of
+chattr(1). A file that may only be added to, or not changed at all, is never replaced."""
+
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602
+"""FS_IOC_GETFLAGS and FS_IOC_SETFLAGS where a long has 8 bytes, on x86-64 and arm64; elsewhere they fail."""
 
 _OF_USERS = "user."
 _NOT_OURS_TO_SET = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
@@ -272,6 +280,28 @@ def _change_attribute(name: str, change: Callable[..., None], *arguments: object
     except OSError as error:
         if name.startswith(_OF_USERS) or error.errno not in _NOT_OURS_TO_SET:
             raise
+
+
+def keep_flags(from_folder_fd: int, name: str, to_folder_fd: int, other: str) -> None:
+    """Give the file `other` the flags (chattr) that `name` has, of those in KEPT_FLAGS. A file system that
+    has none, or does not let us, gives none."""
+    both = _flags_of(from_folder_fd, name), _flags_of(to_folder_fd, other)
+    with suppress(OSError), both[0] as (_, old), both[1] as (fd, new):
+        wanted = (new & ~KEPT_FLAGS) | (old & KEPT_FLAGS)
+        if wanted != new:
+            fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", wanted))
+
+
+@contextmanager
+def _flags_of(folder_fd: int, name: str) -> Generator[tuple[int, int]]:
+    """A descriptor of a file, and its flags. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=folder_fd)
+    try:
+        (found,) = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(struct.calcsize("l"))))
+        yield fd, found
+    finally:
+        os.close(fd)
 
 
 def _set_mtime(fd: int, mtime_ns: int) -> None:

@@ -155,8 +155,15 @@ class QuestionRow:
         self.place = place
 
 
+HELD_EXPIRED = "held.expired"
+
+BY_NO_CALL = b""
+"""What settled changes whose time was over."""
+
+
 class HeldRow:
-    """Changes that a call left held; `settled_by` where a call has committed or discarded them."""
+    """Changes that a call left held; `settled_by` where a call has committed or discarded them, or none had
+    to."""
 
     __slots__ = ("call_id", "settled", "settled_by")
 
@@ -320,6 +327,8 @@ class Fold:
         self.steps.append(StepRow(leaf, self.run(leaf.run_id), place))
 
     def _event(self, leaf: Event, place: Place, said: Said) -> None:
+        if leaf.name == HELD_EXPIRED and leaf.call_id is not None:
+            self.held.append(HeldRow(leaf.call_id, "discarded", BY_NO_CALL))
         run = None if leaf.run_id is None else self.run(leaf.run_id)
         self.events.append(EventRow(leaf, run, place))
 

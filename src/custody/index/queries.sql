@@ -353,7 +353,7 @@ SELECT id, first_shard, first_segment, first_offset FROM runs
 WHERE outcome = 0 AND at_us > 0 ORDER BY at_us, id;
 
 -- name: stats
-SELECT c.tool, c.outcome, count(*), coalesce(sum(c.latency_us), 0) FROM calls c WHERE {where}
+SELECT c.tool, c.outcome, count(*), CAST(total(c.latency_us) AS INTEGER) FROM calls c WHERE {where}
 GROUP BY c.tool, c.outcome;
 
 -- name: latencies

@@ -159,7 +159,8 @@ class Reader:
             environment_withheld=None if withheld is None else tuple(withheld),
             sandbox=self._sandbox(places, request, payload),
             held=None if finished is None or finished.held is None else inherited.settled or "held",
-            settled_by=hex_of(inherited.settled_by),
+            settled_by=hex_of(inherited.settled_by or None),
+            held_digest=None if finished is None else hex_of(finished.held_digest),
         )
 
     def _sandbox(self, places: Places, request: Request, payload: dict[str, Any]) -> str | None:

@@ -38,6 +38,9 @@ from custody.records import (
 CHAIN_MAX = 1_000
 """Runs above a run that are looked at: the deepest nesting a setting allows."""
 
+TELLING = frozenset({"import", "otel"})
+"""Doors at which others tell of what they did: nobody spends anything here."""
+
 WENT_WRONG = ("failed", "timed_out")
 
 Names = Callable[[bytes, Request, Stored], Named]
@@ -54,11 +57,16 @@ def fold_runs(rows: SpendingRows, leaves: Iterable[Leaf]) -> None:
     rows.do_all(
         "put_run",
         [
-            (leaf.run_id, leaf.parent_run_id, leaf.session_id, leaf.agent)
+            (leaf.run_id, _above(leaf), leaf.session_id, leaf.agent)
             for leaf in leaves
             if isinstance(leaf, RunStarted)
         ],
     )
+
+
+def _above(leaf: RunStarted) -> bytes | None:
+    """A run that others told of stands above itself, which no run does otherwise: that marks it."""
+    return leaf.run_id if leaf.door in TELLING else leaf.parent_run_id
 
 
 def fold(rows: SpendingRows, records: list[tuple[Leaf, Stored]], names: Names) -> None:
@@ -173,6 +181,8 @@ class _Folding:
         cost = clamped(leaf.cost_nano_usd)
         if counted or cost:
             run = self._run(leaf.run_id) or KnownRun()
+            if run.parent == leaf.run_id:
+                return  # told by others, as `finished` has it of their calls
             scopes = scopes_of(self._chain(leaf.run_id), run.session, leaf.agent or run.agent)
             self._rows.add(scopes, leaf.at_us, (0, 0, 0, 0, 0, 0, counted, cost, 0))
 

@@ -15,6 +15,7 @@ from custody.installing.json_edits import Edit, added, apply, new_document, remo
 from custody.installing.jsonc import Node, items_of, parse, place
 
 HOOKS = "hooks"
+NAME = "custody"  # of our hooks, where hooks have names
 OURS = "/custody/doors/hooks/client.py"
 """What every command line of ours has in it, whichever version or interpreter wrote it."""
 
@@ -72,10 +73,7 @@ def with_hooks(text: str, form: HookForm, lines: Sequence[HookLine]) -> str:
             missing.append((line.event, whole[line.event]))
             continue
         _must_be(text, groups, "list", f"{HOOKS}.{line.event}")
-        ours = _ours(groups)
-        for number, _, hook in ours:
-            edits += _brought_up(text, form, line, items_of(groups)[number], hook)
-        edits += [] if ours else added(text, groups, [("", _group(form, line))])
+        edits += _made_whole(text, form, line, groups)
     if missing:
         edits += added(text, hooks, missing)
     return apply(text, edits)
@@ -123,10 +121,35 @@ def is_ours(command: object) -> bool:
 
 
 def _group(form: HookForm, line: HookLine) -> dict[str, Any]:
-    hook: dict[str, Any] = {"name": "custody"} if form.named else {}
+    hook: dict[str, Any] = {"name": NAME} if form.named else {}
     hook |= {"type": "command", "command": line.command, "timeout": line.timeout_seconds * form.per_second}
     matcher = {"matcher": form.every_tool} if line.of_tools else {}
     return {**matcher, HOOKS: [{**hook, **line.more}]}
+
+
+def _made_whole(text: str, form: HookForm, line: HookLine, groups: Node) -> list[Edit]:
+    """Edits after which one hook of ours, for every tool, is among those of an event."""
+    edits: list[Edit] = []
+    ours = _ours(groups)
+    narrowed = {number for number, _, _ in ours if _is_narrowed(form, line, items_of(groups)[number])}
+    for number, _, hook in ours:
+        if number not in narrowed:
+            edits += _brought_up(text, form, line, items_of(groups)[number], hook)
+    for number in sorted(narrowed):  # others' hooks stand there too: theirs stay as they are
+        beside = items_of(groups)[number].child(HOOKS)
+        assert beside is not None, "a hook of ours stands in it"
+        edits += removed(text, beside, [hook for group, hook, _ in ours if group == number])
+    if all(number in narrowed for number, _, _ in ours):
+        edits += added(text, groups, [("", _group(form, line))])
+    return edits
+
+
+def _is_narrowed(form: HookForm, line: HookLine, group: Node) -> bool:
+    """Whether a group with others' hooks is for some tools alone."""
+    matcher = group.child("matcher")
+    if matcher is None or len(items_of(group.child(HOOKS))) == 1:
+        return False
+    return matcher.value not in (("", "*", form.every_tool) if not line.of_tools else (form.every_tool,))
 
 
 def _brought_up(text: str, form: HookForm, line: HookLine, group: Node, hook: Node) -> list[Edit]:

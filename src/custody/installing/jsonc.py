@@ -71,9 +71,18 @@ class Node:
         """All of it, as `json.loads` would give it."""
         if self.kind == "scalar":
             return self.scalar
+        if self._children is None:
+            return self._strict()
         if self.kind == "list":
             return [child.node.value for child in self.children]
         return {child.key: child.node.value for child in self.children}
+
+    def _strict(self) -> Any:
+        """Of a value that is JSON without comments."""
+        try:
+            return _STRICT.raw_decode(self._text, self.start)[0]
+        except RecursionError:
+            raise _Reader(self._text).error("this is too many levels deep", self.start) from None
 
     def child(self, key: str) -> "Node | None":
         """The member of that name of an object; the last, where there are several, as readers have it."""

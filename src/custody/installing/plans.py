@@ -8,12 +8,12 @@ give back exactly, and goes when nothing of ours is left. Used by `custody insta
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 from msgspec import Struct
 
 from custody.errors import InvalidInput
-from custody.installing import hooks, servers, toml_servers
+from custody.installing import hindrances, hooks, servers, toml_servers
 from custody.installing.jsonc import parse
 from custody.installing.programs import Place, Scope, Surroundings, Target, is_there, places
 from custody.installing.servers import Proxy, Server
@@ -118,6 +118,7 @@ def plan_uninstall(found: Sequence[Place], ours: Ours, around: Surroundings) -> 
         if before is not None and text != before and _comes_to(before, file.text, at, ours):
             text = before
         made_by_us = before is None and text != file.text and text.strip() in ("", "{}")
+        made_by_us = made_by_us and not os.path.islink(file.path)  # its other end is somebody's
         return Planned(places=at, file=file, text=None if made_by_us else text)
 
     return _plan(found, around, plan)
@@ -147,7 +148,7 @@ def look(place: Place, ours: Ours, around: Surroundings) -> Look:
         _put_in(place, text, ours)  # what cannot be edited is told here too
         named = tuple(_servers(place, text, ours))
         state = _state(place, text, ours, named)
-        notes = tuple(_notes(place, text, around))
+        notes = tuple(hindrances.of_place(place, text, around))
     except InvalidInput as error:
         return Look(place=place, state="broken", notes=(error.message,))
     backup = file.backup if os.path.exists(file.backup) else None
@@ -252,35 +253,3 @@ def _state(place: Place, text: str, ours: Ours, named: Sequence[Server]) -> Stat
     if any(line.event not in found for line in lines):
         return "partly"
     return "installed" if _put_in(place, text, ours) == text else "outdated"
-
-
-def _notes(place: Place, text: str, around: Surroundings) -> list[str]:
-    """What keeps the hooks of a CLI from being run, as far as its settings say so."""
-    if place.form is None:
-        return []
-    if place.target == "codex":
-        return _codex_notes(os.path.join(os.path.dirname(place.path), "config.toml"))
-    said = _mapping(hooks.parse(text).value if text.strip() else None)
-    if place.target == "claude-code" and said.get("disableAllHooks") is True:
-        return ["disableAllHooks is true there: no hook is run"]
-    if place.target == "gemini" and _mapping(said.get("hooksConfig")).get("enabled") is False:
-        return ["hooksConfig.enabled is false there: no hook is run"]
-    return []
-
-
-def _codex_notes(config: str) -> list[str]:
-    try:
-        said = toml_servers.meaning(read(config).text or "")
-    except InvalidInput:
-        return [f"{config} cannot be read, and may turn hooks off"]
-    features = _mapping(said.get("features"))
-    off = features.get("hooks", features.get("codex_hooks")) is False
-    notes = [f"[features] hooks is false in {config}: no hook is run"] if off else []
-    if "hooks" in said:
-        notes.append(f"{config} has hooks too: Codex runs both, and warns when it starts")
-    return notes
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """The value, if it is one."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -116,18 +116,21 @@ def write(file: SettingsFile, text: str) -> None:
                 folder_fd, [text.encode()], mode=NEW_MODE if like is None else like.mode, like=like
             )
             try:
-                now = look(folder_fd, name)
-                if (now.kind, now.sha256) != (file.state.kind, file.state.sha256):
-                    raise SettingsNotWritten(
-                        f"{file.path} was changed meanwhile; it stays as it is.",
-                        hint="Run the command again.",
-                    )
+                _must_be_as_read(file, folder_fd, name)
                 put_in_place(folder_fd, staged, name, over=like is not None)
             except BaseException:
                 os.unlink(staged, dir_fd=folder_fd)
                 raise
     except OSError as error:
         raise SettingsNotWritten(f"{file.path} cannot be written: {error.strerror}.") from None
+
+
+def _must_be_as_read(file: SettingsFile, folder_fd: int, name: str) -> None:
+    now = look(folder_fd, name)
+    if (now.kind, now.sha256) != (file.state.kind, file.state.sha256):
+        raise SettingsNotWritten(
+            f"{file.path} was changed meanwhile; it stays as it is.", hint="Run the command again."
+        )
 
 
 def keep_backup(file: SettingsFile) -> None:
@@ -162,8 +165,12 @@ def remove_backup(file: SettingsFile) -> None:
 
 
 def remove(file: SettingsFile) -> None:
-    """Take a file away that holds nothing but what was put in."""
+    """Take a file away that holds nothing but what was put in. Raises SettingsNotWritten, also where it is
+    not what was read any more."""
+    folder, name = os.path.split(file.real)
     try:
-        os.unlink(file.path)
+        with _opened(folder) as folder_fd:
+            _must_be_as_read(file, folder_fd, name)
+            os.unlink(name, dir_fd=folder_fd)
     except OSError as error:
         raise SettingsNotWritten(f"{file.path} cannot be removed: {error.strerror}.") from None

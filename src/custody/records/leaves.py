@@ -51,6 +51,7 @@ EVENT_NAMES = frozenset(
         "store.dropped",  # whole segments that are there no more, and the roots of their subtrees
         "run.held",  # nothing of the run is purged until it is released
         "run.released",
+        "held.expired",  # held changes of a command whose time was over: whose, and after how many days
         "redaction.allowed",  # what a scanner found under this fingerprint is no secret
         "redaction.disallowed",
         "bundle.made",  # records left the store in a bundle; which, how many
@@ -375,6 +376,8 @@ class CallFinished(Struct, frozen=True, array_like=True, tag=Kind.CALL_FINISHED.
     """The call whose held changes it commits or discards."""
     settled: Settled | None = None
     """What became of those."""
+    held_digest: bytes | None = None
+    """SHA-256 of the manifest of what is held: nothing else is committed. None in records of old."""
 
 
 class Step(Struct, frozen=True, array_like=True, tag=Kind.STEP.value):

@@ -112,7 +112,9 @@ class Call(Struct, frozen=True, kw_only=True):
     held: Literal["held", "committed", "discarded"] | None
     """Whether its changes are held still, or what became of them; None where they never were."""
     settled_by: str | None
-    """The call that committed or discarded them."""
+    """The call that committed or discarded them; None where their time was over."""
+    held_digest: str | None = None
+    """SHA-256 of the manifest of what is held, hex; None where nothing is, or an earlier version held it."""
     redactions: tuple[Redaction, ...]
     cwd: str | None
     """Where its process ran."""

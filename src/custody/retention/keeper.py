@@ -36,16 +36,23 @@ class Keeper:
     """Keeps one store within its bounds. Starts no thread where there is no bound."""
 
     def __init__(
-        self, bounds: Bounds, make_means: Callable[[], Means], *, first_seconds: float = FIRST_SECONDS
+        self,
+        bounds: Bounds,
+        make_means: Callable[[], Means],
+        *,
+        first_seconds: float = FIRST_SECONDS,
+        beside: Callable[[], object] | None = None,
     ) -> None:
+        """`beside`: what else is kept within its bounds, each time it looks."""
         self._bounds = bounds
+        self._beside = beside
         self._make_means = make_means
         self._first_seconds = first_seconds
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        if self._bounds:
+        if self._bounds or self._beside is not None:
             self._thread = threading.Thread(target=self._run, name="custody-retention", daemon=True)
             self._thread.start()
 
@@ -59,7 +66,10 @@ class Keeper:
         while not self._stopped.wait(seconds):
             seconds = AGAIN_SECONDS
             try:
-                self.keep()
+                if self._beside is not None:
+                    self._beside()
+                if self._bounds:
+                    self.keep()
             except (CustodyError, OSError) as error:
                 log.warning("the store could not be kept within its bounds: %s", error)
 

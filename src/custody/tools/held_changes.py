@@ -8,7 +8,7 @@ are guarded and recorded, and a commit can be undone. What was discarded is gone
 import functools
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,7 @@ from custody.errors import NothingHeld, PathRefused, ToolError, UndoConflict
 from custody.records import Call, Decision, Effect, Level, Settled, document
 from custody.tools.roots import Scope
 from custody.tools.threads import Changed, run_in_thread
-from custody.tools.tool import Asker, Context, Ended, Keep
+from custody.tools.tool import Asker, Context, Difference, Ended, Keep
 
 if TYPE_CHECKING:
     from custody.changes import HeldSet, HeldStore
@@ -26,6 +26,8 @@ CONFLICTS_MAX = 1_000
 """Conflicts that a result lists; all are counted."""
 
 REASONS_MAX = 3  # in the sentence; the result has the others
+
+NOT_BOUND = "What is held is not bound to the record: an earlier version recorded it, without its digest."
 
 FINISH_SECONDS = 60.0
 """Past its deadline it either stops or is past stopping, and then a large tree takes so long."""
@@ -71,6 +73,18 @@ class CommitTool:
         if asker.typed or asker.caused:
             return None
         return Decision("ask", "rule", "Held changes are for a person to look at before they count.")
+
+    def difference(
+        self, arguments: Mapping[str, Any], scope: Scope, clean: Callable[[str], str] | None
+    ) -> Difference | None:
+        """What the commit would put in place. Without `clean` only its digest is wanted."""
+        from custody.changes.held.difference import difference
+
+        held = _meant(arguments["call"], scope)
+        if held is None:
+            return None
+        text = "" if clean is None else difference(held, clean)
+        return Difference(digest=held.manifest_digest.hex(), text=text)
 
     async def execute(self, arguments: Mapping[str, Any], context: Context) -> Ended:
         work = functools.partial(_commit, arguments, context)
@@ -184,12 +198,25 @@ def _within(held: "HeldSet", scope: Scope) -> "HeldSet":
     return held
 
 
+def _bound(call: Call, held: "HeldSet", agreed: bytes | None = None) -> "HeldSet":
+    """The same, where it is what the record of the call says, and what a person said yes to. Raises
+    NothingHeld."""
+    from custody.changes.held import another_set
+
+    digest = held.manifest_digest
+    if call.held_digest not in (None, digest.hex()) or agreed not in (None, digest):
+        raise another_set(held.call_id)
+    return held
+
+
 def _nothing_held(call: Call) -> NothingHeld:
     """What became of a call's changes."""
     by = "" if call.settled_by is None else f", by call {call.settled_by}"
     if call.held == "committed":
         hint = f"custody undo {call.id} takes it back."
         return NothingHeld(f"What call {call.id} had changed was committed already{by}.", hint=hint)
+    if call.held == "discarded" and call.settled_by is None:
+        return NothingHeld(f"What call {call.id} had changed was discarded: it had been held for too long.")
     if call.held == "discarded":
         return NothingHeld(f"What call {call.id} had changed was discarded already{by}; it is gone.")
     if call.held == "held":
@@ -214,7 +241,7 @@ def _commit(arguments: Mapping[str, Any], context: Context) -> Any:
     held = context.held.read(bytes.fromhex(call.id))
     if held is None:  # since we looked
         raise _nothing_held(call)
-    _within(held, scope)
+    _within(_bound(call, held, context.agreed), scope)
     refusal = _protected(held, scope)
     if refusal is not None:
         raise PathRefused(refusal)
@@ -225,6 +252,7 @@ def _commit(arguments: Mapping[str, Any], context: Context) -> Any:
             context.undo,
             bytes.fromhex(context.call_id),
             bytes.fromhex(call.id),
+            digest=held.manifest_digest,
             stop=lambda: context.cancelled,
         )
     except UndoConflict as error:
@@ -241,13 +269,21 @@ def _discard(arguments: Mapping[str, Any], context: Context) -> Any:
     """Raises what `HeldStore.discard` raises, and more; then they are held still."""
     call = _asked(arguments["call"], context)
     held = _readable(context.held, bytes.fromhex(call.id))
+    warnings: list[str] = []
     if held is not None:  # of what is damaged nobody knows where it was to go
         _within(held, context.scope)
+        try:
+            _bound(call, held)
+        except NothingHeld as error:
+            if not context.asker.typed:  # what an agent may have tampered with is not its to clear away
+                raise
+            warnings.append(error.message)
     if context.dry_run:
         changes = 0 if held is None else len(held.changes)
         return {"dry_run": True, "would_discard": {"call": call.id, "tool": call.tool, "discarded": changes}}
     dropped = context.held.discard(bytes.fromhex(call.id))
-    return Changed(_said(call, dropped, discarded=len(dropped.changes)), ())
+    said = _said(call, dropped, discarded=len(dropped.changes))
+    return Changed(said | {"warnings": [*warnings, *said["warnings"]]}, ())
 
 
 def _said(call: Call, held: "HeldSet", **count: int) -> dict[str, Any]:
@@ -258,7 +294,7 @@ def _said(call: Call, held: "HeldSet", **count: int) -> dict[str, Any]:
         **count,
         "bytes": held.bytes,
         "kind": held.kind,
-        "warnings": list(held.warnings),
+        "warnings": [*held.warnings, *(() if call.held_digest else (NOT_BOUND,))],
     }
 
 

@@ -74,7 +74,10 @@ async def _settled(done: Ended, holding: "Holding", context: Context) -> Ended:
         told = msgspec.to_builtins(found.changes)
         return msgspec.structs.replace(done, result={**result, "dry_run": True, "would_change": told})
     count = len(found.changes)
-    return msgspec.structs.replace(done, result=result, changes=found.changes, held=count or None)
+    digest = found.manifest_digest if count else None
+    return msgspec.structs.replace(
+        done, result=result, changes=found.changes, held=count or None, held_digest=digest
+    )
 
 
 def _said(found: "HeldSet") -> dict[str, Any]:

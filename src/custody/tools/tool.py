@@ -54,6 +54,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """What was done to files; None where the tool does not tell."""
     held: int | None = None
     """The changes are held, so many: no file has been touched."""
+    held_digest: bytes | None = None
+    """Of the manifest of what is held."""
     settles: tuple[str, Settled] | None = None
     """The call whose held changes were committed or discarded."""
     connections: "tuple[Connection, ...]" = ()
@@ -64,6 +66,18 @@ class Ended(Struct, frozen=True, kw_only=True):
     """What the record has in place of a result that came from the record itself; None: the result."""
     source: Source = "executed"
     """`cache` where an earlier result was given again and nothing was done."""
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """What a call would make of files, where its arguments do not say it: a person is shown it when asked.
+
+    A tool that knows has `difference(arguments, scope, clean)`, which may wait; None where there is nothing.
+    """
+
+    digest: str
+    """Of all of it, hex: a yes is to exactly this."""
+    text: str
+    """As much of it as a person reads at once, secrets replaced by `clean`; each line ends with a newline."""
 
 
 class Asker(Struct, frozen=True, kw_only=True):
@@ -177,8 +191,12 @@ class Context:
         self.asker = asker
         self.origin = origin or Origin()
         self._egress = egress
+        self.agreed: bytes | None = None
+        """What a person's yes is to, beside the arguments: see `Difference.digest`."""
         self.confinement = confinement
         """What holds its command; None where its tool starts no process."""
+        self.private = ""
+        """Where the private folders of its run are kept, if it has any: see `Command`."""
         self._means = means
         self._cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
@@ -294,6 +312,7 @@ class Context:
             sandbox=None if self.confinement is None else self.confinement.sandbox,
             roots=self.scope.roots,
             run_id=self.run_id or self.call_id,
+            private=self.private,
         )
         control = io.control or Control()
         self.on_cancel(control.cancel)

@@ -3,10 +3,13 @@
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ import pytest
 from tests.doors.hooks.driving import SOURCE, Cli
 from tests.settings_for_tests import never_short_of_resources, without_walls
 
+from custody.doors.hooks import client, lines
 from custody.doors.hooks.lines import hook_command, hook_lines
+from custody.installing.hooks import is_ours
 
 BLOCKING = {"claude-code": "PreToolUse", "codex": "PreToolUse", "gemini": "BeforeTool"}
 ENDING = {"claude-code": "Stop", "codex": "Stop", "gemini": "AfterAgent"}
@@ -147,6 +152,118 @@ def test_a_custody_that_does_not_answer_as_it_should_blocks(
     assert done.stderr.startswith("Custody: ")
 
 
+def test_a_refusal_is_told_in_its_own_words(served_by: Stub, tmp_path: Path, environment: dict[str, str]):
+    served_by.status = b"429 Too Many Requests"
+    served_by.answer = {"error": {"code": "too_busy", "message": "No room.", "hint": "Try again."}}
+    done = hooked(hook_command("claude-code", "PreToolUse"), environment, before(tmp_path), tmp_path)
+    said = "Custody: Custody answered 'HTTP/1.1 429 Too Many Requests': No room. Try again; see"
+    assert (done.returncode, done.stderr.startswith(said)) == (2, True)
+
+
+STRANGER = 12345
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
+LISTEN = f"""
+import os, socket, sys
+os.setuid({STRANGER})
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listens", flush=True)
+sys.stdin.read()
+"""
+
+
+@NEEDS_ROOT
+def test_a_daemon_that_another_user_names_is_not_asked(
+    served_by: Stub, tmp_path: Path, environment: dict[str, str]
+):
+    os.chown(tmp_path / "store" / "journal" / "serving", STRANGER, STRANGER)
+    done = hooked(hook_command("claude-code", "PreToolUse"), environment, before(tmp_path), tmp_path)
+    assert (done.returncode, "is not yours alone" in done.stderr) == (2, True)
+    assert served_by.requests == []
+
+
+def test_a_word_that_others_may_change_is_not_believed(
+    served_by: Stub, tmp_path: Path, environment: dict[str, str]
+):
+    os.chmod(tmp_path / "store" / "journal" / "serving", 0o666)
+    done = hooked(hook_command("claude-code", "PreToolUse"), environment, before(tmp_path), tmp_path)
+    assert (done.returncode, served_by.requests) == (2, [])
+
+
+@NEEDS_ROOT
+def test_a_socket_on_which_another_user_listens_is_told_nothing(
+    served_by: Stub, tmp_path: Path, environment: dict[str, str]
+):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        path = f"{folder}/serve.sock"
+        serving = {"addresses": [f"unix://{path}"], "auth": False}
+        (tmp_path / "store" / "journal" / "serving").write_text(json.dumps(serving), encoding="utf-8")
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LISTEN, path],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as listener:  # fmt: skip
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "listens\n"
+            done = hooked(hook_command("claude-code", "PreToolUse"), environment, before(tmp_path), tmp_path)
+            listener.communicate("")
+    assert (done.returncode, "another user's program listens" in done.stderr) == (2, True)
+
+
+def test_no_variable_of_the_interpreter_and_no_folder_lends_it_other_code(
+    served_by: Stub, tmp_path: Path, environment: dict[str, str]
+):
+    theirs = tmp_path / "theirs"
+    (theirs / "custody").mkdir(parents=True)
+    for name in ("json", "_json", "os", "socket", "sitecustomize", "encodings", "client", "custody/__init__"):
+        theirs.joinpath(f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    environment |= dict.fromkeys(
+        ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPLATLIBDIR"), os.fspath(theirs)
+    )
+    environment |= {"PYTHONSTARTUP": os.fspath(theirs / "json.py"), "PYTHONINSPECT": "1"}
+    done = hooked(hook_command("claude-code", "PreToolUse"), environment, before(theirs), theirs)
+    assert (done.returncode, done.stdout, len(served_by.requests)) == (0, "{}", 1)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_any_folder_may_hold_custody_and_its_store(
+    served_by: Stub, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    odd = tmp_path / 'o\'d "d" é $HOME `id`; \\ n'
+    program = odd / "custody" / "doors" / "hooks" / "client.py"
+    program.parent.mkdir(parents=True)
+    shutil.copy(client.__file__, program)
+    (odd / "python").symlink_to(os.path.realpath(sys.executable))
+    (odd / "store").symlink_to(tmp_path / "store")
+    monkeypatch.setattr(lines, "CLIENT", os.fspath(program))
+    monkeypatch.setattr(sys, "executable", os.fspath(odd / "python"))
+    line = hook_command("claude-code", "PreToolUse", store=os.fspath(odd / "store"))
+    monkeypatch.undo()
+    del environment["CUSTODY_STORE"]
+    done = hooked(line, environment, before(tmp_path), tmp_path)
+    assert (done.returncode, done.stdout) == (0, "{}"), done.stderr
+    assert served_by.requests[0]["store"] == os.fspath(odd / "store")
+    assert is_ours(line)
+
+
+def test_a_port_is_no_way_where_the_socket_is_gone(tmp_path: Path):
+    """Whoever listens there by now would be told the secrets."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        addresses = [f"ws://127.0.0.1:{other.getsockname()[1]}", f"unix://{tmp_path}/gone.sock"]
+        with pytest.raises(client.Gone):
+            client.connected(addresses, time.monotonic() + 5)
+        client.connected(addresses[:1], time.monotonic() + 5).close()
+
+
+def test_what_is_not_utf_8_is_blocked_before_a_tool_and_an_end_is_told_all_the_same():
+    options = {"store": "/srv/store", "rewrite": "yes", "cli": "codex"}
+    with pytest.raises(ValueError, match="utf-8"):
+        client.make_request({**options, "event": "PreToolUse"}, b'{"a": "\xff"}')
+    request = json.loads(client.make_request({**options, "event": "PostToolUse"}, b'{"a": "\xff"}'))
+    assert request["told"] == '{"a": "\ufffd"}'
+
+
 def test_the_cli_is_the_process_that_is_told_and_its_secrets_come_along(
     served_by: Stub, tmp_path: Path, environment: dict[str, str]
 ):
@@ -219,6 +336,14 @@ def test_without_a_daemon_it_is_done_by_the_hook_itself(tmp_path: Path, environm
         ("exec", "succeeded"),
     ]
     assert [(run["intent"], run["outcome"]) for run in runs] == [("By itself", "succeeded")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("limit", ["-f 0", "-v 60000"], ids=["disk", "memory"])
+def test_a_hook_that_runs_short_blocks(limit: str, tmp_path: Path, environment: dict[str, str]):
+    line = f"ulimit {limit}; {hook_command('claude-code', 'PreToolUse')}"
+    done = hooked(line, environment, before(tmp_path), tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 @pytest.mark.long

@@ -164,6 +164,35 @@ def test_a_line_is_good_once_and_for_its_command_alone(cli: Cli, served: Daemon)
 
 
 @pytest.mark.long
+def test_a_line_runs_where_it_was_decided_and_takes_no_options(cli: Cli):
+    elsewhere = cli.work / "elsewhere"
+    elsewhere.mkdir()
+    answer = cli.hook("PreToolUse", tool_name="Bash", tool_input={"command": "pwd"}, tool_use_id="toolu_cd")
+    line = answer["input"]["command"]
+    weaker = cli.output(cli.start(line.replace(" exec ", " exec --level process ")))
+    assert weaker == {"code": 125, "stdout": ""}
+    assert cli.output(cli.start(f"cd {elsewhere} && {line}")) == {"code": 0, "stdout": f"{cli.work}\n"}
+
+
+@pytest.mark.long
+def test_a_command_that_hides_what_it_changes_is_told_of(cli: Cli, record: Record):
+    """In its own project no wall keeps it from files whose names it puts together."""
+    used = cli.use("Bash", {"command": "a=.cl; mkdir ${a}aude; echo '{}' > ${a}aude/settings.local.json"})
+    settings = cli.work / ".claude" / "settings.local.json"
+    said = used["result"]["stderr"]
+    assert f"custody: {settings} changed while this ran, which agents are kept from" in said
+    _, inner = record.calls(cli.session)
+    assert os.fspath(settings) in [change["path"] for change in inner["changes"]]
+    assert f"custody undo {inner['id'][:8]}" in said
+
+
+@pytest.mark.long
+def test_a_deadline_to_the_millisecond_is_the_one_that_was_decided_on(cli: Cli):
+    used = cli.use("Bash", {"command": "echo in time", "timeout": 1_234_567})
+    assert used["result"]["stdout"] == "in time\n"
+
+
+@pytest.mark.long
 def test_where_a_rule_asks_the_cli_asks_and_its_users_yes_counts(cli: Cli, record: Record):
     refused = cli.use("Bash", {"command": "echo push"})
     assert (refused["ran"], refused["asked"]) == (False, True)

@@ -170,7 +170,7 @@ LEAVES = {
     5: "call_id at_us monotonic_ns payload_digest request queue_us host_before redactions",
     6: """call_id at_us outcome payload_digest request reason passed source monotonic_ns latency_us record_us
  exit_code signal limit_hit usage child_pid child_start_ticks changes host_after redactions decision held
- settles settled""",
+ settles settled held_digest""",
     7: "step_id run_id at_us payload_digest",
     8: "event_id name at_us payload_digest",
 }
@@ -313,6 +313,7 @@ def witness_of(records: dict[int, Record], run: Record | None) -> dict[str, Any]
         "changes_count": ended.get("changes"),
         "held": None if ended.get("held") is None else "held",
         "settled_by": None,
+        "held_digest": hexed(ended.get("held_digest")),
         "host_before": begun.get("host_before"),
         "redactions": [named("rule path count", hit) for hit in hits],
         "shard": first.shard,

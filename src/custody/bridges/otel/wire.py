@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from custody.bridges.otel.parts import PARTS_MAX, count_parts
 from custody.errors import UsageError
 from custody.records import CALL_ID_BYTES, RUN_ID_BYTES, now_us
 
@@ -29,10 +30,17 @@ EVENTS_MAX = 128  # of one span that are looked at for an exception: the default
 DEPTH_MAX = 64  # of one attribute's value
 FUTURE_US_MAX = 24 * 3600 * 1_000_000  # by which another machine's clock may be ahead
 
+LASTS_US_MAX = 31 * 24 * 3600 * 1_000_000
+"""Of one span. A clock that was not set makes one of fifty years, which would spoil every sum it enters."""
+
+MEMBERS_MAX = 1_000  # of a gzip: a sender makes one, and an empty one costs more to open than to send
+UNPACKED_AT_ONCE = 64 * 1024
+
 REMOTE_PARENT = 0x300
 """Span flags: it is known of the parent whether it is remote, and it is."""
 
 STATUS_OK, STATUS_ERROR = 1, 2
+UINT32_MAX = 2**32 - 1  # what protobuf has for a count
 
 
 class BadRequest(UsageError):
@@ -73,19 +81,24 @@ class Request(Struct, frozen=True):
 
 def inflated(body: bytes) -> bytes:
     """A gzip body, within the bound. Raises BadRequest, TooLarge."""
-    made = bytearray()
-    left = body
-    while left:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            made += member.decompress(left, BODY_BYTES_MAX + 1 - len(made))
-        except zlib.error as error:
-            raise BadRequest(f"The body is no gzip: {error}.") from error
-        if len(made) > BODY_BYTES_MAX:
-            raise TooLarge(f"The body has more than {BODY_BYTES_MAX:,} bytes once it is unpacked.")
-        if not member.eof:
-            raise BadRequest("The body ends in the middle of its gzip.")
-        left = member.unused_data
+    made, members = bytearray(), 0
+    member = None
+    for start in range(0, len(body), UNPACKED_AT_ONCE):  # all at once, each member would copy all behind it
+        left = body[start : start + UNPACKED_AT_ONCE]
+        while left:
+            if member is None:
+                member, members = zlib.decompressobj(wbits=31), members + 1
+            if members > MEMBERS_MAX:
+                raise TooLarge(f"The body's gzip has more than {MEMBERS_MAX:,} members.")
+            try:
+                made += member.decompress(left, BODY_BYTES_MAX + 1 - len(made))
+            except zlib.error as error:
+                raise BadRequest(f"The body is no gzip: {error}.") from error
+            if len(made) > BODY_BYTES_MAX:
+                raise TooLarge(f"The body has more than {BODY_BYTES_MAX:,} bytes once it is unpacked.")
+            left, member = (member.unused_data, None) if member.eof else (b"", member)
+    if member is not None:
+        raise BadRequest("The body ends in the middle of its gzip.")
     return bytes(made)
 
 
@@ -118,7 +131,14 @@ def _fault(span: Span, latest_us: int) -> str | None:
         return "a parent id of another length"
     if not 0 < span.started_us <= span.ended_us:
         return "no start, or an end before it"
-    return "times in the future" if span.ended_us > latest_us else None
+    if span.ended_us > latest_us:
+        return "times in the future"
+    return "longer than a month" if span.ended_us - span.started_us > LASTS_US_MAX else None
+
+
+def _parent(span_id: bytes) -> bytes | None:
+    """An id of zeros is none: some SDKs say so of a root."""
+    return span_id if any(span_id) else None
 
 
 # -- protobuf -----------------------------------------------------------------------------------------
@@ -128,15 +148,26 @@ def _from_protobuf(body: bytes) -> Iterator[Span | str]:
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    _bound_parts(count_parts(body))
     try:
         request = ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
         raise BadRequest("The body is no ExportTraceServiceRequest in protobuf.") from error
     for of_resource in request.resource_spans:
-        resource = _attributes(of_resource.resource.attributes)[0]
+        resource: dict[str, Any] | None = None
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:
+                if resource is None:
+                    resource = _attributes(of_resource.resource.attributes)[0]
                 yield _of_protobuf(span, resource, of_scope.scope.name)
+
+
+def _bound_parts(count: int) -> None:
+    if count > PARTS_MAX:
+        raise TooLarge(
+            f"The request has more than {PARTS_MAX:,} attributes, values and other parts.",
+            hint="Send fewer at once.",
+        )
 
 
 def _of_protobuf(span: Any, resource: dict[str, Any], scope: str) -> Span:
@@ -148,7 +179,7 @@ def _of_protobuf(span: Any, resource: dict[str, Any], scope: str) -> Span:
     return Span(
         trace_id=span.trace_id,
         span_id=span.span_id,
-        parent_id=span.parent_span_id or None,
+        parent_id=_parent(span.parent_span_id),
         remote_parent=span.flags & REMOTE_PARENT == REMOTE_PARENT,
         name=span.name,
         started_us=span.start_time_unix_nano // 1000,
@@ -186,8 +217,12 @@ def _value(value: Any) -> Any:
 # -- JSON ---------------------------------------------------------------------------------------------
 
 
-class _Camel(Struct, rename="camel"):
-    """What is not known is passed over, as the specification wants it."""
+class _TooDeep(Exception):
+    """A value is nested deeper than is read."""
+
+
+class _Camel(Struct, rename="camel", gc=False):
+    """What is not known is passed over, as the specification wants it. None of them holds itself."""
 
 
 Whole = int | str | None
@@ -266,6 +301,7 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 def _from_json(body: bytes) -> Iterator[Span | str]:
+    _bound_parts(body.count(b"{"))  # those in texts too: what is told has fewer even so
     try:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -273,12 +309,16 @@ def _from_json(body: bytes) -> Iterator[Span | str]:
     except RecursionError as error:
         raise BadRequest("The body is nested too deep.") from error
     for of_resource in request.resource_spans or ():
-        resource = _pairs((of_resource.resource or _Resource()).attributes)[0]
+        resource: dict[str, Any] | None = None
         for of_scope in of_resource.scope_spans or ():
             scope = (of_scope.scope or _Scope()).name or ""
             for span in of_scope.spans or ():
                 try:
+                    if resource is None:
+                        resource = _pairs((of_resource.resource or _Resource()).attributes)[0]
                     yield _of_json(span, resource, scope)
+                except _TooDeep:
+                    yield "a value nested too deep"
                 except (ValueError, OverflowError):
                     yield "an id or a number that is none"
 
@@ -293,13 +333,13 @@ def _of_json(span: _Span, resource: dict[str, Any], scope: str) -> Span:
     return Span(
         trace_id=bytes.fromhex(span.trace_id),
         span_id=bytes.fromhex(span.span_id),
-        parent_id=bytes.fromhex(span.parent_span_id or "") or None,
+        parent_id=_parent(bytes.fromhex(span.parent_span_id or "")),
         remote_parent=int(span.flags or 0) & REMOTE_PARENT == REMOTE_PARENT,
         name=span.name or "",
         started_us=int(span.start_time_unix_nano or 0) // 1000,
         ended_us=int(span.end_time_unix_nano or 0) // 1000,
         attributes=attributes,
-        attributes_left_out=left_out + int(span.dropped_attributes_count or 0),
+        attributes_left_out=left_out + min(max(int(span.dropped_attributes_count or 0), 0), UINT32_MAX),
         status=int(status.code or 0),
         status_message=status.message or "",
         exception=exception,
@@ -317,7 +357,7 @@ def _plain(value: _Any | None, depth: int) -> Any:
     if value is None:
         return None
     if depth > DEPTH_MAX:
-        raise ValueError("nested too deep")
+        raise _TooDeep
     if value.array_value is not None:
         return [_plain(item, depth + 1) for item in value.array_value.values or ()]
     if value.kvlist_value is not None:

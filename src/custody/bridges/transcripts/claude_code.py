@@ -19,6 +19,9 @@ from custody.records import Effect, Outcome, RunOutcome
 LINE_BYTES_MAX = 64 * 1024 * 1024
 """Pictures stand in the lines; a longer line is told apart from what can be read, and counted."""
 
+KINDS_UNKNOWN_MAX = 100
+"""That are told by name; further ones are counted together, as whoever wrote the file chose their names."""
+
 NO_TURN = frozenset(
     {
         "system", "summary", "file-history-snapshot", "progress", "queue-operation", "attachment",
@@ -26,6 +29,10 @@ NO_TURN = frozenset(
     }
 )  # fmt: skip
 """Kinds of lines that are no part of a turn."""
+
+KINDS = NO_TURN | {"user", "assistant"}
+
+YEARS = 2020, 2100
 
 INTERRUPTED = "[Request interrupted by user"
 COMMANDS = ("<command-name>", "<command-message>", "<local-command", "<bash-input>", "<bash-stdout>")
@@ -122,6 +129,13 @@ class Counts(Struct):
     """Lines that are no JSON objects."""
     torn: int = 0
     """Last lines that had not been written to their end."""
+    understood: int = 0
+    """Lines of kinds that a transcript has."""
+
+    def strange(self, kind: str) -> None:
+        """One more of a kind that nobody has seen before."""
+        known = kind in self.unknown or len(self.unknown) < KINDS_UNKNOWN_MAX
+        self.unknown[kind if known else "others"] += 1
 
 
 class Transcript:
@@ -140,14 +154,15 @@ class Transcript:
         """The turns of all threads, each when it is over; the last of each at the end."""
         for line in self._objects():
             kind = line.get("type")
+            self.counts.understood += isinstance(kind, str) and kind in KINDS
             if kind == "user":
                 yield from self._user(line)
             elif kind == "assistant":
                 self._assistant(line)
-            elif kind in NO_TURN:
-                self.counts.left_out[cast("str", kind)] += 1
+            elif isinstance(kind, str) and kind in NO_TURN:
+                self.counts.left_out[kind] += 1
             else:
-                self.counts.unknown[str(kind)[:64]] += 1
+                self.counts.strange(str(kind)[:64])
         for turn in self._open.values():
             turn.last = True
             yield turn
@@ -179,7 +194,7 @@ class Transcript:
         texts = [block["text"] for block in blocks if block.get("type") == "text" and _is_text(block)]
         for block in blocks:
             if block.get("type") not in ("tool_result", "text", "image", "document"):
-                self.counts.unknown[f"user.{str(block.get('type'))[:64]}"] += 1
+                self.counts.strange(f"user.{str(block.get('type'))[:64]}")
         said, thread = "\n".join(texts), self._thread(line)
         if said.startswith(INTERRUPTED):
             self._interrupt(thread, _at_us(line))
@@ -196,7 +211,7 @@ class Transcript:
     def _begin(self, line: dict[str, Any], thread: str, prompt: str) -> None:
         at_us, turn_id = _at_us(line), _text(line.get("uuid"))
         if at_us is None or turn_id is None:
-            self.counts.unknown["user without time or id"] += 1
+            self.counts.strange("user without time or id")
             return
         self._open[thread] = Turn(
             id=turn_id,
@@ -221,7 +236,7 @@ class Transcript:
     def _result(self, line: dict[str, Any], block: dict[str, Any]) -> None:
         use = self._uses.pop(str(block.get("tool_use_id")), None)
         if use is None:
-            self.counts.unknown["result of no call"] += 1
+            self.counts.strange("result of no call")
             return
         use.ended_us = max(_at_us(line) or use.started_us, use.started_us)
         use.result = _content(block.get("content"))
@@ -285,7 +300,7 @@ class Transcript:
         elif kind in ("thinking", "redacted_thinking"):
             self.counts.left_out[cast("str", kind)] += 1
         else:
-            self.counts.unknown[f"assistant.{str(kind)[:64]}"] += 1
+            self.counts.strange(f"assistant.{str(kind)[:64]}")
 
 
 def _outcome(result: Any, said: dict[str, Any], *, failed: bool) -> tuple[Outcome | None, str | None]:
@@ -340,8 +355,10 @@ def _count(value: Any) -> int | None:
 
 
 def _at_us(line: dict[str, Any]) -> int | None:
+    """None also for a time at which no such program can have run."""
     try:
-        return round(datetime.fromisoformat(str(line.get("timestamp"))).timestamp() * 1e6)
+        at = datetime.fromisoformat(str(line.get("timestamp")))
+        return round(at.timestamp() * 1e6) if YEARS[0] <= at.year < YEARS[1] else None
     except (ValueError, OverflowError):
         return None
 

@@ -5,16 +5,26 @@ a turn is left for later, as it may still go on. Redaction is the recorder's, as
 Used by `custody import`.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Generator
 from typing import Any, cast
 
 from msgspec import Struct
 
-from custody.bridges.transcripts.claude_code import EFFECTS, Answer, Counts, ToolUse, Transcript, Turn
+from custody.bridges.transcripts.claude_code import (
+    EFFECTS,
+    LINE_BYTES_MAX,
+    Answer,
+    Counts,
+    ToolUse,
+    Transcript,
+    Turn,
+)
 from custody.calls.imported import (
     ImportedCall,
     ImportedRun,
@@ -35,6 +45,9 @@ AGENT = "claude-code"
 
 QUIET_SECONDS = 600.0
 """The last turn of a file that was written to since is left for another time: the CLI may be at it."""
+
+TOO_LONG = b"a line that is too long\n"
+SKIPPED_BYTES = 1024**2  # read at once of what is not kept
 
 META_BYTES_MAX = 1024**2  # beside a subagent's transcript: a few hundred bytes
 
@@ -73,7 +86,7 @@ class Importer:
 
     def file(self, path: str) -> Imported:
         """One transcript. Raises OSError, NotRecorded."""
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_opened) as file:
             quiet = self._clock() - os.fstat(file.fileno()).st_mtime >= QUIET_SECONDS
             transcript = Transcript(self._counted(file))
             done = Imported(counts=transcript.counts)
@@ -86,9 +99,13 @@ class Importer:
         return done
 
     def _counted(self, file: Any) -> Generator[bytes]:
-        for line in file:
+        while line := file.readline(LINE_BYTES_MAX + 1):
             self._lines += 1
             self._progress(self._lines)
+            if len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+                line = TOO_LONG
+                while (rest := file.readline(SKIPPED_BYTES)) and not rest.endswith(b"\n"):
+                    pass
             yield line
 
     def _turn(self, turn: Turn, meta: dict[str, Any], done: Imported) -> None:
@@ -180,6 +197,15 @@ def _call(run_id: bytes, use: ToolUse, ids: dict[str, bytes], position: int) -> 
         external_id=use.id,
         step_id=ids.get(use.answer_id),
     )
+
+
+def _opened(path: str, flags: int) -> int:
+    """Of a file alone, and waiting for nobody: a pipe has no end. Raises OSError."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file")
+    return fd
 
 
 def _id(kind: str, turn: Turn, name: str, length: int) -> bytes:

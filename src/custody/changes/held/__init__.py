@@ -7,6 +7,6 @@ see those folders is the sandbox's. Read `store` first.
 
 from custody.changes.held.holding import Holding
 from custody.changes.held.manifest import FolderTime, HeldEntry, HeldSet
-from custody.changes.held.store import HeldRecovered, HeldStore
+from custody.changes.held.store import HeldRecovered, HeldStore, another_set
 
-__all__ = ["FolderTime", "HeldEntry", "HeldRecovered", "HeldSet", "HeldStore", "Holding"]
+__all__ = ["FolderTime", "HeldEntry", "HeldRecovered", "HeldSet", "HeldStore", "Holding", "another_set"]

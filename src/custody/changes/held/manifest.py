@@ -76,6 +76,8 @@ class HeldSet(Struct, frozen=True, kw_only=True):
     times: tuple[FolderTime, ...]
     uppers: tuple[str, ...]
     """Where the content lies, for each root."""
+    manifest_digest: Data = b""
+    """SHA-256 of its manifest, to which whoever speaks of this set can be held."""
 
     def content(self, target: Target) -> Content:
         """The held content of a file, in chunks. Raises NothingHeld where it was committed or discarded."""
@@ -100,7 +102,7 @@ class HeldSet(Struct, frozen=True, kw_only=True):
             source = by_path[change.renamed_from or change.path]
             old, new = self._old_and_new(source, by_path[change.path])
             lines = unified(old, new, shown(change.path))
-            if lines is not None and source.before.kind != "directory" and _is_another(source):
+            if lines is not None and source.before.kind != "directory" and is_another(source):
                 lines.insert(0, f"({shown(source.target.path)}: it was changed since, by somebody else)")
             yield change, lines
 
@@ -121,6 +123,7 @@ def held_set(
     entries: Iterable[HeldEntry],
     times: Iterable[FolderTime] = (),
     warnings: Iterable[str] = (),
+    digest: bytes | None = None,
 ) -> HeldSet:
     """The set with what follows from its entries."""
     entries = tuple(sorted(entries, key=lambda entry: entry.target.path))
@@ -128,7 +131,7 @@ def held_set(
         change_of(entry.target, entry.before, entry.after, undoable=entry.before.kind != "other")
         for entry in entries
     )
-    return HeldSet(
+    held = HeldSet(
         call_id=call_id,
         roots=tuple(roots),
         kind=kind,
@@ -139,6 +142,7 @@ def held_set(
         times=tuple(times),
         uppers=tuple(uppers),
     )
+    return msgspec.structs.replace(held, manifest_digest=digest or pack(held)[:DIGEST_BYTES])
 
 
 def with_renames(changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -234,7 +238,7 @@ def _some(state: State, place: Target) -> bytes | None:
     return None
 
 
-def _is_another(entry: HeldEntry) -> bool:
+def is_another(entry: HeldEntry) -> bool:
     """Whether somebody touched what stood there, or put something where nothing was."""
     try:
         with Folders() as folders:
@@ -325,6 +329,7 @@ def unpack(data: bytes, call_id: bytes, folder: str) -> HeldSet:
             for root, relative, before_ns, after_ns in packed.times
         ),
         warnings=packed.warnings,
+        digest=digest,
     )
 
 

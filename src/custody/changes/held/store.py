@@ -62,6 +62,10 @@ class HeldRecovered(Struct, frozen=True, kw_only=True):
     """It had been put in place. False: its command had not ended, and nothing of it is held."""
 
 
+def _nothing_first() -> None:
+    pass
+
+
 class HeldStore:
     """The held changes of one store. Safe for threads; several processes may share the store.
 
@@ -127,6 +131,11 @@ class HeldStore:
             return []
         return [bytes.fromhex(name) for name in _sets(disk) if _is_settled(disk, name)]
 
+    def older_than(self, before_ns: int) -> list[bytes]:
+        """Every call something has been held of since before a time, in nanoseconds of the Unix epoch."""
+        disk = self._if_there()
+        return [] if disk is None else [one for one in self.calls() if _held_since(disk, one) < before_ns]
+
     # -- what becomes of it -------------------------------------------------------------------------------
 
     def remove(self, call_id: bytes) -> None:
@@ -134,10 +143,10 @@ class HeldStore:
         with suppress(NothingHeld):
             self.discard(call_id)
 
-    def discard(self, call_id: bytes) -> HeldSet:
-        """Forget what is held of a call; says what that was.
+    def discard(self, call_id: bytes, *, first: Callable[[], None] = _nothing_first) -> HeldSet:
+        """Forget what is held of a call; says what that was. `first` is called when it is sure that it goes.
 
-        Raises NothingHeld, HeldBusy while somebody commits it, OSError.
+        Raises NothingHeld, HeldBusy while somebody commits it, OSError, and what `first` raises.
         """
         disk, name = self._there(call_id), call_id.hex()
         with self._only_one(disk):
@@ -147,6 +156,7 @@ class HeldStore:
                 earlier = disk.read_all(f"{name}/{COMMITTING}")
                 if earlier is not None:
                     raise _cut_off(call_id, earlier)
+                first()
                 gone = _set_aside(disk, name)
             finally:
                 lock.release()
@@ -154,12 +164,19 @@ class HeldStore:
         return held
 
     def commit(
-        self, undo: UndoStore, commit_id: bytes, call_id: bytes, *, stop: Callable[[], bool] = never
+        self,
+        undo: UndoStore,
+        commit_id: bytes,
+        call_id: bytes,
+        *,
+        digest: bytes | None = None,
+        stop: Callable[[], bool] = never,
     ) -> tuple[Change, ...]:
         """Put everything held of a call in place, all or none, as the call `commit_id`; then nothing is held.
 
-        Undo data is kept under `commit_id`. Raises NothingHeld, HeldBusy (the set, or a root, is in use),
-        UndoConflict (names the paths), what `carry_out` raises; then nothing has changed and all is held.
+        `digest`: of the manifest that is meant, and no other is put in place. Undo data is kept under
+        `commit_id`. Raises NothingHeld, HeldBusy (the set, or a root, is in use), UndoConflict (names the
+        paths), what `carry_out` raises; then nothing has changed and all is held.
         """
         disk, name = self._there(call_id), call_id.hex()
         with self._only_one(disk):
@@ -169,6 +186,8 @@ class HeldStore:
                 held = _read(disk, call_id)
                 if held is None:
                     raise _nothing(call_id)
+                if digest not in (None, held.manifest_digest):
+                    raise another_set(call_id)
                 places.check_free(held.roots, self._in_use(disk, but=name))
             except BaseException:
                 lock.release()
@@ -316,6 +335,14 @@ def _is_settled(disk: RealDisk, name: str) -> bool:
     return os.path.exists(f"{disk.description}/{name}/{MANIFEST}")
 
 
+def _held_since(disk: RealDisk, call_id: bytes) -> int:
+    """When it was written down; in the future where it has just gone."""
+    try:
+        return os.stat(f"{disk.description}/{call_id.hex()}/{MANIFEST}").st_mtime_ns
+    except FileNotFoundError:
+        return 1 << 63
+
+
 def _read(disk: RealDisk, call_id: bytes) -> HeldSet | None:
     data = disk.read_all(f"{call_id.hex()}/{MANIFEST}")
     return None if data is None else unpack(data, call_id, f"{disk.description}/{call_id.hex()}")
@@ -371,6 +398,16 @@ def _set_aside(disk: RealDisk, name: str) -> str:
 def _remove(gone: str) -> None:
     with suppress(OSError):  # tried again at the next open
         remove_tree(gone)
+
+
+def another_set(call_id: bytes) -> NothingHeld:
+    """The refusal of a manifest that is not the one somebody has seen, or the record speaks of."""
+    return NothingHeld(
+        f"What is held of call {call_id.hex()} is not what its record says: "
+        "it was changed where it lies in the store. Nothing was done with it.",
+        hint="See who can write to the store. A person drops what is there: `custody discard`.",
+        call_id=call_id.hex(),
+    )
 
 
 def _nothing(call_id: bytes) -> NothingHeld:

@@ -1,8 +1,8 @@
 """A CLI's command run by Custody: the line that is put in its place, and what that line is good for.
 
-The line names the call. It is good once, for exactly this command, folder and deadline, and only from below
-the CLI's own process: knowing the call's id gives nobody anything. Owns the line and its digest. Used by
-`answering`, and by `custody exec --adopt`.
+The line names the call. It is good once, for exactly this command, root and deadline, in the folder that was
+decided on, and only from below the CLI's own process: knowing the call's id gives nobody anything. Owns the
+line and its digest. Used by `answering`, and by `custody exec --adopt`.
 """
 
 import hashlib
@@ -36,6 +36,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     owner_start_ticks: int
     background: bool
     """The tool may be over before its command begins."""
+    cwd: str
+    """The folder it was decided in; it runs there, wherever its line is started."""
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -53,14 +55,14 @@ def offer(
     runtime: Runtime, event: HookEvent, told: Told, use: Use, call_id: bytes, scope: Scope
 ) -> Offer | None:
     """None where the tool runs no command, or its CLI takes no other."""
-    if use.command is None or not told.rewrite or not told.dialect.rewrites or "\0" in use.command:
+    if use.command is None or not told.rewrite or not told.dialect.rewrites:
         return None
     command = [shell(), "-c", use.command]
     seconds = command_seconds(event)
     timeout = None if seconds is None else round(seconds, 3)
     roots = (scope.roots[0],)
     line = [*custody_command(), "exec", "--adopt", call_id.hex(), "--store", told.store]
-    line += [] if timeout is None else ["--timeout", f"{timeout:g}"]
+    line += [] if timeout is None else ["--timeout", seconds_spelt(timeout)]
     line += [word for root in roots for word in ("--root", root)]
     line += ["--", *command]
     kept = Kept(
@@ -68,12 +70,18 @@ def offer(
         owner_pid=told.owner_pid,
         owner_start_ticks=told.owner_start_ticks,
         background=in_background(event.arguments),
+        cwd=scope.cwd,
     )
     return Offer(
         command=command,
         arguments=rewritten(event, line),
         publish=lambda: runtime.journal.adoptions.offer(call_id, msgspec.msgpack.encode(kept)),
     )
+
+
+def seconds_spelt(seconds: float) -> str:
+    """To the millisecond and no further: what is read of it is the very number that was decided on."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def digest(salt: bytes, argv: Sequence[str], roots: Sequence[str], timeout: float | None) -> bytes:

@@ -17,7 +17,14 @@ import msgspec
 from custody.calls.handle import RunHandle
 from custody.calls.lifecycle import Judgement, judge_result
 from custody.calls.narrated import NarratedCall, append_narrated
-from custody.calls.owned import OwnedCall, OwnedEnd, append_ended, append_rejected, append_started
+from custody.calls.owned import (
+    OwnedCall,
+    OwnedEnd,
+    append_ended,
+    append_rejected,
+    append_started,
+    asks_the_same,
+)
 from custody.calls.runtime import Runtime
 from custody.changes import Observed, settle_left
 from custody.doors.hooks.adopting import offer
@@ -31,22 +38,29 @@ from custody.doors.hooks.event import (
     speak_failure,
 )
 from custody.doors.hooks.guarding import Means, decided, reach_of, scope_of
+from custody.doors.hooks.own_files import spellings
 from custody.doors.hooks.secrets import Secrets
 from custody.doors.hooks.sessions import DOOR, Sessions, WorkspaceOf
 from custody.doors.hooks.told import Told, decode
 from custody.doors.hooks.tools import Use, adopted_in, in_background, use_of
-from custody.errors import CustodyError, NotFound
-from custody.files import Reach
+from custody.errors import CustodyError, NotFound, PathRefused, ToolError
 from custody.index import CallFilter
-from custody.records import CALL_ID_BYTES, Call, Decision, RunOutcome
+from custody.records import CALL_ID_BYTES, Call, Decision, Effect, RunOutcome
+from custody.tools import Scope
 
 log = logging.getLogger("custody")
 
 LATEST_MAX = 50
 """Calls of one id that are looked through for the one that is open."""
 
+AT_ONCE_BYTES_MAX = 256 * 1024
+"""Of a request that is read on the event loop; a larger one would keep others waiting for milliseconds."""
+
 OPEN_MAX = 1_000
 """Calls that a run leaves open; the index gives no larger page, and what is beyond ends with the CLI."""
+
+ANOTHER = "This use of a tool was decided on with other arguments."
+"""Of a second hook with the id of the first: only what was decided on may run."""
 
 UNTOLD = Judgement("unknown", "its CLI did not say how it ended")
 REFUSED = Judgement("rejected", "its CLI asked, and did not run it")
@@ -65,8 +79,9 @@ class Hooks:
         """What the client is to print, and its exit code. Raises nothing."""
         told: Told | None = None
         try:
-            told = decode(request)
-            event = told.read()
+            aside = len(request) > AT_ONCE_BYTES_MAX
+            told = await asyncio.to_thread(decode, request) if aside else decode(request)
+            event = await asyncio.to_thread(told.read) if aside else told.read()
             answer = await self._answered(event, told)
             return speak(told.dialect, event, answer)
         except HookUnclear as error:
@@ -113,7 +128,7 @@ class Hooks:
     # -- sessions and turns -----------------------------------------------------------------------------
 
     async def _prompted(self, event: HookEvent, told: Told) -> None:
-        prompt, _ = Secrets(told.secrets).replaced(event.prompt, "intent")
+        prompt, _ = await asyncio.to_thread(Secrets(told.secrets).replaced, event.prompt, "intent")
         await self._finish(event, "cancelled", "another prompt came", of_turn=True)
         await self._sessions.begin_turn(event, told, prompt)
 
@@ -141,13 +156,26 @@ class Hooks:
         turn = self._turns.setdefault(event.session, asyncio.Lock())
         async with turn:
             known = None if event.tool_use_id is None else await asyncio.to_thread(self._open_call, event)
-            if known is not None:  # two hooks are set up: of the user and of the project
-                return Answer(verdict=known.decision.verdict, reason=known.decision.reason)
             run = await self._sessions.run_of(event, told)
+            if known is not None:  # two hooks are set up: of the user and of the project
+                return await asyncio.to_thread(self._again, event, told, run, known)
             answer, receipt = await asyncio.to_thread(self._start, event, told, run)
             if receipt is not None:
                 await receipt.durable()
             return answer
+
+    def _again(self, event: HookEvent, told: Told, run: RunHandle, known: Call) -> Answer:
+        """The answer to a hook whose tool another hook was told of already."""
+        secrets, runtime = Secrets(told.secrets), self._runtime
+        decision = Decision("deny", "error", ANOTHER)
+        call = _asked(
+            event, told, secrets, runtime.ledger.recorder.ids.take(CALL_ID_BYTES), "unknown", decision
+        )
+        known = runtime.index.call(known.id, details=False)
+        if asks_the_same(runtime.ledger.recorder, known, call, runtime.recording.keep(call.tool)):
+            return Answer(verdict=known.decision.verdict, reason=known.decision.reason)
+        append_rejected(run, call)
+        return Answer(verdict="deny", reason=ANOTHER)
 
     def _start(self, event: HookEvent, told: Told, run: RunHandle) -> tuple[Answer, Any]:
         """The answer, and the receipt of a start that has to be durable before it is given."""
@@ -159,23 +187,8 @@ class Hooks:
         call_id = recorder.ids.take(CALL_ID_BYTES)
         argv = offer(self._runtime, event, told, use, call_id, scope)
         means: Means = use.means if argv is None else (*use.means, ("exec", {"argv": argv.command}))
-        decision = decided(self._runtime, run, event, use, means, call_id, secrets, scope)
-        arguments, redactions = secrets.replaced(event.arguments, "arguments")
-        call = OwnedCall(
-            call_id=call_id,
-            tool=event.tool or "",
-            arguments=arguments,
-            effect=use.effect,
-            decision=decision,
-            external_id=event.external_id,
-            agent=event.agent_type,
-            door=DOOR,
-            cwd=event.cwd,
-            owner_pid=told.owner_pid,
-            owner_start_ticks=told.owner_start_ticks,
-            decide_us=(time.monotonic_ns() - began_ns) // 1000,
-            redactions=redactions,
-        )
+        decision = decided(self._runtime, run, event, use, means, call_id, secrets, scope, told.folders)
+        call = _asked(event, told, secrets, call_id, use.effect, decision, began_ns)
         if decision.verdict == "ask" and not told.dialect.asks:
             reason = f"{decision.reason} {told.dialect.title} cannot be told to ask its user."
             call = msgspec.structs.replace(call, decision=_no(decision, reason))
@@ -183,7 +196,13 @@ class Hooks:
         if call.decision.verdict == "deny":
             append_rejected(run, call)
             return Answer(verdict="deny", reason=call.decision.reason), None
-        watch = self._watch(call_id, use, reach_of(scope), told)
+        try:
+            watch = self._watch(call_id, use, scope, told)
+        except (ToolError, PathRefused, OSError) as error:
+            run.recording.guards.release(call_id)
+            reason = f"What stands there cannot be kept, so it could not be undone: {error}"
+            append_rejected(run, msgspec.structs.replace(call, decision=Decision("deny", "error", reason)))
+            return Answer(verdict="deny", reason=reason), None
         try:
             if argv is not None:
                 argv.publish()
@@ -201,16 +220,20 @@ class Hooks:
         )
         return answer, receipt if durable else None
 
-    def _watch(self, call_id: bytes, use: Use, reach: Reach, told: Told) -> Observed:
-        """What stands at the paths a tool will write is kept before. Raises ToolError, PathRefused."""
+    def _watch(self, call_id: bytes, use: Use, scope: Scope, told: Told) -> Observed:
+        """What stands at the paths a tool will write is kept before. Raises ToolError, PathRefused,
+        OSError."""
+        reach, kept = reach_of(scope), set[str]()
         owner = (told.owner_pid, told.owner_start_ticks)
         watch = Observed(self._runtime.undo_store, call_id, roots=("/",), owner=owner)
         try:
             for path in use.writes:
-                target = reach.target(path, write=True)
-                for folder in missing_above(target.path):
-                    watch.keep(reach.target(folder, write=True))
-                watch.keep(target)
+                for spelt in spellings(path, scope.cwd):
+                    target = reach.target(spelt, write=True)
+                    for each in (*missing_above(target.path), target.path):
+                        if each not in kept:
+                            kept.add(each)
+                            watch.keep(reach.target(each, write=True))
             if use.writes:
                 watch.ready()
         except BaseException:
@@ -224,7 +247,7 @@ class Hooks:
         call = await asyncio.to_thread(self._open_call, event)
         if call is None and await asyncio.to_thread(self._is_over, event):
             return  # another hook of the same tool was quicker
-        if call is not None:
+        if call is not None and call.tool == event.tool:  # what another tool came to is no end of this one
             judgement = _judged(event)
             await asyncio.to_thread(self._end, call, judgement, event.result, Secrets(told.secrets))
             return
@@ -240,7 +263,7 @@ class Hooks:
         found = index.calls(wanted, limit=LATEST_MAX).items
         if found:
             return found[0]
-        named = adopted_in(event)
+        named = adopted_in(event) if event.tool_use_id is None else None
         if named is None:
             return None
         try:
@@ -289,6 +312,33 @@ class Hooks:
             tool=event.tool or "", arguments=arguments, result=result, redactions=(*hits, *more)
         )
         append_narrated(run, [told])
+
+
+def _asked(
+    event: HookEvent,
+    told: Told,
+    secrets: Secrets,
+    call_id: bytes,
+    effect: Effect,
+    decision: Decision,
+    began_ns: int | None = None,
+) -> OwnedCall:
+    arguments, redactions = secrets.replaced(event.arguments, "arguments")
+    return OwnedCall(
+        call_id=call_id,
+        tool=event.tool or "",
+        arguments=arguments,
+        effect=effect,
+        decision=decision,
+        external_id=event.external_id,
+        agent=event.agent_type,
+        door=DOOR,
+        cwd=event.cwd,
+        owner_pid=told.owner_pid,
+        owner_start_ticks=told.owner_start_ticks,
+        decide_us=None if began_ns is None else (time.monotonic_ns() - began_ns) // 1000,
+        redactions=redactions,
+    )
 
 
 def missing_above(path: str) -> list[str]:

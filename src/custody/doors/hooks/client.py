@@ -51,7 +51,11 @@ SECRET_PARTS = (
 )  # fmt: skip
 """A variable whose name has none of these is no secret; which of the others are, Custody decides."""
 
+FOLDERS = ("CLAUDE_CONFIG_DIR", "CODEX_HOME")
+"""Variables that say where a CLI has its settings: those are kept from it, wherever they are."""
+
 PATH = "/hooks"
+PEERCRED_BYTES = 12  # socket(7): process, user and group, each of four bytes
 
 
 class Gone(Exception):
@@ -78,7 +82,8 @@ def main(words: list[str]) -> int:
             answer_here(request)
         return say(answer)
     except Exception as error:
-        sys.stderr.write(f"Custody: {type(error).__name__}: {error}; see `custody status`.\n")
+        why = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"Custody: {why.rstrip('.')}; see `custody status`.\n")
         return 2 if event in BLOCKING else 1
 
 
@@ -119,7 +124,8 @@ def make_request(options: dict[str, str], told: bytes) -> bytes:
         "owner_pid": pid,
         "owner_start_ticks": ticks,
         "secrets": secrets(),
-        "told": told.decode("utf-8", "replace"),
+        "folders": {name: os.environ[name] for name in FOLDERS if os.environ.get(name)},
+        "told": told.decode("utf-8", "strict" if options["event"] in BLOCKING else "replace"),
     }
     return spelt(request)
 
@@ -215,6 +221,7 @@ def ask(store: str, request: bytes, until: float) -> "dict[str, Any]":
     """What the daemon of the store answers. Raises Gone, Failed, OSError, ValueError."""
     try:
         with open(os.path.join(store, "journal", "serving"), "rb") as file:
+            owned(file.fileno(), file.name)
             serving = understood(file.read(1024 * 1024))
     except (OSError, ValueError, StopIteration):
         raise Gone from None
@@ -233,8 +240,18 @@ def ask(store: str, request: bytes, until: float) -> "dict[str, Any]":
         connection.close()
 
 
+def owned(fd: int, path: str) -> None:
+    """Whoever else says where Custody is would be told the secrets, and say yes to everything. Raises
+    Failed."""
+    status = os.fstat(fd)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise Failed(f"{path} is not yours alone, so it is not believed: give --store a folder of your own")
+
+
 def connected(addresses: list[str], until: float) -> sockets.socket:
-    for address in sorted(addresses, key=lambda one: not one.startswith("unix://")):
+    """A port is tried where there is no socket alone: once a daemon is gone, anybody may listen there."""
+    unix = [address for address in addresses if address.startswith("unix://")]
+    for address in unix or addresses:
         scheme, _, place = address.partition("://")
         host, _, port = place.rpartition(":")
         if scheme not in ("unix", "ws"):
@@ -246,10 +263,19 @@ def connected(addresses: list[str], until: float) -> sockets.socket:
         connection.settimeout(max(0.01, until - time.monotonic()))
         try:
             connection.connect(place if scheme == "unix" else (host.strip("[]"), int(port)))
+            if scheme == "unix":
+                peer_is_ours(connection, place)
             return connection
         except (ConnectionRefusedError, FileNotFoundError):
             connection.close()
     raise Gone
+
+
+def peer_is_ours(connection: sockets.socket, place: str) -> None:
+    """Raises Failed where the program at the other end is somebody else's."""
+    credentials = connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, PEERCRED_BYTES)
+    if int.from_bytes(credentials[4:8], sys.byteorder) not in (0, os.geteuid()):
+        raise Failed(f"another user's program listens at {place}: end it, or serve with another --socket")
 
 
 def answered(connection: sockets.socket, until: float) -> "dict[str, Any]":
@@ -264,10 +290,18 @@ def answered(connection: sockets.socket, until: float) -> "dict[str, Any]":
     if status == [b"503"]:
         raise Gone
     if status != [b"200"]:
-        raise Failed(
-            f"Custody answered {head[:80].decode('latin-1')!r}: {body[:300].decode('utf-8', 'replace')}"
-        )
+        first = head[:80].partition(b"\r\n")[0].decode("latin-1")
+        raise Failed(f"Custody answered {first!r}: {words_of(body)}")
     return understood(body)
+
+
+def words_of(body: bytes) -> str:
+    """What a refusal says; the text itself where it says nothing that is known."""
+    try:
+        error = understood(body)["error"]
+        return " ".join(str(error[name]) for name in ("message", "hint") if error.get(name))
+    except (ValueError, StopIteration, LookupError, TypeError, AttributeError):
+        return body[:300].decode("utf-8", "replace")
 
 
 def say(answer: "dict[str, Any]") -> int:

@@ -145,7 +145,7 @@ def read(dialect: Dialect, document: Any, event: str | None = None) -> HookEvent
         kind=kind,
         name=name[:NAME_CHARACTERS_MAX],
         session=_text(told, "session_id", required=True) or "",
-        cwd=_text(told, "cwd", required=kind == "before", characters_max=None),
+        cwd=_folder(told, required=kind == "before"),
         tool=_text(told, "tool_name", required=of_tool) if of_tool else None,
         arguments=arguments if of_tool and isinstance(arguments, dict) else {},  # pyright: ignore[reportUnknownArgumentType]
         tool_use_id=_text(told, fields.get("tool_use_id", "tool_use_id")),
@@ -187,6 +187,16 @@ def speak_failure(kind: Kind, reason: str) -> Spoken:
 
 def _failure(dialect: Dialect, kind: Kind, told: Mapping[str, Any]) -> str | None:
     return dialect.error_of(told) if kind == "after" else None
+
+
+def _folder(told: Mapping[str, Any], *, required: bool) -> str | None:
+    """Where the CLI works. Raises HookUnclear: from another folder the same words name other files."""
+    folder = _text(told, "cwd", required=required, characters_max=None)
+    if folder is None or (folder.startswith("/") and "\0" not in folder):
+        return folder
+    if required:
+        raise HookUnclear("cwd is no absolute path, so it cannot be told which files are meant.")
+    return None
 
 
 def _text(

@@ -6,6 +6,7 @@ not for an event loop.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from custody.calls.guards import facts_for
 from custody.calls.run import RunRecord
 from custody.calls.runtime import Runtime
 from custody.doors.hooks.event import HookEvent
+from custody.doors.hooks.own_files import credentials, guarded, refusal, spellings
 from custody.doors.hooks.secrets import RULE, Secrets
 from custody.doors.hooks.sessions import DOOR
 from custody.doors.hooks.tools import Use
@@ -47,9 +49,11 @@ def decided(
     call_id: bytes,
     secrets: Secrets,
     scope: Scope,
+    folders: Mapping[str, str],
 ) -> Decision:
-    """After an allow or an ask its start follows, or `recording.guards.release`."""
-    refused = _of_secrets(runtime, event, use, secrets) or _of_files(event, use, scope)
+    """`folders`: where the CLI's environment says that its settings are. After an allow or an ask its start
+    follows, or `recording.guards.release`."""
+    refused = _of_secrets(runtime, event, use, secrets) or _of_files(use, scope, folders)
     if refused is not None:
         return refused
     recording = run.recording
@@ -99,17 +103,31 @@ def _of_secrets(runtime: Runtime, event: HookEvent, use: Use, secrets: Secrets) 
     return Decision("deny", "rule", reason)
 
 
-def _of_files(event: HookEvent, use: Use, scope: Scope) -> Decision | None:
-    reach = reach_of(scope)
-    for paths, write in ((use.writes, True), (use.reads, False)):
-        for path in paths:
-            decision = reach.decision(path, write=write)
-            if decision is not None:
+def _of_files(use: Use, scope: Scope, folders: Mapping[str, str]) -> Decision | None:
+    """A path is refused where any way to read it is."""
+    reach, own = reach_of(scope), guarded(folders, scope.roots[0], scope.cwd)
+    secret = credentials(folders)
+    named = [(path, True) for path in use.writes] + [(path, False) for path in use.reads]
+    for path, write in (*named, *((path, not use.looks) for path in use.names)):
+        for spelt in spellings(path, scope.cwd):
+            if path in use.names and "\0" not in spelt and os.path.isdir(_real(spelt, scope.cwd)):
+                write = False  # where it works, more often than what it removes
+            decision = reach.decision(spelt, write=write)
+            if decision is None:
+                words = refusal(_real(spelt, scope.cwd), own if write else secret)
+                decision = None if words is None else Decision("deny", "path", words)
+            if decision is not None and (decision.by == "path" or path not in use.names):
                 return decision
-    return None if use.command is None else _of_command(event, use.command, scope)
+    return None if use.command is None else _of_command(use.command, scope, own)
 
 
-def _of_command(event: HookEvent, command: str, scope: Scope) -> Decision | None:
+def _real(path: str, cwd: str) -> str:
+    """Of a path that `Reach` has found nothing wrong with."""
+    home = os.path.expanduser("~") + path[1:] if path == "~" or path.startswith("~/") else path
+    return os.path.realpath(os.path.join(cwd, home))
+
+
+def _of_command(command: str, scope: Scope, own: tuple[str, ...]) -> Decision | None:
     """Protected files that a command plainly names. A hint for the model and no wall: that is the sandbox."""
     from custody.calls.guards import Proposal
 
@@ -120,7 +138,8 @@ def _of_command(event: HookEvent, command: str, scope: Scope) -> Decision | None
     for entry in facts_for(proposal)["paths"]:
         if entry["path"] is None:
             continue  # it is not known before the command runs
-        words = protected.refusal(os.path.realpath(entry["path"]), write=entry["writes"] is True)
+        path, writes = os.path.realpath(entry["path"]), entry["writes"] is True
+        words = protected.refusal(path, write=writes) or (refusal(path, own) if writes else None)
         if words is not None:
             return Decision("deny", "path", words)
     return None

@@ -1,7 +1,7 @@
 """The daemon's way in for hooks: one path, one request and one answer a hook.
 
-Owns the bound of a request and who may make one. Loads the rest when the first hook comes. Used by the
-daemon, which mounts it.
+Owns the bounds of a request and of all that are held at once, and who may make one. Loads the rest when the
+first hook comes. Used by the daemon, which mounts it.
 """
 
 import asyncio
@@ -20,7 +20,13 @@ PATH = "/hooks"
 BODY_BYTES_MAX = 160 * 1024 * 1024
 """The client's 64 MiB, each byte of which may take more in JSON; what is larger is no result of a tool."""
 
+BODIES_BYTES_MAX = 2 * BODY_BYTES_MAX
+"""Of all hooks that are on their way in or being answered: results of many agents must not be the end of the
+daemon they share. What is beyond is refused, which before a tool is a no."""
+
 BODY_SECONDS_MAX = 20.0
+
+TOO_MUCH = "All hooks that are being answered hold {} bytes, and there is room for {}."
 
 
 class HooksMount:
@@ -31,6 +37,7 @@ class HooksMount:
         self._workspace_of = workspace_of
         self._hooks: Hooks | None = None
         self._loading = asyncio.Lock()
+        self._held_bytes = 0
 
     async def __call__(
         self,
@@ -47,13 +54,32 @@ class HooksMount:
                 send, 403, _wrong("not_allowed", "This token is not for hooks.", "Use the agents' own.")
             )
         else:
-            body = await _body(receive)
-            if body is None:
-                await _send(send, 413, _wrong("too_large", f"A hook tells {BODY_BYTES_MAX} bytes at most."))
-                return
+            await self._answer(receive, send)
+
+    async def _answer(
+        self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        hold = _Hold(self)
+        try:
+            body = await _body(receive, hold)
             spoken = await (await self._ready()).answer(body)
-            said = {"exit_code": spoken.exit_code, "out": spoken.out, "err": spoken.err}
-            await _send(send, 200, json.dumps(said).encode())
+        except _TooMuch as refused:
+            await _send(send, refused.status, _wrong(*refused.said))
+            return
+        finally:
+            hold.release()
+        said = {"exit_code": spoken.exit_code, "out": spoken.out, "err": spoken.err}
+        await _send(send, 200, json.dumps(said).encode())
+
+    def hold(self, count: int) -> None:
+        """Raises _TooMuch where there is no room for so many more bytes."""
+        if self._held_bytes + count > BODIES_BYTES_MAX:
+            words = TOO_MUCH.format(self._held_bytes, BODIES_BYTES_MAX)
+            raise _TooMuch(429, "too_busy", words, "Try again when they are done.")
+        self._held_bytes += count
+
+    def let_go(self, count: int) -> None:
+        self._held_bytes -= count
 
     async def _ready(self) -> "Hooks":
         async with self._loading:
@@ -70,17 +96,45 @@ def _is_bound(access: Access) -> bool:
     return any(bound is not None for bound in (access.agent, access.tools, access.methods))
 
 
-async def _body(receive: Callable[[], Awaitable[Any]]) -> bytes | None:
-    """None where it is too large. Raises TimeoutError, ConnectionResetError."""
+class _TooMuch(Exception):
+    """There is no room for a request."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.said = (code, message, hint)
+
+
+class _Hold:
+    """What one request holds of the room there is."""
+
+    def __init__(self, mount: HooksMount) -> None:
+        self._mount = mount
+        self._bytes = 0
+
+    def more(self, count: int) -> None:
+        """Raises _TooMuch."""
+        if self._bytes + count > BODY_BYTES_MAX:
+            raise _TooMuch(413, "too_large", f"A hook tells {BODY_BYTES_MAX} bytes at most.")
+        self._mount.hold(count)
+        self._bytes += count
+
+    def release(self) -> None:
+        self._mount.let_go(self._bytes)
+        self._bytes = 0
+
+
+async def _body(receive: Callable[[], Awaitable[Any]], hold: _Hold) -> bytes:
+    """Raises _TooMuch, TimeoutError, ConnectionResetError."""
     body, more = bytearray(), True
     async with asyncio.timeout(BODY_SECONDS_MAX):
         while more:
             message = await receive()
             if message["type"] != "http.request":
                 raise ConnectionResetError
-            body += message.get("body", b"")
-            if len(body) > BODY_BYTES_MAX:
-                return None
+            part = message.get("body", b"")
+            hold.more(len(part))
+            body += part
             more = message.get("more_body", False)
     return bytes(body)
 

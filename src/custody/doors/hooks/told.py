@@ -1,12 +1,15 @@
 """What the client hands over of one hook. Used by `answering`, and held against `client` by a test."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from custody.doors.hooks.dialects import DIALECTS
 from custody.doors.hooks.event import Dialect, HookEvent, HookUnclear, Kind, read
+
+PID_MAX = 2**31 - 1
+TICKS_MAX = 2**53
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -17,10 +20,12 @@ class Told(Struct, frozen=True, kw_only=True):
     rewrite: bool
     """Whether commands are to be run behind walls."""
     store: str
-    owner_pid: int
+    owner_pid: Annotated[int, Meta(ge=1, le=PID_MAX)]
     """The CLI's process, and when it started."""
-    owner_start_ticks: int
+    owner_start_ticks: Annotated[int, Meta(ge=0, le=TICKS_MAX)]
     secrets: dict[str, str]
+    folders: dict[str, str] = {}
+    """Variables of the CLI's that say where its settings are."""
     told: str
     """The CLI's document as it came."""
 

@@ -29,6 +29,11 @@ QUESTIONS_MAX = 4
 ARGUMENTS_CHARACTERS_MAX = 2_000
 """Of the arguments in a question, a screen of them: more is no longer read."""
 
+DIFFERENCE_CHARACTERS_MAX = 4_000
+"""Of what a call would make of files: a dialog is no pager, and the rest is told where it is."""
+
+TAB_COLUMNS = 4
+
 LINE_CHARACTERS_MAX = 500
 """Of each of the other lines."""
 
@@ -139,10 +144,26 @@ def message_of(question: Question) -> str:
         [
             one_line(f"{who} asks: {question.tool} ({question.effect}), call {call}"),
             _screen(_arguments(question.shown), ARGUMENTS_CHARACTERS_MAX),
+            *_difference(question.difference),
             *(one_line(f"{word} {value}") for word, value in around if value),
             one_line(rule + question.reason),
         ]
     )
+
+
+def _difference(text: str | None) -> list[str]:
+    """Whole lines of it, each behind a mark that no line of ours has."""
+    if not text:
+        return []
+    lines, left = text.removesuffix("\n").expandtabs(TAB_COLUMNS).split("\n"), DIFFERENCE_CHARACTERS_MAX
+    shown: list[str] = []
+    for taken, line in enumerate(lines):
+        line = _visible(line)
+        left -= len(line) + 1
+        if left < 0:
+            return [*shown, f"| … and {len(lines) - taken:,} more lines, which custody approvals --json has"]
+        shown.append(f"| {line}")
+    return shown
 
 
 def _arguments(shown: Any) -> str:

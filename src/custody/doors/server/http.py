@@ -145,7 +145,7 @@ class HttpDoor:
         self._boundaries = Boundaries(runtime.ledger.recorder.event)
         self._buckets = Buckets(requests_per_second)
         self.streams = EventStreams(self._asking, service.doorkeeper)
-        self._metrics = Metrics(service, occupancy, self.streams)
+        self._metrics = Metrics(service, occupancy, self.streams, mounts.values())
         self._mounts = mounts
         self._routes = self._make_routes()
 

@@ -4,7 +4,7 @@ Owns the names of the metrics; the numbers are read where they are kept, when th
 them names a run, an agent or a tool: labels stay few. Used by `http`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from custody import __version__
 from custody.doors.server.events_stream import EventStreams
+from custody.doors.server.otlp import OtlpMount
 from custody.doors.server.protocols import Occupancy
 from custody.rpc.service import Service
 
@@ -20,9 +21,14 @@ from custody.rpc.service import Service
 class Metrics:
     """The metrics of one daemon, in a registry of its own."""
 
-    def __init__(self, service: Service, occupancy: Occupancy, streams: EventStreams) -> None:
+    def __init__(
+        self, service: Service, occupancy: Occupancy, streams: EventStreams, mounts: Iterable[object] = ()
+    ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Counted(service, occupancy, streams))
+        for mount in mounts:
+            if isinstance(mount, OtlpMount):
+                self._registry.register(_SpansIn(mount))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> tuple[bytes, bytes]:
@@ -102,3 +108,31 @@ class _Counted(Collector):
             ),
         ):
             yield CounterMetricFamily(f"custody_{name}", words, value)
+
+
+class _SpansIn(Collector):
+    """What programs send to `/v1/traces`."""
+
+    def __init__(self, mount: OtlpMount) -> None:
+        self._mount = mount
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._mount.counts
+        yield GaugeMetricFamily(
+            "custody_otlp_waiting", "Requests of spans that are not answered yet.", self._mount.waiting
+        )
+        for name, words, value in (
+            ("bytes", "Of bodies with spans, packed where they were.", counts.bytes),
+            ("spans_recorded", "Spans that became a record.", counts.recorded),
+            ("spans_known", "Spans that were on the record already.", counts.known),
+        ):
+            yield CounterMetricFamily(f"custody_otlp_{name}", words, value)
+        for name, words, label, by_word in (
+            ("requests", "Requests of spans that were answered.", "code", counts.requests),
+            ("spans_left_out", "Spans of nothing that is recorded.", "kind", counts.left_out),
+            ("spans_rejected", "Spans that could not be taken.", "reason", counts.rejected),
+        ):
+            family = CounterMetricFamily(f"custody_otlp_{name}", words, labels=[label])
+            for word, count in list(by_word.items()):
+                family.add_metric([str(word)], count)
+            yield family

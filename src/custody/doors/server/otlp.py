@@ -8,10 +8,13 @@ which mounts it; nothing of it is loaded before the first request.
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from custody.calls.runtime import Runtime
 from custody.doors.server.checks import Refusal, headers_of
@@ -76,6 +79,27 @@ MISTAKE = Refusal(500, "internal_error", "Something went wrong; the daemon's log
 NOTHING_UNDERSTOOD = "None of these spans tells of an agent, a model or a tool"
 
 
+class Counts(Struct):
+    """What has come since the start, for `/metrics`."""
+
+    requests: Counter[int] = field(default_factory=Counter)
+    """HTTP status -> answers."""
+    bytes: int = 0
+    """Of bodies, as they were sent: packed where they were."""
+    recorded: int = 0
+    known: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Kind -> spans that stand for no record."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Why -> spans that cannot be taken."""
+
+    def take(self, received: "Received") -> None:
+        self.recorded += received.recorded
+        self.known += received.known
+        self.left_out.update(received.left_out)
+        self.rejected.update(received.rejected)
+
+
 class _No(Exception):
     """The request is answered with a refusal."""
 
@@ -89,6 +113,7 @@ class OtlpMount:
 
     def __init__(self, runtime: Runtime, *, open_index: "Callable[[], Index] | None" = None) -> None:
         """`open_index` gives an index for this alone: others then never wait for it."""
+        self.counts = Counts()
         self._runtime = runtime
         self._open_index = open_index
         self._index: Index | None = None
@@ -124,6 +149,7 @@ class OtlpMount:
         """A no in the sender's own form: a google.rpc.Status in the encoding it has sent."""
         from custody.bridges.otel import wire
 
+        self.counts.requests[refusal.status] += 1
         encoding = _encoding(headers) or "json"
         said = refusal.message if refusal.hint is None else f"{refusal.message} {refusal.hint}"
         more: list[tuple[bytes, bytes]] = [(b"connection", b"close")] if refusal.status in (408, 413) else []
@@ -182,6 +208,8 @@ class OtlpMount:
         finally:
             self._waiting -= 1
             self._waiting_bytes -= held.count
+        self.counts.take(received)
+        self.counts.requests[200] += 1
         return Reply(200, _response(encoding, received), _content_type(encoding))
 
     async def _body(
@@ -201,6 +229,7 @@ class OtlpMount:
                     if message["type"] != "http.request":
                         raise ConnectionResetError
                     piece = message.get("body", b"")
+                    self.counts.bytes += len(piece)
                     held.take(len(piece))
                     body += piece
                     if len(body) > bytes_max:
@@ -209,6 +238,11 @@ class OtlpMount:
         except TimeoutError:
             raise _No(TOO_SLOW) from None
         return bytes(body)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not answered yet."""
+        return self._waiting
 
     def hold(self, count: int) -> None:
         """Raises _No where there is no room for so many more bytes."""

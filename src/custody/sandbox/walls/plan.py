@@ -66,6 +66,9 @@ LINKED_FILES = ("/etc/localtime", "/etc/resolv.conf")
 GIT = ".git"
 READ_ONLY_OF_GIT = ("config", "config.worktree", "hooks")
 """What names programs that git runs, and the servers this repository is exchanged with."""
+READ_ONLY_OF_AGENTS = (".claude", ".codex", ".cursor", ".custody", ".gemini", ".mcp.json", "custody.toml")
+"""What says how agents work here: which hooks, servers and rules there are. Folders whole, as a part of one
+could be moved away with what is around it."""
 
 MEMORY_SHARE = 8
 PRIVATE_BYTES_MAX = 1024**3
@@ -439,10 +442,12 @@ def _read_only(system: Sequence[str], shown: Sequence[str], writable: Sequence[s
 
 
 def _names_programs(roots: Iterable[str]) -> Iterator[str]:
-    """What of a repository would run programs outside of these walls, when a person next calls git there."""
+    """What of a root would have programs run outside of these walls, when a person next calls git or starts
+    an agent there, and what holds that agent."""
     for root in roots:
         git = os.path.join(root, GIT)
         parts = [git] if os.path.isfile(git) else [os.path.join(git, name) for name in READ_ONLY_OF_GIT]
+        parts += [os.path.join(root, name) for name in READ_ONLY_OF_AGENTS]
         yield from (part for part in parts if os.path.exists(part) and not os.path.islink(part))
 
 
