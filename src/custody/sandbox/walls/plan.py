@@ -137,8 +137,7 @@ def plan_of(
     there are, so that what runs beside it is another's. `stay_root` allows a command of root's to stay root,
     without its capabilities, where no other user can work in its folders. `later` is for a launcher of views
     like these whose changes lie elsewhere in the same store. `kept` is where the run's private folders are;
-    without it they lie in memory.
-    Raises SandboxError for what cannot be had here.
+    without it they lie in memory. Raises SandboxError for what cannot be had here.
     """
     _check_machine(machine)
     cwd = os.path.realpath(cwd)
