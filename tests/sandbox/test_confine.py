@@ -54,7 +54,7 @@ def plan(**changes: Any) -> dict[str, Any]:
     root = os.geteuid() == 0
     whole = {
         "version": 4, "user_namespace": not root, "namespaces": NAMESPACES, "loopback": True,
-        "listener": False, "overlay": [], "files": [], "keep": [],
+        "listener": False, "overlay": [], "later": "", "files": [], "keep": [],
         "cover": [("/tmp", "size=1m,mode=1777")], "private": [], "kept": "",
         "proc": True, "read_only": ["/sys", "/proc/sys"],
         "landlock": landlock, "uid": UID if root else None, "gid": UID if root else None,

@@ -19,7 +19,7 @@ from custody.sandbox.launcher.tree import children_of, stat_of
 AT_ONCE = 200
 
 
-def _left_in(namespaces: set[str]) -> list[int]:
+def left_in(namespaces: set[str]) -> list[int]:
     """Processes in one of these that nobody else has started: the kernel gives a number that is free again to
     the next namespace of another test's, whose processes are below the one that started both of us."""
     return [pid for pid in _everybody() if namespaces & _namespaces_of(pid) and not _anothers(pid)]
@@ -45,7 +45,7 @@ def _anothers(pid: int) -> bool:
     return False
 
 
-def _counted() -> dict[str, Any]:
+def counted() -> dict[str, Any]:
     """What there is of ours, and what the whole machine has mounted."""
     groups = parent_folder()
     own = f"custody-{os.getpid()}-"
@@ -64,14 +64,14 @@ def test_two_hundred_at_once_leave_nothing_behind(place: Place) -> None:
         every = await asyncio.gather(*map(pool.run, ours))
         await eventually_async(lambda: len(launcher_pids()) <= WALLED_MAX)
         said = [finished.stdout.data.decode().split() for finished in every]
-        assert _left_in({namespace for its in said for namespace in its}), "some launchers are kept"
+        assert left_in({namespace for its in said for namespace in its}), "some launchers are kept"
         return said
 
-    before, ours = _counted(), _namespaces_of(os.getpid())
+    before, ours = counted(), _namespaces_of(os.getpid())
     said = place.run(body)
     made = {namespace for its in said for namespace in its}
     assert {len(its) for its in said} == {len(escapes.NAMESPACES)}
     assert len(made) > AT_ONCE  # those of a launcher are never another's at the same time
     assert not made & ours
-    assert _left_in(made) == []
-    assert _counted() == before
+    assert left_in(made) == []
+    assert counted() == before

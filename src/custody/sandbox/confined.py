@@ -88,8 +88,9 @@ def look_at_this_machine(uids: tuple[int, int] | None) -> "Machine":
     return look_at_machine(uids=uids or UIDS)
 
 
-def packed_plan(command: Command, machine: "Machine", number: int) -> bytes:
-    """What a launcher that can serve it is told. Raises SandboxError for what cannot be had here."""
+def packed_plan(command: Command, machine: "Machine", number: int, *, later: bool = False) -> bytes:
+    """What a launcher that can serve it is told; or one that is for a command like it, and told `later` where
+    that one's changes go. Raises SandboxError for what cannot be had here."""
     from custody.sandbox.walls.plan import plan_of
 
     assert command.sandbox is not None, "only a command behind walls has a plan"
@@ -97,7 +98,7 @@ def packed_plan(command: Command, machine: "Machine", number: int) -> bytes:
     cwd = os.path.realpath(command.cwd)
     plan = plan_of(
         command.sandbox, roots, cwd, machine,
-        number=number, views=command.views, kept=_kept_in(command),
+        number=number, views=command.views, later=later, kept=_kept_in(command),
     )  # fmt: skip
     return plan.pack()
 

@@ -6,6 +6,7 @@ may serve, how many of its kind there are and when it ends is for `process` to s
 """
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -53,6 +54,10 @@ class OneLauncher:
         """Its first message brings the listener. Later ones bring nothing: a command may have come to control
         it."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready: asyncio.Future[bool] | None = None
+        """Whether all walls are up, where that is waited for."""
+        self._over = asyncio.Event()
+        """Nobody has the other end of the channel any more."""
         self.channel, theirs = _channel()
         self.last_words = ""
         """What it wrote to its standard error, if it ended by itself."""
@@ -111,12 +116,41 @@ class OneLauncher:
     def pid(self) -> int:
         return self.process.pid
 
-    def run(self, running: Running, loop: asyncio.AbstractEventLoop) -> bool:
-        """Hand it a command; False when the process is gone, and nothing has begun."""
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take notice of what it says, and of its end."""
         if self._loop is None:
             self._loop = loop
             loop.add_reader(self.channel.fileno(), self._receive)
             loop.add_reader(self._readable.fileno(), self._read)
+
+    def show(self, views: bytes) -> None:
+        """Tell one that waits for them of its views; `ready` says what came of it."""
+        assert self._loop is not None, "it is watched while it waits"
+        self._ready = self._loop.create_future()
+        try:
+            self.channel.send(views)
+        except OSError:  # it is gone
+            self._answer(False)
+
+    async def ready(self, seconds: float) -> bool:
+        """Whether it is behind all walls. If not, it has begun nothing, and never will."""
+        assert self._loop is not None and self._ready is not None, "it has been shown its views"
+        bound = self._loop.call_later(seconds, self._answer, False)
+        try:
+            is_ready = await self._ready
+            self.is_fresh = not is_ready
+            return is_ready
+        finally:
+            bound.cancel()
+            self._ready = None
+
+    def _answer(self, is_ready: bool) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(is_ready)
+
+    def run(self, running: Running, loop: asyncio.AbstractEventLoop) -> bool:
+        """Hand it a command; False when the process is gone, and nothing has begun."""
+        self.watch(loop)
         self._running = running
         if running.send(self.channel, self._readable):
             if self._outlet is not None:
@@ -152,10 +186,15 @@ class OneLauncher:
             assert self._loop is not None, "messages are read on a loop"
             self._loop.remove_reader(self.channel.fileno())
             self.last_words = _tail(self._errors)
-            if self._running is not None:
+            self._over.set()
+            if self._ready is not None:
+                self._answer(False)
+            elif self._running is not None:
                 self._running.answered(b"")
             else:
                 self._on_idle_end(self)
+        elif self._ready is not None:
+            self._answer(message == messages.READY)
         elif self._running is not None:
             self._running.answered(message)
 
@@ -173,10 +212,13 @@ class OneLauncher:
 
     def close(self) -> None:
         """Close our end: it ends what it may be running, and itself."""
+        self._over.set()
+        self._answer(False)
         if self.channel.fileno() >= 0:
             if self._loop is not None:
                 self._loop.remove_reader(self.channel.fileno())
                 self._loop.remove_reader(self._readable.fileno())
+            self.last_words = self.last_words or _tail(self._errors)
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -184,9 +226,24 @@ class OneLauncher:
         self._readable.close()
         os.close(self._errors)
 
+    async def left(self) -> None:
+        """Have it end, and wait until nothing runs behind its walls any more. The process outside of them has
+        the channel open until it has taken up pid 1, of which the kernel says so when all others are gone.
+        It is still to be reaped: its mounts may take it a moment longer."""
+        with contextlib.suppress(OSError):  # it is gone
+            self.channel.shutdown(socket.SHUT_WR)
+        ways = [asyncio.ensure_future(self._over.wait()), asyncio.ensure_future(ended(self.pid))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.wait(ways)
+
     async def reap(self) -> None:
         """Wait until the process has ended, and take it up."""
-        await ended(self.pid)
+        if self.process.returncode is None:  # else its number may be another's
+            await ended(self.pid)
         self.process.poll()
         if self._outlet is not None:
             await self._outlet.close()

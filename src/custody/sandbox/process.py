@@ -15,7 +15,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from custody.errors import LauncherLost, SandboxError
 from custody.sandbox.cgroup import Cgroup, make_cgroup, parent_folder, remove_abandoned
@@ -38,6 +38,7 @@ from custody.sandbox.idle import Idle
 from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.one_launcher import OneLauncher
 from custody.sandbox.running import OnOutput, Running
+from custody.sandbox.spare import SPARE_DELAY_SECONDS, Spares, elsewhere
 from custody.sandbox.survivors import end_survivors, ticks_now
 from custody.sandbox.template import Templates
 
@@ -53,6 +54,12 @@ LAUNCHER_SLACK_SECONDS = 10.0
 """On top of all a launcher's own bounds: then it hangs (a command may have stopped it), and is lost."""
 LAUNCHER_KILL_SECONDS = 6.0  # a little more than its own bound for ending a tree, at most
 LAUNCHER_EXIT_SECONDS = 5.0  # an idle one ends at once when its socket closes
+
+
+class Plan(Protocol):
+    """Makes what a launcher of a command is told; with another user of those there are, each time."""
+
+    def __call__(self, command: Command, *, later: bool) -> bytes: ...
 
 
 class Launchers:
@@ -91,6 +98,7 @@ class Launchers:
         self._cgroup_parent: str | None = None
         self._cgroup_known = False
         self._templates = Templates(self._python)
+        self._spares = Spares(self._start, self._retire)
         self._closed = False
         self._after_runs: dict[str, Callable[[], None]] = {}
         """Runs that are over while some of their launchers are not."""
@@ -141,9 +149,8 @@ class Launchers:
             self._after_runs[run_id] = then
         for launcher in self._idle.all():
             if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
-                assert self._loop is not None, "it has run a command"
                 self._idle.discard(launcher)
-                self._retire(launcher, self._loop)
+                self._retire(launcher)
         for launcher in self._busy:
             if isinstance(launcher.key, Walls) and launcher.key.run_id == run_id:
                 launcher.is_last = True
@@ -165,8 +172,9 @@ class Launchers:
             await asyncio.wait(answers, timeout=bound)
             for answer in answers:
                 answer.cancel()
+        self._spares.close()
         for launcher in (*self._idle.all(), *self._busy):
-            self._retire(launcher, loop)
+            self._retire(launcher)
         self._idle = Idle[OneLauncher]()
         if self._ending:
             await asyncio.wait(self._ending, timeout=LAUNCHER_EXIT_SECONDS)
@@ -182,7 +190,7 @@ class Launchers:
         self,
         group: Cgroup | None,
         command: Command,
-        plan: Callable[[], bytes] | None,
+        plan: Plan | None,
         on_output: OnOutput | None,
         control: Control | None,
     ) -> Finished:
@@ -190,10 +198,12 @@ class Launchers:
         began_ticks = ticks_now()
         running = Running(self._loop, command, on_output, group)
         try:
-            launcher = self._begin(running, key_of(command), plan)
+            launcher = await self._begin(running, command, plan)
             was_fresh = launcher.is_fresh
             try:
                 reply = await self._answer(launcher, running, command, control)
+                if command.views and plan is not None and reply is not None:
+                    self._loop.call_later(SPARE_DELAY_SECONDS, self._prepare_spare, command, plan)
             finally:
                 running.close()
                 await self._release(launcher, running)
@@ -205,17 +215,29 @@ class Launchers:
         finally:
             running.close()
 
-    def _begin(self, running: Running, key: Key, plan: Callable[[], bytes] | None) -> OneLauncher:
+    async def _begin(self, running: Running, command: Command, plan: Plan | None) -> OneLauncher:
         assert self._loop is not None, "only `run` comes here"
-        is_idle = True
-        while is_idle:  # an idle one may have been killed by somebody
-            launcher = self._idle.take(key)
-            is_idle = launcher is not None
-            launcher = launcher or self._start(key, None if plan is None else plan())
+        if command.views and plan is not None:
+            spare, command = await self._spares.take(command)
+            self._check()  # it may have been closed meanwhile, and a spare with it
+            if spare is not None:
+                if spare.run(running, self._loop):
+                    self._busy[spare] = running
+                    return spare
+                self._retire(spare)
+                command = elsewhere(command)
+        key = key_of(command)
+        while True:
+            idle = self._idle.take(key)
+            launcher = idle or self._start(key, None if plan is None else plan(command, later=False))
             if launcher.run(running, self._loop):
                 self._busy[launcher] = running
                 return launcher
-            self._retire(launcher, self._loop)
+            self._retire(launcher)
+            if idle is None:  # one of those may have been killed by somebody
+                break
+        if command.sandbox is not None:  # it may have refused by now
+            await self._check_walls(launcher, command.sandbox)
         raise LauncherLost("The launcher process ends as soon as it is started.")
 
     async def _answer(
@@ -254,21 +276,24 @@ class Launchers:
         try:
             is_reusable = await launcher.release() and not launcher.is_last
         finally:
-            del self._busy[launcher]
             reply = running.reply
             if reply is None or reply.worn or reply.tree_left or not is_reusable or self._closed:
-                ending = self._retire(launcher, self._loop)
+                try:
+                    if isinstance(launcher.key, Walls) and launcher.key.views:
+                        await self._end_of(launcher)
+                finally:
+                    del self._busy[launcher]
+                    self._retire(launcher)
             else:
-                ending = None
+                del self._busy[launcher]
                 launcher.idle_since = self._loop.time()
                 self._idle.put(launcher)
                 self._trim(is_time=False)
-        if ending is not None and isinstance(launcher.key, Walls) and launcher.key.views:
-            await self._end_of(launcher, ending)
 
-    async def _end_of(self, launcher: OneLauncher, ending: asyncio.Task[None]) -> None:
+    async def _end_of(self, launcher: OneLauncher) -> None:
         """Wait until nothing sees its views any more: who made them reads next what was changed there."""
         assert self._loop is not None, "only `run` comes here"
+        ending = self._loop.create_task(launcher.left())
         bound = self._loop.call_later(LAUNCHER_EXIT_SECONDS, launcher.kill)
         is_cancelled = False
         while not ending.done():  # whatever else is asked meanwhile; `bound` ends it
@@ -313,7 +338,7 @@ class Launchers:
             raise SandboxError("No command can be started: the runtime has been closed.")
 
     def _leave_to_parent(self) -> None:
-        for launcher in (*self._idle.all(), *self._busy, *self._ending.values()):
+        for launcher in (*self._idle.all(), *self._busy, *self._ending.values(), *self._spares.all()):
             launcher.forget()
         self._templates.forget()
         self._forget()
@@ -336,18 +361,27 @@ class Launchers:
                 cgroup.remove()
             raise
 
+    def _prepare_spare(self, command: Command, plan: Plan) -> None:
+        """For the next transaction, where that takes no more than a fork: a process that runs a single one is
+        not made to pay for what it has no use for."""
+        assert self._loop is not None, "only `run` comes here"
+        template = self._templates.ready()
+        if template is not None and not self._closed:
+            self._spares.prepare(command, lambda: plan(command, later=True), template.rights, self._loop)
+
     def _drop(self, launcher: OneLauncher) -> None:
         """Somebody killed an idle one."""
-        assert self._loop is not None, "it was noticed on the loop"
-        if self._idle.discard(launcher):
-            self._retire(launcher, self._loop)
+        if self._idle.discard(launcher) or self._spares.dropped(launcher):
+            self._retire(launcher)
 
-    def _retire(self, launcher: OneLauncher, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def _retire(self, launcher: OneLauncher) -> None:
+        assert self._loop is not None or self._closed, "launchers are ended on the loop"
         launcher.close()
-        task = loop.create_task(launcher.reap())
+        if launcher in self._ending.values():
+            return
+        task = (self._loop or asyncio.get_running_loop()).create_task(launcher.reap())
         self._ending[task] = launcher
         task.add_done_callback(self._reaped)
-        return task
 
     def _reaped(self, task: asyncio.Task[None]) -> None:
         self._ending.pop(task, None)
@@ -368,7 +402,7 @@ class Launchers:
             self._trim_timer = None
         ended, will_be = self._idle.surplus(self._loop.time() - IDLE_SECONDS)
         for launcher in ended:
-            self._retire(launcher, self._loop)
+            self._retire(launcher)
         if will_be and self._trim_timer is None:
             self._trim_timer = self._loop.call_later(IDLE_SECONDS, self._trim)
 
@@ -390,16 +424,16 @@ class Launchers:
 
         return writable_roots(roots, cwd, machine)
 
-    async def _planner(self, command: Command) -> Callable[[], bytes]:
+    async def _planner(self, command: Command) -> Plan:
         """Makes the plan of a launcher that can serve it; what this machine is has to be known for that."""
         assert command.sandbox is not None, "it is behind walls"
         machine = await self.machine()
         if command.sandbox.network == "listed" and not egress_is_loaded():
             await asyncio.get_running_loop().run_in_executor(None, load_egress)
 
-        def plan() -> bytes:
+        def plan(command: Command, *, later: bool) -> bytes:
             self._number += 1
-            return packed_plan(command, machine, self._number)
+            return packed_plan(command, machine, self._number, later=later)
 
         return plan
 

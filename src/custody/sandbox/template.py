@@ -66,7 +66,7 @@ class Template:
     """One template's process. Raises OSError when it cannot be started."""
 
     def __init__(self, python: str) -> None:
-        self._rights = _rights()
+        self.rights = rights()
         self._is_ready = False
         self.is_lost = False
         """It will fork nothing any more."""
@@ -142,7 +142,7 @@ class Template:
 
     def _is_like_us(self) -> bool:
         try:
-            return self._rights == _rights()
+            return self.rights == rights()
         except OSError:
             return False
 
@@ -214,6 +214,10 @@ class Templates:
         self._is_first = False
         return self._template
 
+    def ready(self) -> Template | None:
+        """The one a launcher can be forked of at once."""
+        return self._template if self._template is not None and self._template.is_ready else None
+
     async def close(self) -> None:
         """End it; when this returns nothing of it is left."""
         templates, self._template, self._lost = [*self._lost, self._template], None, []
@@ -249,7 +253,7 @@ async def _readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def _rights() -> tuple[object, ...]:
+def rights() -> tuple[object, ...]:
     """What a process that is started now may do, and where it would be. Raises OSError where that cannot be
     told, and where it would be in another pid namespace than ours: it would tell us numbers of others."""
     own = "/proc/thread-self"

@@ -62,10 +62,15 @@ class Holding:
         """What the command is to see in place of each root."""
         from custody.sandbox.walls.model import View
 
+        if self._kind == "copy":
+            return tuple(View(root, "copy", copy) for root, copy in self._sources())
+        store = self._disk.description
         return tuple(
-            View(root, self._kind, upper, places.work_of(upper) if self._kind == "overlay" else "")
-            for root, upper in places.sources(self._folder, self._kind, self.roots)
+            View(root, "overlay", upper, places.work_of(upper), store) for root, upper in self._sources()
         )
+
+    def _sources(self) -> list[tuple[str, str]]:
+        return places.sources(self._folder, self._kind, self.roots)
 
     def make(self, kind: Kind, stop: Callable[[], bool]) -> None:
         """The folders the command writes to. Raises CannotHold, ToolError if asked to stop; it is then

@@ -148,9 +148,9 @@ def open_path(path: str, folder: int = _AT_FDCWD) -> int:
     return _call("openat2", folder, os.fsencode(path), how, _OPEN_HOW.size)
 
 
-def clone_mount(descriptor: int) -> int:
-    """A mount, not attached yet, that shows what is at `descriptor` and all that is mounted below."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
+def clone_mount(descriptor: int, *, below: bool = True) -> int:
+    """A mount, not attached yet, that shows what is at `descriptor`; `below`, what is mounted there too."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if below else 0)
     return _call("open_tree", descriptor, b"", flags)
 
 

@@ -14,6 +14,10 @@ RUN = b"R"  # a request; descriptors: [group] [stdin] stdout stderr, or [group] 
 RUN_LONG = b"L"  # the same, the request being in a memory file: one more descriptor, first
 SIGNAL = b"S"  # one byte: a signal for the command's process group
 CANCEL = b"C"
+VIEWS = b"V"
+"""To a launcher that waits for where its overlays' changes go, before its command. Marshalled, for each root:
+the two folders, relative to the plan's; device and inode of the root; the same of the first folder."""
+READY = b"Y"  # its answer: all walls are up, and it takes its command
 LISTENER = b"N"  # from a launcher, before all else; one descriptor: where it lets the listed hosts be reached
 
 MESSAGE_BYTES_MAX = 64 * 1024  # well under the socket's send buffer; anything longer goes by memory file

@@ -2,12 +2,13 @@
 changed into another folder.
 
 Owns how the overlay is made: whose files are shown as whose, and what is asked of the kernel. Where it is
-attached, and what becomes of the changes, is decided elsewhere. Used by `confine` where a plan has one, and
-by the trials of `walls`, so that what is tried is what is done.
+attached, and what becomes of the changes, is decided elsewhere. Used by `mounts` and `later` where a plan has
+one, and by the trials of `walls`, so that what is tried is what is done.
 """
 
 from __future__ import annotations  # importing `typing` would cost a sixth of the launcher's start
 
+import errno
 import os
 
 from . import kernel, user_namespace
@@ -27,55 +28,96 @@ if TYPE_CHECKING:
     User = tuple[int, int]  # uid and gid
 
 
-def new_overlay(root: str, upper: str, work: str, attributes: int, user: User | None, *, own: bool) -> int:
-    """A mount, not attached yet, that shows `root` and writes to `upper`. Raises OSError.
+class Layers:
+    """The two folders an overlay is made of: the root that it shows, and one in which there is, or will be, a
+    place for what is changed.
 
-    `upper` and `work` lie in one folder, and `upper` has the owner and mode of `root`. What belongs to the
-    owner of `root` is shown as belonging to `user`, and what the user makes belongs on disk to that owner;
-    None shows it as it is. `own` is for whoever is inside a user namespace of his own. What the mount of
-    `root` forbids, the overlay forbids as well.
+    What belongs to the owner of the root is shown as belonging to `user`, and what the user makes belongs on
+    disk to that owner; None shows it as it is. What the mount of the root forbids, the overlay forbids as
+    well. All of it raises OSError.
     """
-    folder = os.path.dirname(upper)
-    if os.path.dirname(work) != folder:  # the kernel takes them from one mount alone
-        raise ValueError("work")
-    opened: list[int] = []
 
-    def opening(descriptor: int) -> int:
-        opened.append(descriptor)
+    def __init__(self, root: str, beside: int, user: User | None) -> None:
+        """`beside` is a descriptor of the other folder."""
+        self._opened: list[int] = []
+        self._attached: list[int] = []
+        try:
+            self._lower = self._opening(kernel.open_path(root))
+            self._beside = self._opening(os.dup(beside))
+            flags = os.fstatvfs(self._lower).f_flag
+            self._attributes = kernel.MOUNT_READ_ONLY if flags & os.ST_RDONLY else 0
+            self._attributes |= kernel.MOUNT_NO_EXECUTE if flags & os.ST_NOEXEC else 0
+            if user is not None:
+                self._map(user)
+        except BaseException:
+            self.close(detach=True)
+            raise
+
+    def _map(self, user: User) -> None:
+        owners = self._opening(_owners(self._lower, user))
+        self._attached.append(self._opening(_shown(self._beside, owners)))
+        self._attached.append(self._opening(_shown(self._lower, owners)))
+        self._beside, self._lower = self._attached
+
+    def _opening(self, descriptor: int) -> int:
+        self._opened.append(descriptor)
         return descriptor
 
-    attached: list[int] = []
-    try:
-        lower, beside = opening(kernel.open_path(root)), opening(kernel.open_path(folder))
-        flags = os.fstatvfs(lower).f_flag
-        attributes |= kernel.MOUNT_READ_ONLY if flags & os.ST_RDONLY else 0
-        attributes |= kernel.MOUNT_NO_EXECUTE if flags & os.ST_NOEXEC else 0
-        if user is not None:
-            owners = opening(_owners(lower, user))
-            attached.append(beside := opening(_shown(beside, owners)))
-            attached.append(lower := opening(_shown(lower, owners)))
+    def overlay(
+        self, upper: str, work: str, attributes: int, *, own: bool, meant: tuple[int, ...] | None = None
+    ) -> int:
+        """A mount, not attached yet, that shows the root and writes to `upper`.
+
+        `upper` and `work` lie in the folder beside the root, and are relative to it; `upper` has the owner
+        and mode of the root. `own` is for whoever is inside a user namespace of his own. `meant` has device
+        and inode of the root and of `upper`, where others may lie there by now.
+        """
         layers = {
-            "lowerdir": lower,
-            "upperdir": opening(kernel.open_path(os.path.basename(upper), beside)),
-            "workdir": opening(kernel.open_path(os.path.basename(work), beside)),
+            "lowerdir": self._lower,
+            "upperdir": self._opening(kernel.open_path(upper, self._beside)),
+            "workdir": self._opening(kernel.open_path(work, self._beside)),
         }
+        found = [os.fstat(layers[name]) for name in ("lowerdir", "upperdir")]
+        if meant not in (None, tuple(number for one in found for number in (one.st_dev, one.st_ino))):
+            raise OSError(errno.ESTALE, "layers")
         _check_attributes(layers["workdir"], own=own)
         # By descriptors: a path could mean another place by now, and has to be spelled for the kernel.
         options = [(name, f"/proc/self/fd/{layer}") for name, layer in layers.items()]
         return kernel.new_mount(
-            "overlay", attributes, [*options, *_OPTIONS, *([("userxattr", None)] if own else [])]
+            "overlay",
+            attributes | self._attributes,
+            [*options, *_OPTIONS, *([("userxattr", None)] if own else [])],
         )
-    finally:
-        for mount in attached:
+
+    def close(self, *, detach: bool) -> None:
+        """Let the folders go. What was attached over them to show them goes too; or it stays, for whom it is
+        covered by now: to detach it takes the kernel as long as all the rest."""
+        for mount in self._attached if detach else ():
             kernel.detach_mount(mount)
-        for descriptor in opened:
+        for descriptor in self._opened:
             os.close(descriptor)
+
+
+def new_overlay(root: str, upper: str, work: str, attributes: int, user: User | None, *, own: bool) -> int:
+    """An overlay at once, as `Layers` makes them; `upper` and `work` lie in one folder. Raises OSError."""
+    folder = os.path.dirname(upper)
+    if os.path.dirname(work) != folder:  # the kernel takes them from one mount alone
+        raise ValueError("work")
+    beside = kernel.open_path(folder)
+    try:
+        layers = Layers(root, beside, user)
+        try:
+            return layers.overlay(os.path.basename(upper), os.path.basename(work), attributes, own=own)
+        finally:
+            layers.close(detach=True)
+    finally:
+        os.close(beside)
 
 
 def _shown(place: int, owners: int) -> int:
     """A mount that shows what is at `place` with other owners. It lies over `place`: kernels before 6.15 take
     no layer from a mount that is attached nowhere."""
-    mount = kernel.clone_mount(place)
+    mount = kernel.clone_mount(place, below=False)  # an overlay shows nothing that is mounted below
     try:
         kernel.restrict_mount(mount, 0, owners)
         kernel.attach_mount(mount, place)

@@ -169,11 +169,15 @@ def _own_peak_bytes() -> int:
 class Launcher:
     """The process's one loop."""
 
-    def __init__(self, channel: socket, parent: int | None, cgroup: str | None) -> None:
-        """`parent` is None within walls: it cannot be seen from there, and another process watches it."""
+    def __init__(
+        self, channel: socket, parent: int | None, cgroup: str | None, *, is_for_one: bool = False
+    ) -> None:
+        """`parent` is None within walls: it cannot be seen from there, and another process watches it.
+        `is_for_one`: it ends by itself when its first command has."""
         self._channel = channel
         self._parent = parent
         self._cgroup = cgroup
+        self._is_for_one = is_for_one
         self._alone = False  # nobody waits for a result: the socket is closed, or the parent gone
         self._own_peak_bytes = _own_peak_bytes()
         inherited = {number for number in _IGNORED if signal.getsignal(number) is signal.SIG_IGN}
@@ -217,6 +221,8 @@ class Launcher:
         for descriptor in request.descriptors:
             os.close(descriptor)
         self._answer(refused or self._accompany(Call(pid, started_ns, request)))
+        if self._is_for_one:
+            self._be_alone()
 
     def _accompany(self, call: Call) -> Reply:
         left = self._watch(call)
@@ -400,10 +406,11 @@ def begin(channel: int, parent: int, *, no_new_privs: bool, cgroup: str, plan: i
     if no_new_privs:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     bond: int | None = parent
+    is_for_one = False
     if plan != -1:
         from . import confine
 
-        confine.enter(plan, channel, parent)
+        is_for_one = confine.enter(plan, channel, parent)
         bond, cgroup = None, ""  # both are of the world outside
-    Launcher(socket(fileno=channel), bond, cgroup or None).serve()
+    Launcher(socket(fileno=channel), bond, cgroup or None, is_for_one=is_for_one).serve()
     os._exit(0)

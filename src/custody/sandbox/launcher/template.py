@@ -19,13 +19,13 @@ import select
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 
 # All that a launcher will need, walls or not: a fork loads nothing any more.
-from . import confine, kernel, messages, overlay, service
+from . import confine, kernel, later, messages, overlay, service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_LOADED = confine, overlay  # `service` and `confine` find them there
+_LOADED = confine, later, overlay  # `service` and `confine` find them there
 
 
 def main(descriptor: int, parent: int) -> None:

@@ -140,6 +140,9 @@ class View(Struct, frozen=True):
     """Where what it changes is written, beside the root; or a copy of the root, seen in its place."""
     work: str = ""
     """A folder beside `upper` that is the kernel's, for an overlay."""
+    store: str = ""
+    """A folder above `upper` in which those of later calls will lie as well: with it a launcher can be walled
+    in before there is a call. Nothing in it is seen by a command."""
 
 
 PROCESSES_MAX = 4096

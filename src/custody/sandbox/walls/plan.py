@@ -89,6 +89,9 @@ class WallPlan(Struct, frozen=True, kw_only=True):
     """On this loopback, handed to who started the launcher: the only way to the hosts that are listed."""
     overlay: tuple[tuple[str, str, str], ...]
     """Folder, where what is changed in it goes, and the kernel's own folder for that."""
+    later: str
+    """The folder beneath which the last two will lie, when the launcher is told of them only once it has put
+    up all the walls it can; else nothing."""
     keep: tuple[Keep, ...]
     """Taken before anything is covered, put in place after; the shallower first."""
     cover: tuple[tuple[str, str], ...]
@@ -125,15 +128,16 @@ def plan_of(
     views: Sequence[View] = (),
     number: int = 0,
     stay_root: bool = False,
+    later: bool = False,
     kept: str = "",
 ) -> WallPlan:
     """The walls of a sandbox around these roots, whose links are resolved.
 
     `views` take the place of roots: nothing behind one can be changed. `number` chooses among the users
     there are, so that what runs beside it is another's. `stay_root` allows a command of root's to stay root,
-    without its capabilities, where no other user can work in its folders. `kept` is where the run's private
-    folders are; without it they lie in memory.
-    Raises SandboxError for what cannot be had here.
+    without its capabilities, where no other user can work in its folders. `later` is for a launcher of views
+    like these whose changes lie elsewhere in the same store. `kept` is where the run's private folders are;
+    without it they lie in memory. Raises SandboxError for what cannot be had here.
     """
     _check_machine(machine)
     cwd = os.path.realpath(cwd)
@@ -161,7 +165,8 @@ def plan_of(
         | (0 if sandbox.network == "open" else CLONE_NEWNET),
         loopback=sandbox.network in ("loopback", "listed"),
         listener=sandbox.network == "listed",
-        overlay=tuple((view.root, view.upper, view.work) for view in views if view.kind == "overlay"),
+        overlay=tuple(_overlays(views, later=later)),
+        later=_store(views) if later else "",
         keep=tuple(_through(views, _kept(writable, shown, readable, needed, cover, idmap=uid is not None))),
         cover=tuple((place, _in_memory(place, uid, machine)) for place in cover),
         private=tuple(place for place in cover if kept and _is_kept(place, machine)),
@@ -251,7 +256,11 @@ def _check_folder(cwd: str, places: Sequence[str], cover: Sequence[str]) -> None
 def _views(views: Sequence[View], roots: Sequence[str], elsewhere: Sequence[str]) -> tuple[View, ...]:
     """Those of usable roots, once it is sure that nothing a command may change lies behind one of them."""
     found = tuple(
-        View(root, view.kind, os.path.realpath(view.upper), view.work and os.path.realpath(view.work))
+        View(
+            root,
+            view.kind,
+            *(path and os.path.realpath(path) for path in (view.upper, view.work, view.store)),
+        )
         for root, view in ((os.path.realpath(view.root), view) for view in views)
         if root in roots
     )
@@ -271,7 +280,9 @@ def _views(views: Sequence[View], roots: Sequence[str], elsewhere: Sequence[str]
                 f"The sandbox lets a command change {path}, and so a root of the transaction.",
                 hint="Choose a sandbox that lists no writable place around a root: `workspace` or `network`.",
             )
-        if any(is_beneath(view.upper, path) for path in (*roots, *open_places)):
+        places = (*roots, *open_places)
+        in_store = view.store and any(is_beneath(path, view.store) for path in places)
+        if in_store or any(is_beneath(view.upper, path) for path in places):
             raise SandboxError(
                 "What this transaction holds back would lie where its command may change it.",
                 hint="Keep the store outside of the roots, and of what the sandbox lists as writable.",
@@ -316,9 +327,29 @@ def _through(views: Sequence[View], kept: Iterable[Keep]) -> Iterator[Keep]:
             yield view.upper, target, how
 
 
+def _overlays(views: Sequence[View], *, later: bool) -> Iterator[tuple[str, str, str]]:
+    for view in views:
+        if view.kind == "overlay":
+            yield (view.root, "", "") if later else (view.root, view.upper, view.work)
+
+
+def _store(views: Sequence[View]) -> str:
+    """The one folder in which they all lie."""
+    stores = {view.store for view in views}
+    for view in views:
+        if (
+            len(stores) != 1
+            or view.kind != "overlay"
+            or not view.store
+            or not is_beneath(view.upper, view.store)
+        ):
+            raise SandboxError("Only overlays that lie in one store can be told of later.")
+    return stores.pop() if stores else ""
+
+
 def _beside(views: Sequence[View], places: Sequence[str], cover: Sequence[str]) -> Iterator[str]:
     """Folders in which what is held back would be seen."""
-    for folder in {os.path.dirname(view.upper) for view in views}:
+    for folder in {view.store or os.path.dirname(view.upper) for view in views}:
         around = [path for path in (*cover, *places) if is_beneath(folder, path)]
         if not around or max(around, key=len) in places:
             yield folder
