@@ -26,9 +26,6 @@ zombies_max = 1_000_000
 """
 """Settings with which no load of the machine the tests run on refuses a call."""
 
-FROM_NOTHING = ("test_exec", "test_program", "test_connect")
-"""Tests in which the start of the program is part of what is tested."""
-
 STARTING = re.compile("PYTHON|LANG|LC_|LD_|_CUSTODY_COMPLETE")
 """Variables that are read while a process starts."""
 
@@ -157,8 +154,8 @@ class Program:
 
 
 @pytest.fixture
-def custody(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Program]:
-    program = Program(tmp_path, from_nothing=request.module.__name__.endswith(FROM_NOTHING))
+def custody(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
     yield program
     program.close()
 

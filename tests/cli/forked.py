@@ -1,7 +1,8 @@
 """The program in processes forked from one that has loaded it: a test waits for the command, not for imports.
 
 What is forked is a process of its own with an environment, a working directory, standard streams and an exit
-code of its own. Commands that start others (`exec`, `call`) and tests of the start itself begin from nothing.
+code of its own. What runs beside its test, at a terminal or with other settings of Python begins from
+nothing.
 """
 
 import json

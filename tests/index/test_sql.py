@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.index.conftest import Store, call_id, run_id, us
+from tests.settings_for_tests import as_many
 
 from custody.errors import InvalidInput
 from custody.index import sql as walls
@@ -318,7 +319,7 @@ WORDS = """SELECT * FROM calls main.words words ; ( ) WITH AS DELETE PRAGMA ATTA
 runs UNION VALUES CREATE TEMP TABLE INSERT INTO RETURNING EXPLAIN payload(id) json_each('[1]')""".split()
 
 
-@settings(max_examples=150)
+@settings(max_examples=as_many(150))
 @given(st.lists(st.sampled_from(WORDS), max_size=10))
 def test_whatever_is_typed_is_rows_or_a_sentence_and_changes_nothing(words):
     store = Store(None)
