@@ -17,10 +17,10 @@ run: $(VENV)/installed
 	@echo "To have 'custody' in this shell:  export PATH=\"$(CURDIR)/$(BIN):\$$PATH\""
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(VENV)/installed $(VENV)/installed-conformance
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --timeout 900
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long --timeout 900
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
