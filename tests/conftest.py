@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
-from tests.settings_for_tests import EXAMPLES_MANY, never_short_of_resources, without_walls
+from tests.how_many import EXAMPLES_MANY
+from tests.settings_for_tests import never_short_of_resources, without_walls
 
 Mounted = Callable[..., Path]
 

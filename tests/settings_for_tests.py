@@ -2,17 +2,6 @@
 
 from pathlib import Path
 
-from hypothesis import settings
-
-EXAMPLES_MANY = 100
-"""Of each property, in the long run."""
-
-
-def as_many(examples: int) -> int:
-    """For a property that needs another number than the others: in the long run so many, else a part."""
-    return max(1, examples * settings().max_examples // EXAMPLES_MANY)
-
-
 NEVER_SHORT = """\
 [breaker]
 memory_percent_max = 100

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.index.conftest import Store, call_id, run_id, us
-from tests.settings_for_tests import as_many
 
 from custody.errors import InvalidInput
 from custody.index import sql as walls

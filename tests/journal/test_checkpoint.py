@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.settings_for_tests import as_many
+from tests.how_many import as_many
 
 from custody.errors import MalformedKey, MalformedNote
 from custody.journal.checkpoint import (

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import built
-from tests.settings_for_tests import as_many
 
 from custody import native
 from custody.journal.disk import RealDisk, RealFile

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
-from tests.settings_for_tests import as_many
 
 from custody.records import Redaction
 from custody.redaction import Redactor, plain

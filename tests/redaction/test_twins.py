@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import built, use_python
-from tests.settings_for_tests import as_many
 
 from custody import native
 from custody.redaction import VALUE_BYTES_MAX, Redactor

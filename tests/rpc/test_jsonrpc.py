@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.settings_for_tests import as_many
+from tests.how_many import as_many
 
 from custody.rpc import jsonrpc
 from custody.rpc.jsonrpc import Malformed, Notification, Request, Response, parse

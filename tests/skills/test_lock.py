@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.settings_for_tests import as_many
+from tests.how_many import as_many
 from tests.skills.locked_roots import entry_of, file_skill, folder_skill, lock
 
 from custody.errors import LockUnusable

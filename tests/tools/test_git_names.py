@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.settings_for_tests import as_many
+from tests.how_many import as_many
 
 from custody.records import Usage
 from custody.sandbox import Finished, Output
