@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# One more than there are processors: while one waits for the disk, another one works.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 
 # What is compiled once is read by every worker and every process a test starts.
 unexport PYTHONDONTWRITEBYTECODE

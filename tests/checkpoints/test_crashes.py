@@ -85,7 +85,7 @@ class PowerLoss:
         self.wrong += [f"{where}: {what}" for what in wrong]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_what_was_signed_is_there_whenever_the_power_fails(seed: int):
     lane = PowerLoss(seed, look_chance=0.12)
     assert lane.run(16) == []
@@ -93,7 +93,7 @@ def test_what_was_signed_is_there_whenever_the_power_fails(seed: int):
     assert lane.acknowledged > 5
 
 
-@pytest.mark.parametrize("seed", range(4, 7))
+@pytest.mark.parametrize("seed", [4, *(pytest.param(seed, marks=pytest.mark.long) for seed in (5, 6))])
 def test_what_was_signed_is_there_when_syncs_failed_before_the_power_did(seed: int):
     lane = PowerLoss(seed, look_chance=0.1, fail_chance=0.1)
     assert lane.run(16) == []
