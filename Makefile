@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# One more than there are processors: while one waits for the disk, another one works.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 
 # What is compiled once is read by every worker and every process a test starts.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,10 +18,10 @@ run: $(VENV)/installed
 	@echo "To have 'custody' in this shell:  export PATH=\"$(CURDIR)/$(BIN):\$$PATH\""
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(VENV)/installed $(VENV)/installed-conformance
-	$(BIN)/python -m pytest -n $(WORKERS) -m long --timeout 900
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long --timeout 900
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

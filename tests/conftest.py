@@ -3,20 +3,47 @@
 import gc
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+from tests.how_many import EXAMPLES_MANY
 from tests.settings_for_tests import never_short_of_resources, without_walls
 
 Mounted = Callable[..., Path]
 
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
-settings.load_profile("repeatable")
+EXAMPLES_FEW = 30
+
+for name, count in (("few", EXAMPLES_FEW), ("many", EXAMPLES_MANY)):
+    settings.register_profile(
+        name, max_examples=count,
+        derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None,
+    )  # fmt: skip
+settings.load_profile("few")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for number in (signal.SIGHUP, signal.SIGINT):  # ignored under nohup and in the background of a shell
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    if config.option.markexpr == "long":
+        settings.load_profile("many")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """All tests of such a file are long, and collecting them takes time too."""
+    left_out = collection_path.name.endswith("_long.py") and config.option.markexpr == "not long"
+    return True if left_out else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Of each property a few examples are tried with the other tests, and many with the long ones."""
+    many = settings().max_examples == EXAMPLES_MANY
+    if many and isinstance(item, pytest.Function) and is_hypothesis_test(item.obj):
+        item.add_marker(pytest.mark.long)
 
 
 def pytest_collectreport() -> None:

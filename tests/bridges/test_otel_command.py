@@ -129,7 +129,9 @@ def test_a_follower_ends_in_time_beside_a_collector_that_never_answers(custody, 
         follower.communicate(timeout=STARTED_SECONDS_MAX)
 
         assert follower.returncode == 128 + signal.SIGTERM
-        assert time.monotonic() - began < STOP_SECONDS + 1.5  # and what Python takes to leave
+        assert (
+            time.monotonic() - began < STOP_SECONDS + 5
+        )  # and what Python takes to leave; a request would wait for 10
 
 
 def test_after_a_follower_was_killed_everything_arrives(custody, http):

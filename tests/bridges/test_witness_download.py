@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import shutil
 import threading
 
 import pytest
@@ -16,18 +17,29 @@ from custody.bridges.bundle import BundleMaker, WitnessDownload
 TOOL = "witness_download"
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two sessions, and calls of none."""
+    folder = tmp_path_factory.mktemp("recorded")
+    store = folder / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", os.fspath(folder / "config"))
+        never_short_of_resources(folder / "config")
+        allow(folder / "config")
+        record_some(store, session="s1", name="nightly")
+        record_some(store, session="s2", name="other")
+        record_some(store, session=None, name="loose")
+    return store
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    """Two sessions, and settings that name one caller."""
+def store(recorded, tmp_path, monkeypatch):
+    """A copy of what was recorded, and settings that name one caller."""
     config = tmp_path / "config"
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(config))
     never_short_of_resources(config)
     allow(config)
-    store = tmp_path / "store"
-    record_some(store, session="s1", name="nightly")
-    record_some(store, session="s2", name="other")
-    record_some(store, session=None, name="loose")
-    return store
+    return shutil.copytree(recorded, tmp_path / "store")
 
 
 def allow(config, more: str = "") -> None:

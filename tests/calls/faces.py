@@ -157,7 +157,7 @@ def _real(store: str) -> Any:
 
 # -- doing and waiting ------------------------------------------------------------------------------------
 
-UNDISTURBED_SECONDS = 2.0
+UNDISTURBED_SECONDS = 4.0
 """Far above what a record costs, far below how long the disks of the tests hang."""
 
 

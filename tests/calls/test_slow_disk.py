@@ -237,6 +237,8 @@ def test_the_settings_file_sets_the_delay(tmp_path):
 def test_who_outruns_a_slow_disk_is_slowed_down_and_loses_nothing(tmp_path, monkeypatch):
     """Twelve threads offer large values faster than a disk of 2 ms an operation takes them."""
     monkeypatch.setattr(backlog, "QUEUE_RECORDS_MAX", 4)
+    with (tmp_path / "config" / "custody" / "custody.toml").open("a") as file:
+        file.write("[observe]\ndelay_ms = 20_000\n")  # a machine that stands still is no disk that does
     settings = load_settings(store=str(tmp_path / "store"))
     disk = FaultyDisk(RealDisk(settings.store, create=True))
 

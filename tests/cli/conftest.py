@@ -26,9 +26,6 @@ zombies_max = 1_000_000
 """
 """Settings with which no load of the machine the tests run on refuses a call."""
 
-FROM_NOTHING = ("test_exec", "test_program", "test_connect")
-"""Tests in which the start of the program is part of what is tested."""
-
 STARTING = re.compile("PYTHON|LANG|LC_|LD_|_CUSTODY_COMPLETE")
 """Variables that are read while a process starts."""
 
@@ -41,7 +38,7 @@ _forked: list[Forked] = []
 def forked(environment: Mapping[str, str]) -> Forked:
     """Once for all tests of this process. What each of them starts has an environment of its own."""
     if not _forked:
-        _forked.append(Forked(environment))
+        _forked.append(Forked({**environment, "PYTHONUTF8": "1"}))
         atexit.register(_forked[0].close)
     return _forked[0]
 
@@ -127,10 +124,14 @@ class Program:
 
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        process = subprocess.Popen(
-            self.command(*arguments), cwd=self.work, stdin=slave, stdout=slave, stderr=slave,
-            env={**self.environment, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment},
-        )  # fmt: skip
+        whole = {**self.environment, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment}
+        started = None
+        if self.from_nothing:
+            started = subprocess.Popen(
+                self.command(*arguments), cwd=self.work, stdin=slave, stdout=slave, stderr=slave, env=whole
+            )
+        else:
+            forked(self.environment).start(arguments, whole, self.work, [slave] * 3)
         os.close(slave)
         os.write(master, typed.encode())  # a terminal keeps what is typed until it is read
         output = b""
@@ -140,7 +141,11 @@ class Program:
         except OSError:  # nobody writes to it any more
             pass
         os.close(master)
-        assert process.wait(RUN_SECONDS_MAX) == code, output
+        if started is None:
+            ended = forked(self.environment).ended(RUN_SECONDS_MAX)
+        else:
+            ended = started.wait(RUN_SECONDS_MAX)
+        assert ended == code, output
         return output.decode().replace("\r\n", "\n")
 
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
@@ -157,8 +162,8 @@ class Program:
 
 
 @pytest.fixture
-def custody(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Program]:
-    program = Program(tmp_path, from_nothing=request.module.__name__.endswith(FROM_NOTHING))
+def custody(tmp_path: Path) -> Iterator[Program]:
+    program = Program(tmp_path)
     yield program
     program.close()
 

@@ -1,7 +1,7 @@
 """The program in processes forked from one that has loaded it: a test waits for the command, not for imports.
 
 What is forked is a process of its own with an environment, a working directory, standard streams and an exit
-code of its own. Commands that start others (`exec`, `call`) and tests of the start itself begin from nothing.
+code of its own. What runs beside its test or with other settings of Python begins from nothing.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -37,6 +37,12 @@ while True:
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
         sys.argv = ["custody", *request["arguments"]]
+        if os.isatty(1):  # as when Python starts at a terminal
+            sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+            sys.stdout, sys.stderr = (
+                open(number, "w", 1, "utf-8", errors, closefd=False)
+                for number, errors in ((1, "surrogateescape"), (2, "backslashreplace"))
+            )
         try:
             custody.cli.main()
         except SystemExit as ended:
@@ -74,16 +80,26 @@ class Forked:
         seconds_max: float,
     ) -> tuple[int, bytes, bytes]:
         """Exit code, standard output, standard error. Raises TimeoutError."""
-        request = {"arguments": arguments, "environment": environment, "cwd": os.fspath(cwd)}
         streams = [_input(stdin), *(os.memfd_create(name) for name in ("stdout", "stderr"))]
         try:
-            self._asked.settimeout(seconds_max)
-            socket.send_fds(self._asked, [json.dumps(request).encode()], streams)
-            code = int(self._asked.recv(MESSAGE_BYTES_MAX))
+            self.start(arguments, environment, cwd, streams)
+            code = self.ended(seconds_max)
             return code, _all_of(streams[1]), _all_of(streams[2])
         finally:
             for stream in streams:
                 os.close(stream)
+
+    def start(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], cwd: Path, streams: Sequence[int]
+    ) -> None:
+        """One at a time: the next one only when this has ended. `streams` are its standard ones."""
+        request = {"arguments": arguments, "environment": environment, "cwd": os.fspath(cwd)}
+        socket.send_fds(self._asked, [json.dumps(request).encode()], streams)
+
+    def ended(self, seconds_max: float) -> int:
+        """The exit code of what was started. Raises TimeoutError."""
+        self._asked.settimeout(seconds_max)
+        return int(self._asked.recv(MESSAGE_BYTES_MAX))
 
     def close(self) -> None:
         self._asked.close()

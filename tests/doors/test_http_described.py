@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import checks
@@ -39,13 +38,6 @@ def examples(count: int) -> Callable[[Any], Any]:
 @described.include(path=["/calls", "/boundary"]).parametrize()
 @examples(3)
 def test_a_few_requests_are_answered_as_described(case: Any, stage: Stage):
-    ask(case, stage)
-
-
-@pytest.mark.long
-@described.parametrize()
-@examples(300)
-def test_many_requests_are_answered_as_described(case: Any, stage: Stage):
     ask(case, stage)
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.index.conftest import Store, call_id, run_id, us
 
 from custody.errors import InvalidInput
@@ -318,7 +319,7 @@ WORDS = """SELECT * FROM calls main.words words ; ( ) WITH AS DELETE PRAGMA ATTA
 runs UNION VALUES CREATE TEMP TABLE INSERT INTO RETURNING EXPLAIN payload(id) json_each('[1]')""".split()
 
 
-@settings(max_examples=150)
+@settings(max_examples=as_many(150))
 @given(st.lists(st.sampled_from(WORDS), max_size=10))
 def test_whatever_is_typed_is_rows_or_a_sentence_and_changes_nothing(words):
     store = Store(None)

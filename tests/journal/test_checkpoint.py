@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 
 from custody.errors import MalformedKey, MalformedNote
 from custody.journal.checkpoint import (
@@ -192,7 +193,7 @@ def test_a_note_with_a_hundred_and_one_signatures_is_refused():
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=as_many(200), deadline=None)
 def test_any_bytes_are_a_note_or_refused(data: bytes):
     try:
         note = parse_note(data)

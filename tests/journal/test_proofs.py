@@ -6,6 +6,7 @@ import pymerkle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 
 from custody.journal.proofs import (
     Hashes,
@@ -132,7 +133,7 @@ def test_another_implementation_has_the_same_roots_and_paths():
 
 
 @given(SIZES, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=as_many(150), deadline=None)
 def test_every_leaf_of_any_tree_has_a_path_and_it_fits_no_other_place(size: int, data: st.DataObject):
     index = data.draw(st.integers(0, size - 1))
     hashes = tree_of(size)
@@ -153,7 +154,7 @@ def test_every_leaf_of_any_tree_has_a_path_and_it_fits_no_other_place(size: int,
 
 
 @given(SIZES, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=as_many(150), deadline=None)
 def test_every_tree_begins_with_each_smaller_one_and_with_no_other(size: int, data: st.DataObject):
     old = data.draw(st.integers(0, size))
     hashes = tree_of(size)

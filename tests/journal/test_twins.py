@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import built
 
 from custody import native
@@ -37,7 +38,7 @@ def test_a_digest_of_any_length_is_the_same_in_both(size: int) -> None:
     assert needed("sha256")(data[:size]) == sha256_in_pieces(data[:size])
 
 
-@settings(max_examples=300)
+@settings(max_examples=as_many(300))
 @given(
     st.tuples(
         st.integers(0, 2**32 - 1),

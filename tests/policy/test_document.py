@@ -244,10 +244,10 @@ def test_a_condition_that_cannot_be_compiled_is_refused_where_it_stands() -> Non
 
 
 def test_a_file_too_large_is_refused_before_it_is_read() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     error = refused(b"x" * 10_000_000)
     assert "larger than 1,048,576 bytes" in error.message
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
     assert "larger than" in refused("é" * (DOCUMENT_BYTES_MAX // 2 + 1)).message
 
 
@@ -257,11 +257,11 @@ def test_more_rules_than_the_most_are_refused() -> None:
 
 @pytest.mark.parametrize("shape", ['\\"""x\n', '\\"', '""" """"', "a.", '"a".', "[", "'''", "a={", "#\n"])
 def test_no_text_takes_the_square_of_its_length(shape: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     text = shape * (60_000 // len(shape))
     with contextlib.suppress(InvalidPolicy):
         read(text)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 WORDS = st.sampled_from(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
 
@@ -267,7 +268,7 @@ VALUES = st.recursive(
 SHARED = Redactor(KEY, KNOWN)
 
 
-@settings(max_examples=500)
+@settings(max_examples=as_many(500))
 @given(VALUES)
 @example(["--token", "x"])
 @example(["--token", "x", 1])
@@ -289,7 +290,7 @@ def test_the_short_way_keeps_what_the_long_way_would(value: Any) -> None:
     assert (outcome.data, outcome.hits) == (slow, walk.redactions())
 
 
-@settings(max_examples=300)
+@settings(max_examples=as_many(300))
 @given(VALUES)
 def test_no_known_value_is_ever_kept(value: Any) -> None:
     data = SHARED.keep(value, "root").data

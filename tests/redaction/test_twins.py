@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import built, use_python
 
 from custody import native
@@ -105,7 +106,7 @@ IN_C = Redactor(KEY, KNOWN)
 IN_PYTHON = Redactor(KEY, KNOWN)
 
 
-@settings(max_examples=800)
+@settings(max_examples=as_many(800))
 @given(VALUES)
 @example({"a": [math.nan, -0.0, math.inf]})
 @example({"x" * 30: {"name": "x" * 65, "value": 1}})
@@ -121,7 +122,7 @@ def test_what_is_kept_is_the_same_in_both(value: Any) -> None:
     assert in_c == in_python
 
 
-@settings(max_examples=800)
+@settings(max_examples=as_many(800))
 @given(VALUES)
 def test_what_c_says_is_ordinary_the_long_way_leaves_alone(value: Any) -> None:
     data = encode(value, IN_C._filter)
@@ -220,7 +221,7 @@ SOUGHT = st.lists(
 )
 
 
-@settings(max_examples=800)
+@settings(max_examples=as_many(800))
 @given(MADE_OF_PIECES, NEEDLES, SOUGHT)
 def test_needles_are_found_by_both(data: bytes, keywords: list[Needle], sought: list[Needle]) -> None:
     for needles in (keywords, sought, keywords + sought):
@@ -244,7 +245,7 @@ def test_needles_are_found_at_every_place(before: int, fold: bool) -> None:
         assert Filter([Needle(needle, fold, 0)]).find(data) == [(0, before, before + len(needle))]
 
 
-@settings(max_examples=800)
+@settings(max_examples=as_many(800))
 @given(
     st.lists(
         st.sampled_from([b"://", b"@", b":", b"/", b"a", b"seven77", b" ", b"\\", b"\xff", b"\0", b"<"]),

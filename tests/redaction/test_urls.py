@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 
 import custody
@@ -134,7 +135,7 @@ PIECES = st.sampled_from([
 TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 
-@settings(max_examples=500)
+@settings(max_examples=as_many(500))
 @given(TEXTS)
 @example("://" + token("x") + "y@")
 def test_what_was_replaced_once_is_left_alone_the_second_time(text: str) -> None:
@@ -142,7 +143,7 @@ def test_what_was_replaced_once_is_left_alone_the_second_time(text: str) -> None
     assert URLS.replace(once) == (once, 0)
 
 
-@settings(max_examples=500)
+@settings(max_examples=as_many(500))
 @given(TEXTS)
 def test_text_and_its_bytes_are_judged_alike(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
@@ -161,7 +162,7 @@ PASSWORDS = st.text(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=as_many(300))
 @given(st.sampled_from(["https", "ssh", "postgres", "x+y", ""]), NAMES, PASSWORDS, TEXTS, TEXTS)
 def test_no_password_of_a_url_is_ever_kept(
     scheme: str, name: str, password: str, before: str, after: str

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 
 from custody.rpc import jsonrpc
 from custody.rpc.jsonrpc import Malformed, Notification, Request, Response, parse
@@ -159,7 +160,7 @@ MEMBERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=as_many(60))
 @given(st.text() | JSON.map(json.dumps) | MEMBERS.map(json.dumps))
 def test_every_text_is_some_frame_and_each_refusal_can_be_sent(text: str) -> None:
     frame = parse(text)
@@ -169,7 +170,7 @@ def test_every_text_is_some_frame_and_each_refusal_can_be_sent(text: str) -> Non
         assert frame.code in (jsonrpc.PARSE_ERROR, jsonrpc.INVALID_REQUEST)
 
 
-@settings(max_examples=60)
+@settings(max_examples=as_many(60))
 @given(JSON, JSON)
 def test_what_was_sent_is_what_is_read(params: Any, result: Any) -> None:
     asked = parse(jsonrpc.request("cb-1", "m", {"of": params}))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 from tests.skills.locked_roots import entry_of, file_skill, folder_skill, lock
 
 from custody.errors import LockUnusable
@@ -309,7 +310,7 @@ def locks(draw: st.DrawFn) -> Lock:
     return Lock(entries=entries)
 
 
-@settings(max_examples=50)
+@settings(max_examples=as_many(50))
 @given(made=locks())
 def test_what_is_written_is_what_is_read_and_there_is_one_spelling(made: Lock):
     data = lock_bytes(made)
@@ -330,7 +331,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, below in inner for place in places(below, (*at, key)))]
 
 
-@settings(max_examples=50)
+@settings(max_examples=as_many(50))
 @given(data=st.data(), made=locks())
 def test_whatever_is_done_to_a_lock_it_is_refused_or_still_one(data: st.DataObject, made: Lock):
     whole = json.loads(lock_bytes(made))
@@ -348,7 +349,7 @@ def test_whatever_is_done_to_a_lock_it_is_refused_or_still_one(data: st.DataObje
     refused_or_a_lock(json.dumps(whole).encode())
 
 
-@settings(max_examples=50)
+@settings(max_examples=as_many(50))
 @given(at=st.integers(0, 10_000), put=st.binary(max_size=4), cut=st.integers(0, 4), made=locks())
 def test_whatever_bytes_are_put_in_a_lock_it_is_refused_or_still_one(
     at: int, put: bytes, cut: int, made: Lock

@@ -141,7 +141,7 @@ DELETE_B = {"paths": ["b"], "missing_ok": True}
     ("file_write", WRITE_A), ("file_write", {"path": "a", "content": "one"}), ("file_write", WRITE_A),
     ("undo", {"call": 1}),
 ])  # fmt: skip
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_any_sequence_of_file_calls_is_taken_back_by_the_undo_of_the_run(asked):
     judge(asked)
 

@@ -11,7 +11,12 @@ import pytest
 from tests.tools.trees import Place, temporary_files, tree
 
 RENAME_EXCHANGE = 2
-TRIES = 60
+TRIES = [pytest.param(20, id="few"), pytest.param(300, id="many", marks=pytest.mark.long)]
+
+
+@pytest.fixture(params=TRIES)
+def tries(request):
+    return request.param
 
 
 @pytest.fixture
@@ -50,11 +55,11 @@ CALLS = {
 }
 
 
-def play(place: Place, tool: str, path: str, fill: Callable[[], None] = lambda: None) -> set[str]:
+def play(place: Place, tool: str, path: str, tries: int, fill: Callable[[], None] = lambda: None) -> set[str]:
     """The outcomes of one call after another; `fill` is called before each."""
     outcomes: set[str] = set()
     with place.open() as runtime:
-        for number in range(TRIES):
+        for number in range(tries):
             fill()
             name = "file_write" if tool == "append" else tool
             outcomes.add(runtime.call(name, CALLS[tool](path, number)).outcome)
@@ -78,40 +83,40 @@ def filling(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize("tool", CALLS)
-def test_a_folder_swapped_for_a_link_never_leads_outside(place, tool):
+def test_a_folder_swapped_for_a_link_never_leads_outside(place, tool, tries):
     folder, link = place.work / "folder", place.work / "link"
     folder.mkdir()
     link.symlink_to(place.outside)
     (place.outside / "a").write_text("secret")
     before = tree(place.outside)
     with filling(folder) as fill, swapping(folder, link):
-        outcomes = play(place, tool, "folder/a", fill)
+        outcomes = play(place, tool, "folder/a", tries, fill)
     assert tree(place.outside) == before
     assert outcomes <= {"succeeded", "failed", "rejected"}
     assert temporary_files(place.work) == []
 
 
 @pytest.mark.parametrize("tool", CALLS)
-def test_a_file_swapped_for_a_link_never_leads_outside(place, tool):
+def test_a_file_swapped_for_a_link_never_leads_outside(place, tool, tries):
     file, link = place.work / "file", place.work / "link"
     file.write_text("secret")
     link.symlink_to(place.outside / "a")
     (place.outside / "a").write_text("secret")
     before = tree(place.outside)
     with swapping(file, link):
-        outcomes = play(place, tool, "file")
+        outcomes = play(place, tool, "file", tries)
     assert tree(place.outside) == before
     assert outcomes <= {"succeeded", "failed", "rejected"}
     assert temporary_files(place.work) == []
 
 
-def test_a_folder_moved_out_of_the_roots_takes_nothing_with_it(place):
+def test_a_folder_moved_out_of_the_roots_takes_nothing_with_it(place, tries):
     """The folder is moved to outside and back: what is written stands in the folder, or the call fails."""
     folder, away = place.work / "folder", place.outside / "folder"
     folder.mkdir()
     away.mkdir()
     with swapping(folder, away):
-        outcomes = play(place, "file_write", "folder/a")
+        outcomes = play(place, "file_write", "folder/a", tries)
     assert outcomes <= {"succeeded", "failed", "rejected"}
     assert temporary_files(place.work) + temporary_files(place.outside) == []
 

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.how_many import as_many
 
 from custody.records import Usage
 from custody.sandbox import Finished, Output
@@ -26,7 +27,7 @@ def git_takes(name: str) -> bool:
     return done.returncode == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=as_many(150))
 @given(st.text(st.sampled_from("ab/.-@{}~^:?*[\\ lock\t\x7fé"), max_size=12))
 @example("a.lock")
 @example("a/b.lock/c")

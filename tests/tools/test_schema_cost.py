@@ -32,9 +32,9 @@ def nested(depth: int, innermost: Any = 1) -> Any:
 def soon(schema: dict[str, Any], arguments: Any) -> str | None:
     """What is violated, which has to be told soon."""
     checked = ArgumentsSchema(schema, "t")
-    began = time.monotonic()
+    began = time.process_time()
     violation = checked.violation(arguments)
-    assert time.monotonic() - began < SOON_SECONDS
+    assert time.process_time() - began < SOON_SECONDS
     return violation
 
 

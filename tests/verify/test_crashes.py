@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from tests.crash.simulated_disk import CRASH_MODES, SimulatedDisk
+from tests.how_many import todays_seeds
 from tests.verify.stores import Writer
 
 from custody.errors import CustodyError
@@ -102,7 +103,7 @@ def test_a_crash_leaves_no_fault(seed: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(10, 22))
-def test_a_crash_at_any_operation_leaves_no_fault(seed: int) -> None:
-    crashes = Crashes(seed, look_chance=1.0)
+@pytest.mark.parametrize("number", range(5))
+def test_a_crash_at_any_operation_leaves_no_fault(number: int) -> None:
+    crashes = Crashes(todays_seeds(10, 5)[number], look_chance=1.0)
     assert crashes.run() == []

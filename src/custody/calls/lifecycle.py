@@ -67,7 +67,8 @@ def judge(ended: Ended, timeout_seconds: float | None) -> Judgement:
     note = "" if ended.note is None else f"; {ended.note}"
     if ended.limit_hit == "deadline":
         limit = "none" if timeout_seconds is None else f"{timeout_seconds:g} s"
-        reason = f"timed out after {elapsed:.1f} s (limit {limit}){note}"
+        # The limit holds from the call on, which begins a little before its process does.
+        reason = f"timed out after {max(elapsed, timeout_seconds or 0):.1f} s (limit {limit}){note}"
         return Judgement("timed_out", reason, passed=_passed(_mapping(ended.result)))
     if ended.limit_hit == "cancelled":
         return Judgement("cancelled", f"cancelled after {elapsed:.1f} s{note}")

@@ -257,25 +257,41 @@ class _Rules:
         return found
 
 
+class _Patterns:
+    """The rules of the list and of what is added to it: the same for every store."""
+
+    def __init__(self, secret: tuple[str, ...], write: tuple[str, ...]) -> None:
+        shipped = _shipped()
+        categories = (
+            *shipped.category,
+            Category("added secrets", "The settings keep agents from it.", secret, secret=True),
+            Category("added files", "The settings keep agents from changing it.", write),
+        )
+        rules = [rule for category in categories for rule in _rules(category, category.patterns)]
+        self.secret = _Rules(rule for rule in rules if rule.category.secret)
+        self.write = _Rules(rule for rule in rules if not rule.category.secret)
+        self.fine = _Rules(rule for category in categories for rule in _rules(category, category.fine))
+        commit = Category("commit", "", shipped.commit.patterns)
+        self.commit = _Rules(_rules(commit, commit.patterns))
+        self.on_the_way = {part for rule in rules for part in rule.parts[: -1 if not rule.deep else None]}
+
+
+@lru_cache(maxsize=16)
+def _patterns(secret: tuple[str, ...], write: tuple[str, ...], home: str) -> _Patterns:
+    """`home` is what `~` in a pattern stands for now; making the rules takes milliseconds."""
+    return _Patterns(secret, write)
+
+
 class _Table:
     """Everything that one Protected compares with."""
 
     def __init__(self, protected: Protected) -> None:
-        shipped = _shipped()
-        categories = (
-            *shipped.category,
-            Category("added secrets", "The settings keep agents from it.", protected.secret, secret=True),
-            Category("added files", "The settings keep agents from changing it.", protected.write),
-        )
-        rules = [rule for category in categories for rule in _rules(category, category.patterns)]
         self._own = [(path, folded(path)) for path in protected.own]
-        self._secret = _Rules(rule for rule in rules if rule.category.secret)
-        self._write = _Rules(rule for rule in rules if not rule.category.secret)
-        self._fine = _Rules(rule for category in categories for rule in _rules(category, category.fine))
-        commit = Category("commit", "", shipped.commit.patterns)
-        self.commit = _Rules(_rules(commit, commit.patterns))
+        patterns = _patterns(protected.secret, protected.write, os.path.expanduser("~"))
+        self._secret, self._write, self._fine = patterns.secret, patterns.write, patterns.fine
+        self.commit = patterns.commit
+        self._on_the_way = patterns.on_the_way
         self.other_names = OtherNames(self._protects, self._leads_on)
-        self._on_the_way = {part for rule in rules for part in rule.parts[: -1 if not rule.deep else None]}
 
     def own_of(self, name: str, write: bool) -> str | None:
         """Custody's own file or folder that the path is, lies in, or (to be removed) holds."""

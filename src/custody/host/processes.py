@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from custody.host.files import text, whole
-
 TOP_PROCESSES = 3
 
 SCAN_SECONDS_MAX = 0.25
 """A scan that takes longer (tens of thousands of processes, a machine out of memory) gives only the count."""
+
+_STAT_BYTES_MAX = 4096
+"""One read gets all of it: 52 numbers and a name of 64 bytes at most."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -82,18 +83,20 @@ class ProcessScanner:
         return self._summary(processes, now)
 
     def _summary(self, processes: list[_Process], now: float) -> ProcessSummary:
-        shown = [self._top(process, now) for process in processes]
-        busy = [top for top in shown if top.cpu_percent]
-        known = self._ticks is not None
+        top_cpu: tuple[TopProcess, ...] | None = None
+        if self._ticks is not None:
+            shown = [self._top(process, now) for process in processes]
+            busy = [top for top in shown if top.cpu_percent]
+            top_cpu = tuple(heapq.nlargest(TOP_PROCESSES, busy, key=lambda top: top.cpu_percent or 0.0))
+        largest = heapq.nlargest(TOP_PROCESSES, processes, key=lambda process: process.memory_bytes)
+        top_memory = tuple(self._top(process, now) for process in largest)
         self._ticks = {(process.pid, process.start_ticks): process.ticks for process in processes}
         self._scanned_at = now
         return ProcessSummary(
             count=len(processes),
             zombies=sum(process.state == "Z" for process in processes),
-            top_cpu=tuple(heapq.nlargest(TOP_PROCESSES, busy, key=lambda top: top.cpu_percent or 0.0))
-            if known
-            else None,
-            top_memory=tuple(heapq.nlargest(TOP_PROCESSES, shown, key=lambda top: top.memory_bytes)),
+            top_cpu=top_cpu,
+            top_memory=top_memory,
         )
 
     def _top(self, process: _Process, now: float) -> TopProcess:
@@ -109,22 +112,28 @@ class ProcessScanner:
 
 def _read(path: str, pid: int) -> _Process | None:
     """proc_pid_stat(5): the name stands in parentheses and may hold spaces and parentheses itself."""
-    content = text(path)
-    if content is None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
         return None  # it has ended
-    name_at, name_end = content.find("("), content.rfind(")")
-    fields = content[name_end + 1 :].split()
+    try:
+        content = os.read(descriptor, _STAT_BYTES_MAX)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    name_at, name_end = content.find(b"("), content.rfind(b")")
+    fields = content[name_end + 1 :].split(None, 22)
     if name_at < 0 or name_end < name_at or len(fields) < 22:
         return None
-    user, system, start = whole(fields[11]), whole(fields[12]), whole(fields[19])
-    pages = whole(fields[21])
-    if user is None or system is None or start is None:
+    user, system, start, pages = fields[11], fields[12], fields[19], fields[21]
+    if not (user.isdigit() and system.isdigit() and start.isdigit()):
         return None
     return _Process(
         pid=pid,
-        comm=content[name_at + 1 : name_end],
-        state=fields[0],
-        ticks=user + system,
-        start_ticks=start,
-        memory_bytes=(pages or 0) * _PAGE_BYTES,
+        comm=content[name_at + 1 : name_end].decode("utf-8", "replace"),
+        state=fields[0].decode("ascii", "replace"),
+        ticks=int(user) + int(system),
+        start_ticks=int(start),
+        memory_bytes=int(pages) * _PAGE_BYTES if pages.isdigit() else 0,
     )

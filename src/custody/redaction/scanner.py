@@ -165,7 +165,11 @@ class Scanner:
         self._own_ids = frozenset(rule.id.encode() for rule in self._rules)
         self._everywhere = tuple(rule for rule in self._rules if not rule.keywords)
         self._first_known = len(_ENCODINGS) + len(self._rules)
-        self._filter = Filter((*_needles_of(self._rules), *_known_needles(self._known, self._first_known)))
+        known_needles = tuple(_known_needles(self._known, self._first_known))
+        if known_needles:
+            self._filter = Filter((*_needles_of(self._rules), *known_needles))
+        else:
+            self._filter = _filter_of(self._rules)
         self.tables = self._filter.tables
 
     @property
@@ -469,6 +473,12 @@ def _needles_of(rules: tuple[ScanRule, ...]) -> tuple[Needle, ...]:
                 if b"/" in data:
                     needles.append(Needle(quoted.replace(b"%2F", b"/"), True, place, before, after))
     return tuple(needles)
+
+
+@lru_cache(8)
+def _filter_of(rules: tuple[ScanRule, ...]) -> Filter:
+    """The same for every store that knows no values of its own: its tables take milliseconds to make."""
+    return Filter(_needles_of(rules))
 
 
 def _known_needles(known: Sequence[bytes], first_group: int) -> Iterator[Needle]:
