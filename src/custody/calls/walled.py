@@ -212,12 +212,9 @@ class Walled:
     def _hosts(self) -> tuple[str, ...]:
         """The user's, package registries, and the remotes of the repository this runtime was opened in: read
         once, before a command could have written them."""
-        from custody.sandbox.egress.registries import REGISTRIES  # what is not walled in needs none of it
-        from custody.sandbox.egress.remotes import remotes_of
+        from custody.sandbox.egress.remotes import hosts_listed  # what is not walled in needs none of it
 
-        place = self._settings.workspace or self._settings.scope.cwd
-        hosts = dict.fromkeys((*self._settings.hosts, *REGISTRIES, *remotes_of(place)))
-        return tuple(hosts)
+        return hosts_listed(self._settings.hosts, self._settings.workspace or self._settings.scope.cwd)
 
 
 def said_of_walls(sandbox: Sandbox, roots: Iterable[str]) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from custody.cli.invocation import message
-from custody.cli.options import Duration, json_option, load, store_option
+from custody.cli.options import SANDBOXES, Duration, json_option, load, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from custody.cli.proxy_servers import Place
     from custody.doors.proxy.calling import Options
+    from custody.doors.proxy.session import Server
     from custody.doors.proxy.streams import ClientStreams
     from custody.settings import Settings
 
@@ -45,6 +46,14 @@ OF_ITS_OWN_BYTES = 512 * 1024
 @click.option(
     "--timeout", type=Duration(), metavar="TIME", help="How long a call may take, or none [default: 10m]."
 )
+@click.option(
+    "--sandbox", type=click.Choice(SANDBOXES),
+    help="Have a server that is a command run behind these walls [default: it may do what you may].",
+)  # fmt: skip
+@click.option(
+    "--root", "roots", multiple=True, metavar="FOLDER",
+    help="With --sandbox: what it may work in, beside the system [default: here] (repeatable).",
+)  # fmt: skip
 @click.option("--no-ask", is_flag=True, help="Put no questions to the person behind the client.")
 @click.option("--trust", is_flag=True, help="Trust the descriptions of its tools that have changed, and end.")
 @click.option("--yes", is_flag=True, help="With --trust: do not ask, what has changed has been read.")
@@ -52,15 +61,22 @@ OF_ITS_OWN_BYTES = 512 * 1024
 @json_option
 def proxy_command(
     command: tuple[str, ...], name: str | None, url: str | None, headers: tuple[str, ...], config: str | None,
-    agent: str | None, reads: str | None, timeout: float | None, no_ask: bool, trust: bool, yes: bool,
-    store: str | None, as_json: bool,
+    agent: str | None, reads: str | None, timeout: float | None, sandbox: str | None, roots: tuple[str, ...],
+    no_ask: bool, trust: bool, yes: bool, store: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Guard and record what an MCP client has a server do.
 
     A client starts it in place of the server; messages are relayed as they come, and each tool call is
     checked and recorded first. With --json it prints what a client's configuration takes, and ends.
     """
-    from custody.cli.proxy_servers import checked_name, default_name, headers_of, place_of
+    from custody.cli.proxy_servers import (
+        checked_name,
+        default_name,
+        headers_of,
+        place_of,
+        server_at,
+        walls_of,
+    )
 
     name = checked_name(name or default_name(command, url, config))
     if trust:
@@ -69,13 +85,17 @@ def proxy_command(
         return trust_changes(store, name, yes=yes, as_json=as_json)
     place = place_of(command, url, config)
     settings = load(store)
+    walls = walls_of(place, sandbox, roots, settings)
     if as_json:
         said = {"--name": name, "--agent": agent, "--reads": reads, "--store": settings.store, "--url": url}
         whole = None if config is None else os.path.abspath(os.path.expanduser(config))
-        _print_entry(command, {**said, "--config": whole}, headers)
+        named = () if walls is None else walls.roots
+        repeated = [("--header", header) for header in headers] + [("--root", root) for root in named]
+        _print_entry(command, {**said, "--config": whole, "--sandbox": sandbox}, repeated)
         return 0
     options = _options(name, place, agent, reads, timeout, asks=not no_ask)
-    return _relay(settings, place, options, headers_of(headers))
+    sent = headers_of(headers)
+    return _relay(settings, options, lambda: server_at(place, settings, sent, walls))
 
 
 def _options(
@@ -97,7 +117,7 @@ def _options(
 
 
 def _print_entry(
-    command: tuple[str, ...], options: "Mapping[str, str | None]", headers: tuple[str, ...]
+    command: tuple[str, ...], options: "Mapping[str, str | None]", repeated: "Iterable[tuple[str, str]]"
 ) -> None:
     """A client starts it somewhere else: everything is said, with whole paths."""
     from custody.cli.document import print_document
@@ -105,13 +125,13 @@ def _print_entry(
     arguments = ["-m", "custody", "proxy"]
     for option, value in options.items():
         arguments += [] if value is None else [option, value]
-    for header in headers:
-        arguments += ["--header", header]
+    for pair in repeated:
+        arguments += pair
     arguments += ["--", *command] if command else []
     print_document({"mcpServers": {options["--name"]: {"command": sys.executable, "args": arguments}}})
 
 
-def _relay(settings: "Settings", place: "Place", options: "Options", headers: "Mapping[str, str]") -> int:
+def _relay(settings: "Settings", options: "Options", make_server: "Callable[[], Server]") -> int:
     import asyncio
 
     from custody.doors.proxy.streams import ClientStreams
@@ -121,7 +141,7 @@ def _relay(settings: "Settings", place: "Place", options: "Options", headers: "M
     _give_memory_back()
     streams = ClientStreams()
     try:
-        asyncio.run(_serve(streams, settings, place, options, headers))
+        asyncio.run(_serve(streams, settings, options, make_server))
     finally:
         streams.give_back()
     return 0
@@ -137,12 +157,10 @@ def _give_memory_back() -> None:
 
 
 async def _serve(
-    streams: "ClientStreams", settings: "Settings", place: "Place", options: "Options",
-    headers: "Mapping[str, str]",
-) -> None:  # fmt: skip
+    streams: "ClientStreams", settings: "Settings", options: "Options", make_server: "Callable[[], Server]"
+) -> None:
     import asyncio
 
-    from custody.cli.proxy_servers import server_at
     from custody.doors.proxy.session import Session
 
     stop = asyncio.Event()
@@ -151,8 +169,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     behind = Behind(settings)
     try:
-        server = server_at(place, settings, headers)
-        await Session(options, server, streams.output, behind.open).serve(streams.input, stop)
+        await Session(options, make_server(), streams.output, behind.open).serve(streams.input, stop)
     finally:
         await behind.close()
 

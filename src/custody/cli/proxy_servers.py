@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from msgspec import structs
+
 from custody.errors import UsageError
 
 if TYPE_CHECKING:
+    from custody.doors.proxy.child import Walls
     from custody.doors.proxy.session import Server
     from custody.settings import Settings
 
@@ -103,22 +106,50 @@ def _apart(names: Iterable[str], path: str) -> None:
                 )
 
 
-def server_at(place: Place, settings: "Settings", headers: Mapping[str, str]) -> "Server":
+def walls_of(place: Place, name: str | None, roots: tuple[str, ...], settings: "Settings") -> "Walls | None":
+    """What its commands run behind: a sandbox around these roots, or the working directory. Raises
+    UsageError."""
+    if name is None:
+        if roots:
+            raise UsageError("Roots are those of a sandbox.", hint="--sandbox workspace --root FOLDER")
+        return None
+    if isinstance(place, str):
+        raise UsageError(
+            "A server at an address runs somewhere else.", hint="--sandbox is for one that is a command."
+        )
+    from custody.doors.proxy.child import Walls
+    from custody.sandbox.egress.remotes import hosts_listed
+    from custody.sandbox.walls import NAMED
+
+    sandbox = NAMED[name]
+    if sandbox.network == "listed":
+        hosts = hosts_listed(settings.file.sandbox.hosts, settings.cwd)
+        sandbox = structs.replace(sandbox, hosts=hosts)
+    whole = tuple(os.path.realpath(os.path.expanduser(root)) for root in roots or (settings.cwd,))
+    for root in whole:
+        if not os.path.isdir(root):
+            raise UsageError(f"There is no folder {root}.", hint="--root names one that is there.")
+    return Walls(sandbox=sandbox, roots=whole, uids=settings.file.sandbox.uids)
+
+
+def server_at(
+    place: Place, settings: "Settings", headers: Mapping[str, str], walls: "Walls | None" = None
+) -> "Server":
     """The server, not yet begun. On an event loop."""
     if isinstance(place, dict):
         from custody.doors.proxy.many import ManyServers
 
-        return ManyServers({name: _of_entry(entry, settings) for name, entry in place.items()})
+        return ManyServers({name: _of_entry(entry, settings, walls) for name, entry in place.items()})
     if isinstance(place, str):
         from custody.doors.proxy.remote import RemoteServer
 
         return RemoteServer(place, headers)
     from custody.doors.proxy.child import ServerProcess
 
-    return ServerProcess(place, settings.cwd, os.environ)
+    return ServerProcess(place, settings.cwd, os.environ, walls)
 
 
-def _of_entry(entry: dict[str, Any], settings: "Settings") -> "Server":
+def _of_entry(entry: dict[str, Any], settings: "Settings", walls: "Walls | None") -> "Server":
     if "url" in entry:
         headers: dict[str, str] = entry.get("headers") or {}
         return server_at(entry["url"], settings, {name: filled(one) for name, one in headers.items()})
@@ -127,7 +158,7 @@ def _of_entry(entry: dict[str, Any], settings: "Settings") -> "Server":
     argv = [filled(str(word)) for word in (entry["command"], *(entry.get("args") or ()))]
     added: dict[str, str] = entry.get("env") or {}
     environment = {**os.environ, **{name: filled(str(value)) for name, value in added.items()}}
-    return ServerProcess(argv, os.path.expanduser(entry.get("cwd") or settings.cwd), environment)
+    return ServerProcess(argv, os.path.expanduser(entry.get("cwd") or settings.cwd), environment, walls)
 
 
 def headers_of(given: tuple[str, ...]) -> dict[str, str]:

@@ -10,12 +10,18 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from custody.doors.proxy.messages import Lines, TooLong
 from custody.doors.proxy.streams import LINE_BYTES_MAX, OnLine, Outlet
 from custody.errors import SandboxError
 from custody.sandbox import Command, Control, Finished, Launchers
+from custody.sandbox.walls import Sandbox
+
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection  # a server without walls has none
 
 LEAVE_SECONDS = 2.0
 """How long a server has to end by itself once its standard input is closed."""
@@ -27,17 +33,32 @@ NOT_HANDED_ON = frozenset({"CUSTODY_TOKEN", "CUSTODY_CALL"})
 """What says of us who we are; all else a client sets for its server."""
 
 
+class Walls(Struct, frozen=True, kw_only=True):
+    """What a server runs behind."""
+
+    sandbox: Sandbox
+    roots: tuple[str, ...]
+    uids: tuple[int, int] | None = None
+    """The users that servers of root run as: first and count."""
+
+
 class ServerProcess:
     """One server. `start` it; it ends with `close`, or by itself."""
 
-    def __init__(self, argv: Sequence[str], cwd: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], cwd: str, environment: Mapping[str, str], walls: Walls | None = None
+    ) -> None:
+        """Without walls it may do what we may."""
         self.argv = tuple(argv)
+        self._walls = walls
+        self.on_connection: Callable[[Connection], None] = lambda connection: None
         self._cwd = cwd
         self._environment = {name: value for name, value in environment.items() if name not in NOT_HANDED_ON}
         self._on_line: OnLine = lambda line: None
         self._on_room: Callable[[], None] = lambda: None
         self._lines = Lines(LINE_BYTES_MAX)
         self._launchers = Launchers()
+        self._launchers.uids = None if walls is None else walls.uids
         self._control = Control()
         self._errors = Errors()
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -60,6 +81,9 @@ class ServerProcess:
             deadline_seconds=None,
             keep_head_bytes=0,
             keep_tail_bytes=0,
+            sandbox=None if self._walls is None else self._walls.sandbox,
+            roots=() if self._walls is None else self._walls.roots,
+            on_connection=self.on_connection,
         )
         self._errors.start()
         self._running = asyncio.create_task(

@@ -11,7 +11,7 @@ import binascii
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Raw, Struct
 
@@ -39,6 +39,9 @@ from custody.doors.proxy.messages import (
 from custody.doors.proxy.relay import CANCELLED, META
 from custody.doors.proxy.session import Server
 from custody.doors.proxy.streams import OnLine
+
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
 
 LISTS: Mapping[str, str] = {
     "tools/list": "tools",
@@ -92,6 +95,7 @@ class ManyServers:
         self._resources: dict[str, str] = {}
         """By address, the server that listed it."""
         self._numbers = itertools.count(1)
+        self.on_connection: Callable[[Connection], None] = lambda connection: None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
@@ -102,6 +106,7 @@ class ManyServers:
     def start(self, on_line: OnLine, on_room: Callable[[], None], on_lost: Callable[[Id, str], None]) -> None:
         self._on_line, self._on_lost = on_line, on_lost
         for name, server in self._servers.items():
+            server.on_connection = self.on_connection
             server.start(
                 lambda line, name=name: self._said(name, line),
                 on_room,

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from mcp.shared.inbound import (
@@ -36,6 +36,9 @@ from custody.doors.proxy.messages import (
 )
 from custody.doors.proxy.relay import CANCELLED, META, TOOLS_CALL, TOOLS_LIST
 from custody.doors.proxy.streams import LINE_BYTES_MAX, OnLine
+
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
 
 log = logging.getLogger("custody")
 
@@ -103,6 +106,7 @@ class RemoteServer:
         self._turn = asyncio.Lock()
         self._headers_of: dict[str, Mapping[tuple[str, ...], str]] = {}
         """By tool, which of its arguments a header repeats."""
+        self.on_connection: Callable[[Connection], None] = lambda connection: None  # it runs elsewhere
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property

@@ -9,7 +9,7 @@ by `custody proxy`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from custody.calls.handle import RunHandle
 from custody.calls.runtime import Runtime
@@ -48,6 +48,9 @@ from custody.doors.proxy.streams import LINE_BYTES_MAX, Inlet, OnLine, Outlet
 from custody.doors.proxy.telling import Telling
 from custody.errors import NotRecorded
 
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
+
 log = logging.getLogger("custody")
 
 DRAIN_SECONDS = 2.0
@@ -62,6 +65,9 @@ class Server(Protocol):
 
     ended: "asyncio.Future[str]"
     """How it ended, in words."""
+    on_connection: "Callable[[Connection], None]"
+    """Told of what it reached, and was refused, where it is walled in and hosts are listed; set before it is
+    begun."""
 
     @property
     def full(self) -> bool:
@@ -111,6 +117,7 @@ class Session:
         self._opening = asyncio.ensure_future(self._open_runtime())
         self._inlet = Inlet(input_, self.from_client, self._client_gone)
         stopping = asyncio.create_task(self._until(stop))
+        self._server.on_connection = self._telling.connection
         self._server.start(self.from_server, self._inlet.resume, self._lost)
         self._inlet.start()
         self._server.ended.add_done_callback(lambda ended: self._server_gone(ended.result()))

@@ -9,13 +9,18 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import asdict
 
 from custody.calls.handle import RunHandle
 from custody.calls.runtime import Runtime
 from custody.doors.proxy.messages import Message
 from custody.doors.proxy.relay import Request
 from custody.errors import CustodyError
+
+if TYPE_CHECKING:
+    from custody.sandbox.egress.proxy import Connection
 
 log = logging.getLogger("custody")
 
@@ -74,6 +79,16 @@ class Telling:
         task = asyncio.ensure_future(self._record(name, {"server": self._server, **data}))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+
+    def connection(self, one: "Connection") -> None:
+        """A server behind walls has reached a host, or was refused it."""
+        self._of_server += 1
+        if self._of_server > OF_SERVER_MAX:
+            self.dropped += 1
+            return
+        said = {name: value for name, value in asdict(one).items() if value is not None}
+        allowed = said.pop("verdict") == "allowed"
+        self.event("network.connected" if allowed else "network.refused", said)
 
     def passed(self, request: Request, by_server: bool, answer: Message | None) -> None:
         """A request that is no tool call has had its answer."""

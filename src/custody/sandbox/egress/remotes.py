@@ -1,4 +1,4 @@
-"""The hosts of a repository's remotes, read from its configuration.
+"""The hosts of a repository's remotes, read from its configuration, and with them all that are listed there.
 
 Owns where git keeps that configuration. Starts no git, follows no `include`
 and no `insteadOf`, and takes a broken file for one without remotes: what is not understood allows nothing.
@@ -7,8 +7,9 @@ Whoever may write the file may name a host in it, so it is to be read before com
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from custody.sandbox.egress.registries import REGISTRIES
 from custody.sandbox.egress.rules import Refused, plain_host
 from custody.sandbox.git_config import read_text, variables
 
@@ -29,6 +30,12 @@ def remotes_of(folder: str) -> tuple[str, ...]:
     text = _configuration(folder)
     hosts = {host for url in _urls(text) for host in _host_of(url)}
     return tuple(sorted(hosts)[:REMOTES_MAX])
+
+
+def hosts_listed(own: Iterable[str], folder: str) -> tuple[str, ...]:
+    """What commands in this folder may reach where a sandbox lists hosts: a user's own, the registries of
+    packages, and the remotes of its repository."""
+    return tuple(dict.fromkeys((*own, *REGISTRIES, *remotes_of(folder))))
 
 
 # -- where the configuration is -------------------------------------------------------------------------
