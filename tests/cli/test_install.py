@@ -307,6 +307,13 @@ def test_two_places_are_one_too_many_and_no_place_is_told(typed: Typed):
     assert typed("status").out == "No coding CLI and no MCP client was found here.\n"
 
 
+@pytest.mark.parametrize("target", [(), ("mcp",)])
+def test_where_only_the_project_has_servers_that_is_said(typed: Typed, target: tuple[str, ...]):
+    (typed.work / ".mcp.json").write_text('{"mcpServers": {"x": {"command": "echo"}}}')
+    ran = typed("install", *target, "--yes")
+    assert (ran.code, f"{' '.join(('install', *target))} --project" in ran.err) == (2, True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("typed_", "code"), [("y\n", 0), ("n\n", 1)])
 def test_whoever_sits_at_a_terminal_is_asked_once(custody: Program, typed_: str, code: int):

@@ -191,13 +191,20 @@ def _places(
     found = [place for each in ((scope,) if scope else both) for place in wanted(target, around, each)]
     if not found and act == "install":
         what = "list of MCP servers" if target == "mcp" else "coding CLI or MCP client"
-        raise UsageError(
-            f"No {what} was found {'in this project' if scope == 'project' else 'here'}.",
-            hint="Name the file of another client: custody install mcp --file FILE."
-            if target == "mcp"
-            else "Name a CLI to make its settings: custody install claude-code.",
-        )
+        where = "in this project" if scope == "project" else "here"
+        raise UsageError(f"No {what} was found {where}.", hint=_other_places(target, scope, around))
     return found
+
+
+def _other_places(target: "Target | None", scope: "Scope | None", around: "Surroundings") -> str:
+    from custody.installing.plans import wanted
+
+    if scope is None and wanted(target, around, "project"):
+        named = "" if target is None else f" {target}"
+        return f"This project has settings of its own: custody install{named} --project."
+    if target == "mcp":
+        return "Name the file of another client: custody install mcp --file FILE."
+    return "Name a CLI to make its settings: custody install claude-code."
 
 
 def _planned(act: Act, found: "list[Place]", ours: "Ours", around: "Surroundings") -> "list[Planned]":
