@@ -29,7 +29,7 @@ from custody.rpc.table import TABLE
 from custody.settings import load_settings
 from custody.skills import Shelf
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """Far above what anything here takes; a test that waits so long has failed."""
 
 SOCKETS = ("websocket", "unix")
