@@ -35,7 +35,8 @@ for line in sys.stdin.buffer:
         text = "x" * given["bytes"] if "bytes" in given else given["text"]
         result = {"content": [{"type": "text", "text": text}]}
     else:
-        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "tools": [],
+        tools = [{"name": "echo", "inputSchema": {"type": "object"}}]
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "tools": tools,
                   "serverInfo": {"name": "echo", "version": "1"}}
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": said["id"], "result": result}) + "\\n")
     sys.stdout.flush()
