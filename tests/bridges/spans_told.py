@@ -24,6 +24,14 @@ from custody.settings import load_settings
 OK, ERROR = 1, 2
 
 
+def gen_ai(operation: str, **named: Any) -> dict[str, Any]:
+    return {"gen_ai.operation.name": operation} | {f"gen_ai.{name}": value for name, value in named.items()}
+
+
+def tool(name: str, **named: Any) -> dict[str, Any]:
+    return gen_ai("execute_tool", **{"tool.name": name}, **named)
+
+
 def any_value(value: Any) -> AnyValue:
     if isinstance(value, bool):
         return AnyValue(bool_value=value)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from tests.bridges.spans_told import ERROR, Told, Trace, as_json, receiving, request_of
+from tests.bridges.spans_told import ERROR, Told, Trace, as_json, gen_ai, receiving, request_of, tool
 from tests.redaction.rule_examples import github
 
 from custody.bridges.otel import wire
@@ -34,14 +34,6 @@ OPERATION = {"key": "gen_ai.operation.name", "value": {"stringValue": "execute_t
 def told():
     with receiving() as told:
         yield told
-
-
-def gen_ai(operation: str, **named: Any) -> dict[str, Any]:
-    return {"gen_ai.operation.name": operation} | {f"gen_ai.{name}": value for name, value in named.items()}
-
-
-def tool(name: str, **named: Any) -> dict[str, Any]:
-    return gen_ai("execute_tool", **{"tool.name": name}, **named)
 
 
 def spelt(*spans: dict[str, Any], resource: Any = None) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.bridges.collector import HttpCollector, collecting
-from tests.bridges.spans_told import ERROR, OK, Told, Trace, as_json, receiving, request_of
+from tests.bridges.spans_told import ERROR, OK, Told, Trace, as_json, gen_ai, receiving, request_of, tool
 from tests.redaction.rule_examples import github
 
 from custody.bridges.otel.received import LOCAL_QUIET_SECONDS, QUIET_SECONDS
@@ -25,14 +25,6 @@ REMOTE = 0x300
 def told():
     with receiving() as told:
         yield told
-
-
-def gen_ai(operation: str, **named: Any) -> dict[str, Any]:
-    return {"gen_ai.operation.name": operation} | {f"gen_ai.{name}": value for name, value in named.items()}
-
-
-def tool(name: str, **named: Any) -> dict[str, Any]:
-    return gen_ai("execute_tool", **{"tool.name": name}, **named)
 
 
 def an_agent_at_work() -> Trace:

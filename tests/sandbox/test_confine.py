@@ -4,7 +4,6 @@ import marshal
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -14,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -134,19 +132,6 @@ def walled(
         yield launcher
     finally:
         launcher.close()
-
-
-@pytest.fixture(scope="module")
-def ordinary() -> Iterator[Path]:
-    """The program, in a folder that a user who may not enter ours can read."""
-    if os.geteuid() != 0 or not os.access(PYTHON, os.X_OK):
-        pytest.skip(f"only root becomes another user, for which there must be {PYTHON}")
-    with TemporaryDirectory(dir="/tmp") as folder:
-        os.chmod(folder, 0o755)
-        shutil.copytree(
-            PROGRAM.parent, Path(folder, "launcher"), ignore=shutil.ignore_patterns("__pycache__")
-        )
-        yield Path(folder, "launcher", "program.py")
 
 
 @pytest.fixture(scope="module", params=["as we are", "as an ordinary user", "as root that stays root"])

@@ -6,13 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from tests.sandbox.test_confine import ordinary  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a fixture
-from tests.sandbox.test_overlay import (
-    Held,
-    held,  # noqa: F401  # pyright: ignore[reportUnusedImport]  # a fixture
-    kinds,
-    needs_python,
-)
+from tests.sandbox.overlays import Held, needs_python
+from tests.sandbox.test_overlay import kinds
 
 pytestmark = needs_python
 
@@ -36,12 +31,12 @@ def flagged(flag):
 """
 
 
-def tried(held: Held, lines: str) -> dict[str, str]:  # noqa: F811
+def tried(held: Held, lines: str) -> dict[str, str]:
     """What each attempt of a command met, by its name."""
     return json.loads(held.python(f"{TRIED}\n{lines}\nprint(json.dumps(said))")[-1])
 
 
-def test_a_command_makes_no_mark_that_says_a_file_is_gone_and_gives_itself_no_rights(held: Held) -> None:  # noqa: F811
+def test_a_command_makes_no_mark_that_says_a_file_is_gone_and_gives_itself_no_rights(held: Held) -> None:
     said = tried(
         held,
         """
@@ -65,7 +60,7 @@ for name in ("opaque", "redirect", "metacopy", "whiteout", "origin"):
     assert not [kind for kind in kinds(held.upper).values() if kind in ("gone", "opaque folder")]
 
 
-def test_no_way_leads_from_the_view_to_what_it_is_made_of(held: Held) -> None:  # noqa: F811
+def test_no_way_leads_from_the_view_to_what_it_is_made_of(held: Held) -> None:
     (held.upper / "planted").write_text("of the layer\n")
     os.chown(held.upper / "planted", held.owner, held.owner)
     said = tried(
@@ -118,7 +113,7 @@ print("over")
 """
 
 
-def test_what_lives_on_writes_nothing_once_the_launcher_has_ended(held: Held) -> None:  # noqa: F811
+def test_what_lives_on_writes_nothing_once_the_launcher_has_ended(held: Held) -> None:
     """Also not through a mapping, which no system call is needed to write to."""
     assert held.python(LIVES_ON) == ["over"]
     first = contents(held.upper)
@@ -141,7 +136,7 @@ def readable(place: Path) -> str:
         return ""
 
 
-def test_a_name_whose_content_is_in_the_root_is_written_to_in_the_layer_by_whatever_way(held: Held) -> None:  # noqa: F811
+def test_a_name_whose_content_is_in_the_root_is_written_to_in_the_layer_by_whatever_way(held: Held) -> None:
     """By another name, by a descriptor opened to be read and opened again, by one that only names it."""
     before = held.state()
     said = held.python(

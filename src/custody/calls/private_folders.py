@@ -69,11 +69,11 @@ class PrivateFolders:
         """The run is over, and nothing of it runs here any more. It goes now, or with the last process that
         uses it; what cannot be removed goes when the store is recovered. Raises nothing."""
         with self._own(), suppress(OSError):
-            use, disk = self._used.pop(run_id, None), self._if_there()
+            disk = self._if_there()
             if disk is None or not os.path.isdir(f"{disk.description}/{run_id}"):
                 return  # most runs have none
             with _only_one(disk):
-                _leave(disk, use)
+                _leave(disk, self._used.pop(run_id, None))
                 disk.open(f"{run_id}/{_OVER}", create=not _is_over(disk, run_id)).close()
                 self._remove_unused(disk, run_id)
 

@@ -133,7 +133,8 @@ def test_the_end_of_another_tool_ends_no_call(tell: Tell, before: Before):
 
 SPELLINGS = (
     "{}", "{} ", "\u00a0{}\ufeff", " .claude/settings.json ", "{}/../settings.json",
-    ".CLAUDE/Settings.json", "work/../.claude/settings.json", "~/work/.claude/settings.json", "//{}",
+    ".CLAUDE/Settings.json", "work/../.claude/settings.json", "//{}",
+    "~/{0.parent.parent.name}/.claude/settings.json",
 )  # fmt: skip
 NO_PATHS = ("{}\n", "{}\0.txt", "{}\x1b")
 
