@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.doors.mcp_clients import Home
-from tests.doors.proxy.proxied import Proxied, events, proxied
+from tests.doors.proxy.proxied import LEGACY_FORMS, Proxied, events, proxied
 
 from custody.sandbox.walls.machine import look_at_machine
 
@@ -68,6 +68,15 @@ def test_it_works_in_its_roots_and_nowhere_else(tmp_path: Path):
     assert list(outside.iterdir()) == []
     (refused,) = events(records, "network.refused")
     assert (refused["host"], refused["server"]) == ("nothing.example", "echo")
+
+
+def test_where_a_wall_cannot_be_had_no_server_runs_and_the_client_is_told(tmp_path: Path):
+    sentinel = tmp_path / "ran"
+    with proxied(tmp_path, "--sandbox", "workspace", "--root", "/", greet=False,
+                 server=("/usr/bin/touch", str(sentinel))) as client:  # fmt: skip
+        answer = client.ask("initialize", LEGACY_FORMS)
+    assert "A root contains" in answer["error"]["message"]
+    assert not sentinel.exists()
 
 
 def test_where_there_are_no_walls_to_put_up_it_says_so(tmp_path: Path):
