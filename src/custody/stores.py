@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from custody.checkpoints import seen_by_writer
-from custody.errors import CorruptJournal, CustodyError, HeldBusy, NotRecorded, StoreReadOnly
+from custody.errors import CorruptJournal, CustodyError, HeldBusy, NotRecorded, StoreReadOnly, StoreUnusable
 from custody.journal import Disk, Journal, MemoryDisk, RealDisk
 from custody.recorder import Draft, Recorder
 from custody.records import IdSource
@@ -34,6 +34,8 @@ ALLOWED_FILE = "keys/allowed.json"
 REDACTION_KEY = "keys/redaction.key"
 OWN_TOKENS = ("keys/serve.token", "keys/host.token")
 REDACTION_KEY_BYTES = 32
+KEY_WAIT_SECONDS = 30.0  # whoever has the lock writes one small file, on a disk that may be slow
+KEY_LOOK_SECONDS = 0.002
 PURGE_FOLDER = "journal/purge"
 
 
@@ -60,18 +62,27 @@ def open_index(store: str, journal: Journal) -> "Index":
 
 
 def redaction_key(disk: Disk) -> bytes:
-    """The store's fingerprint key, made on first use."""
-    key = disk.read_all(REDACTION_KEY)
-    if key is None:
-        disk.make_folder("keys")
-        lock = disk.lock(REDACTION_KEY + ".lock")
+    """The store's fingerprint key, made on first use. Raises OSError, StoreUnusable."""
+    return disk.read_all(REDACTION_KEY) or _make_redaction_key(disk)
+
+
+def _make_redaction_key(disk: Disk) -> bytes:
+    """Of processes that come at once one makes it: fingerprints of two keys are never alike. Raises OSError,
+    StoreUnusable."""
+    disk.make_folder("keys")
+    until = time.monotonic() + KEY_WAIT_SECONDS
+    while (lock := disk.lock(REDACTION_KEY + ".lock")) is None:
+        if time.monotonic() > until:
+            raise StoreUnusable("Another process has been making the store's redaction key all this time.")
+        time.sleep(KEY_LOOK_SECONDS)
+    try:
         key = disk.read_all(REDACTION_KEY)
         if key is None:
             key = os.urandom(REDACTION_KEY_BYTES)
             disk.replace(REDACTION_KEY, key)
-        if lock is not None:
-            lock.release()
-    return key
+        return key
+    finally:
+        lock.release()
 
 
 def make_recorder(

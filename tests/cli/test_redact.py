@@ -2,10 +2,13 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from custody.journal import RealDisk
 from custody.redaction.rules import RULES
+from custody.stores import REDACTION_KEY, redaction_key
 
 KEY_ID = "AKIAZ7XQ2LMN4PRS5TUV"
 TOKEN = re.compile(r"\[redacted:([a-z0-9_]+):([0-9a-f]{8})\]")
@@ -245,6 +248,22 @@ def test_taking_back_what_was_never_allowed_says_so(custody):
 def test_without_a_store_there_is_nothing_to_allow(custody):
     assert custody("redact", "allow", "01234567", "--reason", "x").code == 2
     assert not custody.store.exists()
+
+
+def test_of_several_who_make_a_store_at_once_one_makes_the_key(custody):
+    """Else what one of them records has fingerprints that nobody else can make."""
+    custody.store.mkdir()
+    disk = RealDisk(custody.store)
+    disk.make_folder("keys")
+    lock = disk.lock(f"{REDACTION_KEY}.lock")
+    assert lock is not None
+    with ThreadPoolExecutor() as pool:
+        late = pool.submit(redaction_key, disk)
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        disk.replace(REDACTION_KEY, b"k" * 32)
+        lock.release()
+        assert late.result(60) == b"k" * 32
 
 
 def test_several_may_allow_at_once(custody):
