@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from custody.errors import InvalidSetting
-from custody.files import Protected, load_protected
+from custody.files import Protected, load_protected, other_names
+from custody.files.other_names import OtherNames
 
 HOME = "/home/ada"
 
@@ -311,3 +312,33 @@ def test_a_file_with_two_ordinary_names_is_let_be_also_when_asked_again(tmp_path
         assert refusal_of(protected, tmp_path / "two", write=True) is None
     (tmp_path / "one").rename(tmp_path / ".env")
     assert refusal_of(protected, tmp_path / "two", write=True) is not None
+
+
+def test_what_was_seen_in_a_folder_is_forgotten_though_its_time_was_put_back(
+    tmp_path: Path, protected: Protected
+):
+    (tmp_path / "one").write_text("x")
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    before = tmp_path.stat()
+    assert refusal_of(protected, tmp_path / "two", write=True) is None
+    (tmp_path / "one").rename(tmp_path / ".env")
+    os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert refusal_of(protected, tmp_path / "two", write=True) is not None
+
+
+def test_what_is_seen_in_a_folder_is_kept_once_its_last_change_is_a_while_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Clocks of file systems tick every few milliseconds: of two changes the second may leave no trace."""
+    looked: list[str] = []
+    names = OtherNames(lambda path: bool(looked.append(path)), lambda path: False)
+    (tmp_path / "one").write_text("x")
+    changed_ns = tmp_path.stat().st_ctime_ns
+
+    def looks(seconds_later: float) -> int:
+        monkeypatch.setattr(other_names, "time_ns", lambda: changed_ns + int(seconds_later * 1e9))
+        looked.clear()
+        assert not list(names.of(f"{tmp_path}/one", (tmp_path.stat().st_dev, -1), [f"{tmp_path}"]))
+        return looked.count(f"{tmp_path}/one")
+
+    assert [looks(0), looks(0.004), looks(-5), looks(5), looks(6)] == [1, 1, 1, 1, 0]

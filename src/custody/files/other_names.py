@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from time import time_ns
 
 ENTRIES_MAX = 10_000
 """Looked at in one folder; a folder of keys has a few."""
@@ -21,6 +22,10 @@ DEPTH_MAX = 64
 
 FOLDERS_REMEMBERED_MAX = 8_192
 """What was found in a folder is remembered for as long as the folder stays as it is."""
+
+TICK_NS = 2 * 10**9
+"""The coarsest clock of a file system: a folder that changed as lately could change again and show the same
+time."""
 
 _Stamp = tuple[int, int, int]
 _Found = tuple[dict[int, tuple[str, ...]], tuple[str, ...]]
@@ -53,16 +58,21 @@ class OtherNames:
                 continue
             if status.st_dev != device:
                 continue
-            stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
+            stamp = (status.st_dev, status.st_ino, status.st_ctime_ns)  # nobody can put this time back
             kept = self._remembered.get(folder)
             if kept is None or kept[0] != stamp:
+                settled = time_ns() - status.st_ctime_ns > TICK_NS
                 kept = stamp, self._look_into(folder)
-                if len(self._remembered) >= FOLDERS_REMEMBERED_MAX:
-                    self._remembered.clear()
-                self._remembered[folder] = kept
+                if settled:
+                    self._remember(folder, kept)
             names, below = kept[1]
             yield names
             ahead.extend(below)
+
+    def _remember(self, folder: str, kept: tuple[_Stamp, _Found]) -> None:
+        if len(self._remembered) >= FOLDERS_REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[folder] = kept
 
     def _look_into(self, folder: str) -> _Found:
         names: dict[int, tuple[str, ...]] = {}
