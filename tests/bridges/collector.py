@@ -16,7 +16,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
-WAIT_SECONDS_MAX = 20.0  # a test that hangs fails instead
+WAIT_SECONDS_MAX = 60.0  # a test that hangs fails instead
+SILENT_SECONDS = 300.0  # whoever waits for a silent one does not end in time
 
 
 def plain(value: Any) -> Any:
@@ -105,7 +106,7 @@ class Collector:
                     self.metrics_requests.append(metrics_service.ExportMetricsServiceRequest.FromString(data))
             self.changed.notify_all()
         if answer == "silent":
-            self.released.wait(WAIT_SECONDS_MAX)
+            self.released.wait(SILENT_SECONDS)
         return answer
 
     def response(self, signal: str, answer: Any) -> Any:

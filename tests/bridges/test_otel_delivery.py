@@ -4,21 +4,29 @@ import datetime as dt
 import ipaddress
 import threading
 import time
+from http.client import HTTPConnection
 
 import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.bridges.collector import GrpcCollector, HttpCollector, attributes, collecting
-from tests.bridges.conftest import add
+from tests.bridges.collector import (
+    SILENT_SECONDS,
+    WAIT_SECONDS_MAX,
+    GrpcCollector,
+    HttpCollector,
+    attributes,
+    collecting,
+)
+from tests.bridges.conftest import add, finish
 
 import custody
-from custody.bridges.otel.background import STOP_SECONDS
-from custody.bridges.otel.exporter import Pace
+from custody.bridges.otel.background import STOP_SECONDS, BackgroundExport
+from custody.bridges.otel.exporter import Exporter, Pace
 
-STOP_SECONDS_MAX = STOP_SECONDS + 5.0  # what a busy machine adds; a request would wait for 10
-ENDED_SECONDS_MAX = 2.0  # likewise: after a stop the thread has ended
+BUSY_SECONDS = 20.0  # what a busy machine adds; a request would wait for `SILENT_SECONDS`
+STOP_SECONDS_MAX = STOP_SECONDS + BUSY_SECONDS
 
 
 def unique(collector) -> list[bytes]:
@@ -38,7 +46,7 @@ def test_what_was_recorded_while_the_collector_was_down_arrives_when_it_is_up(re
         assert collector.spans == []
         collector.up()
         collector.wait_for(lambda: len(collector.spans) == 4)
-        export.stop()
+        finish(export)
 
         assert len(unique(collector)) == 4
     assert sum(event.data["spans"] for event in recorded.events("export.advanced")) == 4
@@ -61,7 +69,7 @@ def test_a_follower_sends_what_is_recorded_while_it_follows(recorded, collector)
         for count in (1, 2, 3):
             recorded.calls(1)
             collector.wait_for(lambda count=count: len(collector.spans) == 2 * count)
-        export.stop()
+        finish(export)
 
         assert len(unique(collector)) == 6
 
@@ -69,10 +77,11 @@ def test_a_follower_sends_what_is_recorded_while_it_follows(recorded, collector)
 def test_a_collector_that_accepts_and_never_answers_is_let_go(recorded, kind):
     recorded.calls(1)
     with collecting(kind) as collector:
-        collector.answers = ["silent"]
+        collector.answers = ["silent"] * 10
         exporter = recorded.export(collector, pace=patient(0.2))
 
         assert exporter.failure.kind == "unreachable"
+        collector.answers.clear()  # it need not have come so far as to ask
         collector.released.set()
         assert recorded.export(collector).progress.spans == 2
 
@@ -87,9 +96,48 @@ def test_a_collector_that_answers_a_byte_at_a_time_is_let_go_too(recorded, http)
     assert "no answer within 0.3 s" in exporter.failure.words
 
 
+def test_it_is_let_go_too_when_the_time_was_over_with_the_connection(recorded, http, monkeypatch):
+    recorded.calls(1)
+    http.answers = ["trickling"]
+    connect = HTTPConnection.connect
+
+    def slowly(connection: HTTPConnection) -> None:
+        connect(connection)
+        for alarm in threading.enumerate():
+            if isinstance(alarm, threading.Timer):
+                alarm.join()
+
+    monkeypatch.setattr(HTTPConnection, "connect", slowly)
+
+    exporter = recorded.export(http, pace=patient(0.3))
+
+    assert exporter.failure.kind == "unreachable"
+    assert "no answer within 0.3 s" in exporter.failure.words
+
+
+def test_a_stop_before_the_thread_has_begun_sends_what_is_left_too(recorded, http):
+    recorded.calls(1)
+    stops = []
+    with recorded.exporting(http) as exporting:
+
+        def make(stop: threading.Event) -> Exporter:
+            stops.append(stop)
+            return exporting.make(stop)
+
+        export = BackgroundExport(exporting.view.journal, exporting.view.index, make)
+        stops[0].set()
+        export.start()
+        assert export.wait(WAIT_SECONDS_MAX)
+
+    assert len(unique(http)) == 2
+
+
 def test_a_stop_does_not_wait_for_a_collector_that_never_answers(recorded, kind):
     recorded.calls(1)
-    with collecting(kind) as collector, recorded.exporting(collector, pace=patient(30)) as exporting:
+    with (
+        collecting(kind) as collector,
+        recorded.exporting(collector, pace=patient(SILENT_SECONDS)) as exporting,
+    ):
         collector.answers = ["silent"] * 10
         export = exporting.background()
         collector.wait_for(lambda: collector.asked == 1)
@@ -97,7 +145,7 @@ def test_a_stop_does_not_wait_for_a_collector_that_never_answers(recorded, kind)
         export.stop()
 
         assert time.monotonic() - began < STOP_SECONDS_MAX
-        assert export.wait(ENDED_SECONDS_MAX), "the request was not cut off"
+        assert export.wait(BUSY_SECONDS), "the request was not cut off"
 
 
 def test_a_stop_sends_what_is_left(recorded, collector):
@@ -105,7 +153,7 @@ def test_a_stop_sends_what_is_left(recorded, collector):
     with recorded.exporting(collector, pace=pace) as exporting:
         export = exporting.background()
         recorded.calls(1)
-        export.stop()
+        finish(export)
 
         assert len(unique(collector)) == 2
     assert len(recorded.events("export.advanced")) == 1
@@ -118,7 +166,7 @@ def test_a_collector_that_is_busy_is_asked_again_over_http(recorded, http, statu
     with recorded.exporting(http) as exporting:
         export = exporting.background()
         http.wait_for(lambda: len(http.metrics_requests) == 1)
-        export.stop()
+        finish(export)
 
     assert len(unique(http)) == 2
     assert http.total("custody.calls") == 1
@@ -131,7 +179,7 @@ def test_a_collector_that_is_busy_is_asked_again_over_grpc(recorded, code):
         collector.answers = [grpc.StatusCode[code]] * 2
         export = exporting.background()
         collector.wait_for(lambda: len(collector.metrics_requests) == 1)
-        export.stop()
+        finish(export)
 
         assert len(unique(collector)) == 2
 
@@ -276,10 +324,10 @@ def test_two_exporters_of_one_store_to_one_place_take_turns(recorded, http, monk
         recorded.calls(1)
         http.wait_for(lambda: len(http.spans) == 5)
         assert waiter.exporter.progress.spans == 0
-        holder.stop()
+        finish(holder)
         recorded.calls(1)
         http.wait_for(lambda: len(http.spans) == 7)
-        waiter.stop()
+        finish(waiter)
 
     assert (holder.exporter.progress.spans, waiter.exporter.progress.spans) == (5, 2)
     assert len(unique(http)) == 7
@@ -304,7 +352,7 @@ def test_an_exporter_with_nothing_to_say_writes_nothing(recorded, http):
         export = exporting.background()
         recorded.run()  # one more span, so that we know it has looked
         http.wait_for(lambda: len(http.spans) == 3)
-        export.stop()
+        finish(export)
     for _ in range(3):
         recorded.export(http)
 
@@ -402,14 +450,14 @@ def test_under_tls_a_stop_does_not_wait_either(recorded, certificate, monkeypatc
         collector.use_tls(certificate)
         collector.up()
         collector.answers = ["silent"] * 10
-        with recorded.exporting(collector, pace=patient(30)) as exporting:
+        with recorded.exporting(collector, pace=patient(SILENT_SECONDS)) as exporting:
             export = exporting.background()
             collector.wait_for(lambda: collector.asked == 1)
             began = time.monotonic()
             export.stop()
 
             assert time.monotonic() - began < STOP_SECONDS_MAX
-            assert export.wait(ENDED_SECONDS_MAX), "the request was not cut off"
+            assert export.wait(BUSY_SECONDS), "the request was not cut off"
 
 
 # -- beside a program ---------------------------------------------------------------------------------
@@ -425,7 +473,8 @@ def setting(tmp_path, **section):
 
 
 @pytest.mark.parametrize("store", ["folder", ":memory:"])
-def test_a_program_with_the_setting_exports_what_it_records(tmp_path, kind, store):
+def test_a_program_with_the_setting_exports_what_it_records(tmp_path, kind, store, monkeypatch):
+    monkeypatch.setattr(BackgroundExport.stop, "__defaults__", (BUSY_SECONDS,))  # it sends at its end
     with collecting(kind) as collector:
         setting(tmp_path, endpoint=collector.endpoint, protocol=collector.protocol, service_name="shop")
         folder = store if store == ":memory:" else tmp_path / store
@@ -439,7 +488,8 @@ def test_a_program_with_the_setting_exports_what_it_records(tmp_path, kind, stor
 
 
 @pytest.mark.long
-def test_a_program_ends_in_time_beside_a_collector_that_never_answers(tmp_path, kind):
+def test_a_program_ends_in_time_beside_a_collector_that_never_answers(tmp_path, kind, monkeypatch):
+    monkeypatch.setitem(Exporter.__init__.__kwdefaults__, "pace", patient(SILENT_SECONDS))
     with collecting(kind) as collector:
         collector.answers = ["silent"] * 10
         setting(tmp_path, endpoint=collector.endpoint, protocol=collector.protocol)
@@ -449,7 +499,7 @@ def test_a_program_ends_in_time_beside_a_collector_that_never_answers(tmp_path, 
             began = time.monotonic()
 
         assert time.monotonic() - began < STOP_SECONDS_MAX
-        assert slowest < STOP_SECONDS, "a call waited for the collector"
+        assert slowest < BUSY_SECONDS, "a call waited for the collector"
 
 
 def timed(act) -> float:

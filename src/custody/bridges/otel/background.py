@@ -78,17 +78,15 @@ class BackgroundExport:
     def _locked(self) -> Lock | None:
         """The right to export; None when it is time to stop before another process has given it up."""
         waiting = False
-        while not self._stop.is_set():
+        while True:  # also when it was told to stop before it began: there is something left to send
             lock = self._lock or self._journal.export_lock(self.exporter.destination.name)
             if lock is not None:
                 return lock
             if not waiting:
                 log.info("Another process exports to %s.", self.exporter.destination.shown)
             waiting = True
-            self._stop.wait(LOCK_RETRY_SECONDS)
-        if self._lock is not None:
-            self._lock.release()
-        return None
+            if self._stop.wait(LOCK_RETRY_SECONDS):
+                return None
 
     def _save(self) -> None:
         try:

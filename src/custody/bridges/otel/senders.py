@@ -106,13 +106,14 @@ class HttpSender:
         self._aborted = False
 
     def send(self, signal: Signal, request: bytes) -> Answer:
+        self._cut_off = False
         # A timeout of the socket bounds one read; this bounds all of them, were they one byte each.
-        alarm = threading.Timer(self._send_seconds, self._hang_up)
+        late = threading.Event()
+        alarm = threading.Timer(self._send_seconds, self._give_up, (late,))
         alarm.daemon = True
         alarm.start()
-        self._cut_off = False
         try:
-            answer = self._exchange(signal, request)
+            answer = self._exchange(signal, request, late)
         except TimeoutError:
             answer = Answer("unreachable", self._too_late())
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -128,13 +129,15 @@ class HttpSender:
         self._aborted = True
         self._hang_up()
 
-    def _exchange(self, signal: Signal, request: bytes) -> Answer:
+    def _exchange(self, signal: Signal, request: bytes, late: threading.Event) -> Answer:
         connection = self._connection()
         try:
             connection.connect()
             with self._mutex:
                 if self._aborted:
                     return Answer("unreachable", "stopped")
+                if late.is_set():  # connecting took all the time, and nobody would end what follows
+                    raise TimeoutError
                 self._socket = connection.sock
             headers = {
                 "Content-Type": "application/x-protobuf",
@@ -178,6 +181,10 @@ class HttpSender:
 
     def _too_late(self) -> str:
         return f"no answer within {self._send_seconds:g} s"
+
+    def _give_up(self, late: threading.Event) -> None:
+        late.set()
+        self._hang_up()
 
     def _hang_up(self) -> None:
         with self._mutex:
