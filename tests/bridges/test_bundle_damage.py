@@ -29,6 +29,7 @@ from custody.errors import InvalidInput
 from custody.journal.checkpoint import Signature, Signer
 
 FLIPS = 150
+BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 STRANGER = Signer("custody-store/" + "ab" * 16, b"s" * 32)
 
 
@@ -255,6 +256,19 @@ def test_a_note_changed_after_it_was_signed_is_found(files, signer):
     assert faults_of(repacked(resigned({**files, "checkpoint": older}, signer))) == [
         "the signature of checkpoint is wrong: it was changed after that"
     ]
+
+
+def test_a_signature_has_one_spelling(files):
+    """Nobody signs for how it is written, so no other way is accepted."""
+    note = files["BUNDLE"]
+    *_, last = note.removesuffix(b"=\n")
+    place = BASE64.index(last)
+    assert note.endswith(b"=\n") and place % 4 == 0
+    spellings = [note[:-3] + BASE64[place + more : place + more + 1] + b"=\n" for more in (1, 2, 3)]
+    spellings += [note[:-1] + end for end in (b"", b"\x0b", b"\r\n", b"\n\n", b"\n ")]
+
+    for spelt in spellings:
+        assert faults_of(repacked({**files, "BUNDLE": spelt})) != [], spelt
 
 
 # -- what even the key's owner cannot make up ---------------------------------------------------------

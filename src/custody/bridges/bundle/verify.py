@@ -53,9 +53,12 @@ class Unreadable(Exception):
 def open_note(name: str, note: bytes, keys: list[str]) -> tuple[str, list[str]]:
     """Who of these keys' owners has signed a note (C2SP signed-note), and its lines."""
     text, found, signatures = note.decode().rpartition("\n\n")
-    for line in signatures.splitlines() if found else []:
+    *lines, rest = signatures.split("\n")
+    for line in lines if found and not rest else []:
         mark, signer, encoded = line.split(" ")
         signed = base64.b64decode(encoded, validate=True)
+        if base64.b64encode(signed).decode() != encoded:
+            continue  # Base64 has bits that mean nothing; a signature has one spelling
         for key in keys:
             owner, key_hash, encoded = key.split("+", 2)
             public = base64.b64decode(encoded, validate=True)
