@@ -1,5 +1,6 @@
 """`custody skills`: what a person sees of skills, is asked before an install, and finds on the record."""
 
+import io
 import json
 import re
 from contextlib import suppress
@@ -354,17 +355,22 @@ def test_scripts_of_a_skill_are_completed(custody: Program, roots: Path):
     assert done.out.split() == ["plain,fill.py"]
 
 
-@pytest.mark.parametrize("leaves", [True, False], ids=["interrupted", "ended"])
-def test_whoever_leaves_a_question_is_told_what_became_of_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], leaves: bool
-):
+@pytest.mark.parametrize("leaves", ["as it is asked", "while it waits", "at the end of the input"])
+def test_whoever_leaves_a_question_is_told_what_became_of_it(monkeypatch: pytest.MonkeyPatch, leaves: str):
     class Keyboard:
         def readline(self) -> str:
-            if leaves:
+            if leaves == "while it waits":
                 raise KeyboardInterrupt
             return ""
 
+    class Shown(io.StringIO):
+        def flush(self) -> None:
+            if leaves == "as it is asked" and self.getvalue().endswith("] "):
+                raise KeyboardInterrupt
+
+    shown = Shown()
     monkeypatch.setattr("sys.stdin", Keyboard())
+    monkeypatch.setattr("sys.stderr", shown)
     with suppress(KeyboardInterrupt):
         assert not says_yes("Sure?", "nothing was done.")
-    assert capsys.readouterr().err == "Sure? [y/N] \ncustody: nothing was done.\n"
+    assert shown.getvalue() == "Sure? [y/N] \ncustody: nothing was done.\n"

@@ -19,9 +19,9 @@ def somebody_is_there() -> bool:
 def says_yes(question: str, otherwise: str) -> bool:
     """Ask; whatever is no clear yes is a no, and then `otherwise` is said."""
     sys.stdout.flush()
-    sys.stderr.write(f"{printable(question, keep='')} [y/N] ")
-    sys.stderr.flush()
     try:
+        sys.stderr.write(f"{printable(question, keep='')} [y/N] ")
+        sys.stderr.flush()
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         _say_on_a_line_of_its_own(otherwise)
