@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -132,6 +133,24 @@ def test_what_a_group_came_up_against_is_named(
     status: int, limit: int, used: Used, expected: str | None
 ) -> None:
     assert limit_hit(command("true"), reply_of(status, limit=limit), used) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "used_us", "expected"),
+    [
+        (128 + signal.SIGXCPU << 8, 600_000, "cpu_time"),  # by ticks it was a second
+        (128 + signal.SIGXCPU << 8, 100_000, None),
+        (128 + signal.SIGKILL << 8, 900_000, "cpu_time"),
+        (128 + signal.SIGKILL << 8, 600_000, None),
+        (signal.SIGKILL, 600_000, None),
+        (signal.SIGXCPU, 0, "cpu_time"),
+    ],
+)
+def test_a_number_of_a_shell_counts_where_so_much_processor_time_was_used(
+    status: int, used_us: int, expected: str | None
+) -> None:
+    reply = reply_of(status, user_us=used_us)
+    assert limit_hit(command("true", limits={"cpu": 1}), reply, Used()) == expected
 
 
 def kernels(folder: Path, **files: str) -> Cgroup:
@@ -275,7 +294,7 @@ def test_a_tree_out_of_memory_or_processes_is_ended_and_named(place: Place) -> N
     async def body(pool: Launchers) -> list[Any]:
         fill = "head -c 500000000 /dev/zero >/dev/shm/full & wait $!"  # a folder in memory counts as memory
         hog = await pool.run(place.shell(fill, sandbox=sandbox))
-        forks = "for n in $(seq 50); do sleep 1 & done; exit 1"
+        forks = "for n in $(seq 50); do sleep 60 & done; exit 1"
         many = await pool.run(place.shell(forks, sandbox=sandbox, grace_seconds=0.1))
         after = await pool.run(place.shell("exit 0", sandbox=sandbox))
         return [hog.limit_hit, many.limit_hit, after.limit_hit, hog.usage.memory_peak_bytes]

@@ -17,6 +17,8 @@ _SHELLS = 128
 """A shell says so, and the number of the signal, of what it ran."""
 _ROUGHLY_US = 200_000
 """The kernel ends a process by a clock that counts ticks, and measures it by a finer one."""
+_TICKS_TO_TIME_MAX = 2
+"""So many times what it measures it may have counted: on a busy machine others run between the ticks."""
 
 _SAID: dict[int, LimitHit] = {
     messages.DEADLINE: "deadline",
@@ -47,11 +49,14 @@ def _of_one_process(command: Command, reply: Reply, code: int) -> LimitHit | Non
         return "file_size"
     if -code == signal.SIGXCPU:
         return "cpu_time"
-    if cpu_seconds is None or not {-code, by_shell} & {signal.SIGXCPU, signal.SIGKILL}:
+    if cpu_seconds is None:
         return None
+    used_us, limit_us = reply.user_us + reply.system_us, cpu_seconds * 1_000_000
+    if by_shell == signal.SIGXCPU:
+        return "cpu_time" if used_us >= limit_us / _TICKS_TO_TIME_MAX else None
     # At its hard limit the kernel kills a process as anybody might.
-    is_used_up = reply.user_us + reply.system_us >= cpu_seconds * 1_000_000 - _ROUGHLY_US
-    return "cpu_time" if is_used_up else None
+    is_killed = signal.SIGKILL in (-code, by_shell)
+    return "cpu_time" if is_killed and used_us >= limit_us - _ROUGHLY_US else None
 
 
 def own_limits(command: Command) -> dict[str, int]:
