@@ -92,7 +92,7 @@ class Service:
         self.shelf = shelf
         self.agents: Agents | None = None
         """Made when the first is asked for."""
-        self.live = live or LiveRuns(runtime)
+        self.live = LiveRuns(runtime) if live is None else live
         self.peers: dict[str, Connected] = {}
         """By the id of their connection."""
         self.counters = Counters()
