@@ -10,6 +10,8 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from mcp.shared.inbound import (
@@ -36,6 +38,7 @@ from custody.doors.proxy.messages import (
 )
 from custody.doors.proxy.relay import CANCELLED, META, TOOLS_CALL, TOOLS_LIST
 from custody.doors.proxy.streams import LINE_BYTES_MAX, OnLine
+from custody.errors import UsageError
 
 if TYPE_CHECKING:
     from custody.sandbox.egress.proxy import Connection
@@ -83,7 +86,8 @@ class RemoteServer:
     """One server at one address."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        """`headers` are sent with every request, and to no other origin. On an event loop."""
+        """`headers` are sent with every request, and to no other origin. On an event loop. Raises
+        UsageError."""
         self._url = url
         self._http = aiohttp.ClientSession(
             # Compressed, a few bytes would be any number of them.
@@ -91,7 +95,7 @@ class RemoteServer:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),  # `relay` bounds the requests that are open
             auto_decompress=False,
-            trust_env=True,
+            proxy=_way_out(url),  # by `trust_env` it would be looked up in a thread, for each request
         )
         self._on_line: OnLine = lambda line: None
         self._on_lost: OnLost = lambda identity, why: None
@@ -333,6 +337,22 @@ class RemoteServer:
             arguments = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
             headers |= mcp_param_headers(self._headers_of.get(named, {}), arguments)
         return headers
+
+
+def _way_out(url: str) -> str | None:
+    """The HTTP proxy that the environment names for an address: `https_proxy`, `http_proxy`, `no_proxy`.
+    Raises UsageError for one of another kind."""
+    parts = urlsplit(url)
+    way = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    if not way:
+        return None
+    kind, apart, _ = way.rpartition("://")
+    if kind not in ("", "http"):
+        raise UsageError(
+            f"{parts.scheme}_proxy names a proxy of kind {kind}, and only HTTP is spoken to one.",
+            hint=f"Name an http:// one, or say no_proxy={parts.hostname}.",
+        )
+    return way if apart else f"http://{way}"
 
 
 def _kind(response: aiohttp.ClientResponse) -> str:
