@@ -157,8 +157,9 @@ def _real(store: str) -> Any:
 
 # -- doing and waiting ------------------------------------------------------------------------------------
 
-UNDISTURBED_SECONDS = 4.0
-"""Far above what a record costs, far below how long the disks of the tests hang."""
+UNDISTURBED_SECONDS = 20.0
+"""Far above what records cost on a machine that stands still for seconds, and below how long the disks of the
+tests hang."""
 
 
 def wait_until(holds, seconds=20.0):

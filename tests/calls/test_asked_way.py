@@ -3,6 +3,9 @@
 import asyncio
 import os
 import threading
+import time
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,9 +99,10 @@ def notes_of(runtime):
     ],
 )
 def test_a_yes_whose_use_cannot_be_recorded_runs_nothing_and_leaves_nothing_open(
-    policy, one_place, tmp_path, at, missing
+    policy, one_place, tmp_path, monkeypatch, at, missing
 ):
     """Of the records from there on the first ends what holds the place."""
+    monkeypatch.setattr("custody.calls.samples.SAMPLE_SECONDS", 3600.0)  # a sample is a record, too
     policy(ASKS + "[budgets.store]\ncalls = 3\n")
     settings = load_settings(store=os.fspath(tmp_path / "store"))
     disk = FaultyDisk(RealDisk(settings.store, create=True))
@@ -203,8 +207,11 @@ def test_where_nothing_can_be_counted_the_call_is_refused_and_on_the_record(poli
     assert kept.outcome == "rejected"
 
 
-def test_the_time_a_person_thinks_is_not_the_calls_time(policy):
+def test_the_time_a_person_thinks_is_not_the_calls_time(policy, monkeypatch):
     policy(ASKS)
+    ahead = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    monkeypatch.setattr(import_module("custody.tools.tool"), "time", clock)  # by which calls have deadlines
 
     @custody.tool(effect="read", name="note")
     async def slow(text: str) -> str:
@@ -212,13 +219,14 @@ def test_the_time_a_person_thinks_is_not_the_calls_time(policy):
         return text
 
     async def prompt(question):
-        await asyncio.sleep(0.04)  # longer than the call may take
+        nonlocal ahead
+        ahead += 3600  # longer than the call may take
         return yes(question, "kim")
 
     async def main():
         async with await open_runtime(load_settings(store=":memory:"), tools=[slow]) as runtime:
             runtime.prompt = prompt
-            return await runtime.call("note", {"text": "x"}, timeout=0.03)
+            return await runtime.call("note", {"text": "x"}, timeout=60)
 
     assert asyncio.run(main()).outcome == "succeeded"
 
@@ -310,7 +318,7 @@ def test_a_pipe_among_the_policies_is_refused_and_keeps_nobody_waiting(policy, w
     async def main():
         async with await open_runtime(load_settings(store=":memory:"), tools=[note]) as runtime:
             os.mkfifo(work / ".custody" / "policy" / "pipe.toml")
-            await asyncio.wait_for(asyncio.to_thread(runtime.policy.look), 10)
+            await asyncio.wait_for(asyncio.to_thread(runtime.policy.look), 30)
             return await runtime.call("note", {"text": "x"})
 
     assert asyncio.run(main()).decision.rule == "look"

@@ -566,7 +566,7 @@ def test_sixteen_threads_on_two_connections_get_exactly_what_there_is(on_disk: S
     go = threading.Barrier(16)
 
     def work(number: int) -> int:
-        go.wait(10)
+        go.wait(30)
         agent = agents[number % 2]
         return sum(isinstance(agent.call(number, effect="write"), Admitted) for _ in range(3))
 

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.calls.faces import told
+from tests.calls.faces import Stage, told, wait_until
 from tests.settings_for_tests import never_short_of_resources
 
 import custody
@@ -175,7 +175,7 @@ def test_a_child_without_a_descriptor_left_records_without_positions_and_the_par
             with run.observe("before"):
                 pass
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # whatever is open or has just been closed
             pid = os.fork()
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             with run.observe("child" if pid == 0 else "parent"):
@@ -193,8 +193,6 @@ def test_a_child_without_a_descriptor_left_records_without_positions_and_the_par
 
 
 def test_what_the_parent_has_in_its_queue_is_the_parents_to_write(folder):
-    from tests.calls.faces import Stage
-
     stage = Stage("blocking", folder)
 
     async def scenario(runtime):
@@ -209,6 +207,7 @@ def test_what_the_parent_has_in_its_queue_is_the_parents_to_write(folder):
 
             assert ended_well(fork(in_child))
             stage.heal()
+            wait_until(lambda: runtime.recording.backlog.healthy)
             run.step("in parent")
         return told(runtime)
 
@@ -265,6 +264,8 @@ def test_a_program_that_ends_without_finishing_leaves_what_it_had_recorded(folde
 def test_an_asynchronous_program_that_ends_without_waiting_for_its_queue_loses_nothing(folder):
     script = """
         import asyncio, sys, custody
+        from custody.calls import backlog
+        backlog.EXIT_SECONDS = 40.0  # a machine that stands still takes longer than a program would wait
         async def main():
             runtime = await custody.open(sys.argv[1]).__aenter__()
             run = await runtime.run("forgotten").__aenter__()

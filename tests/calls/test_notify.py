@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from custody.calls import notify
 from custody.calls.notify import UNDELIVERED, Notifier, words_of
 from custody.errors import InvalidSetting, NotRecorded
 
 QUESTION = {"call": "c1", "tool": "git", "reason": "Pushes are looked at."}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """On a machine that stands still for some seconds, what is told arrives all the same."""
+    monkeypatch.setattr(notify, "COMMAND_SECONDS", 60.0)
+    monkeypatch.setattr(notify, "WEBHOOK_SECONDS", 60.0)
 
 
 class Hook:
@@ -48,7 +56,7 @@ def test_a_webhook_gets_it_once_and_no_redirect_is_followed(status, said):
     events = []
     notifier = Notifier(lambda: [hook.url], lambda *event: events.append(event))
     notifier.tell(QUESTION)
-    notifier.close(20)
+    notifier.close(40)
     hook.close()
 
     assert hook.told == [("/hook?key=secret", QUESTION)]
@@ -76,7 +84,7 @@ def test_a_command_gets_it_on_its_standard_input_and_in_its_words(tmp_path):
         lambda *event: events.append(event),
     )
     notifier.tell(QUESTION)
-    notifier.close(20)
+    notifier.close(40)
 
     told = (tmp_path / "told").read_text()
     assert told.startswith("['git: Pushes are looked at.', 'c1', '{other}']")
@@ -105,7 +113,7 @@ def test_nobody_waits_for_a_place_that_does_not_answer_and_what_is_not_there_is_
 
             def wait(self) -> None:
                 entered.set()
-                leave.wait(20)
+                leave.wait(40)
                 answer(self)
 
             handler.do_POST = wait
@@ -135,7 +143,7 @@ def test_what_cannot_be_recorded_of_it_disturbs_nobody():
     for _ in range(2):  # whoever tells of the first tells of the second
         notifier.tell(QUESTION)
         assert tried.get(timeout=20) == "approvals.undelivered"
-    notifier.close(20)
+    notifier.close(40)
 
 
 def test_a_place_that_is_named_later_is_told_and_one_that_is_not_any_more_is_not():
@@ -149,7 +157,7 @@ def test_a_place_that_is_named_later_is_told_and_one_that_is_not_any_more_is_not
     assert events.get(timeout=20)[1] == "command 1: /nowhere/second"
     places.clear()
     assert not notifier
-    notifier.close(20)
+    notifier.close(40)
     assert events.empty()
 
 

@@ -276,7 +276,10 @@ def test_calls_in_a_shared_run_take_the_positions_of_the_journal(folder_stage: S
 # -- durable, guarded, redacted ---------------------------------------------------------------------------
 
 
-def test_durable_waits_until_both_records_survive_a_power_loss(stage: Stage):
+def test_durable_waits_until_both_records_survive_a_power_loss(stage: Stage, tmp_path):
+    path = tmp_path / "config" / "custody" / "custody.toml"
+    path.write_text(path.read_text() + "[observe]\ndelay_ms = 30000\n")  # a disk may be slow for a moment
+
     async def scenario(runtime):
         async with runtime.run() as run:
             async with run.observe("pay", {"amount": 3}, durable=True) as call:
@@ -311,7 +314,7 @@ def test_a_cancellation_while_a_strict_start_is_recorded_ends_the_call():
         async with runtime.run(on_error="raise") as run:
             stage.stall()
             task = asyncio.create_task(run.observe("pay", durable=True).__aenter__())
-            assert await asyncio.to_thread(stage.disk.wait_for_hits, 1, 10)
+            assert await asyncio.to_thread(stage.disk.wait_for_hits, 1, 30)
             task.cancel()
             await asyncio.sleep(0)
             stage.heal()

@@ -191,7 +191,7 @@ def test_a_child_that_was_forked_during_a_look_looks_for_itself():
     def open_index() -> Index:
         if os.getpid() == parent:
             looking.set()
-            go_on.wait(20)
+            go_on.wait(60)
         raise StoreError
 
     pauses = Pauses(open_index)
@@ -200,7 +200,8 @@ def test_a_child_that_was_forked_during_a_look_looks_for_itself():
     looking.wait(20)
     child = os.fork()
     if child == 0:
-        signal.alarm(10)  # else one that hangs would be waited for without end
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)  # else one that hangs would be waited for without end
         os._exit(0 if pauses.active() is None else 1)
     status = os.waitpid(child, 0)[1]
     go_on.set()

@@ -373,6 +373,7 @@ def test_on_an_event_loop_a_call_is_refused_rather_than_kept_waiting_for_another
         settings = load_settings(store=str(tmp_path / "store"))
         async with await open_runtime(settings) as runtime, runtime.run("spend") as run:
             other = apsw.Connection(str(tmp_path / "store" / "index.db"))
+            other.set_busy_timeout(20_000)
             other.execute("BEGIN IMMEDIATE")
             (meanwhile,) = observed(run, "a")
             other.execute("ROLLBACK")
@@ -476,7 +477,7 @@ def test_a_pause_lets_observed_calls_pass_that_a_rule_refuses(policy):
     assert [event.data["rule"] for event in said] == ["no notes"]
 
 
-def made_until(make, seconds=10.0):
+def made_until(make, seconds=30.0):
     """What is at last allowed, within a moment."""
     end = time.monotonic() + seconds
     while (outcome := make()) != "succeeded" and time.monotonic() < end:

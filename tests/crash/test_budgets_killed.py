@@ -118,6 +118,7 @@ def test_what_a_killed_process_had_reserved_comes_back_and_never_more(begin, tmp
     wait_for(first, 5)
     others = [begin() for _ in range(2)]
     first.kill()  # wherever it is
+    first.wait()
     for process in others:
         said(process)
     assert starts(tmp_path) <= CALLS - THREADS // 2

@@ -45,7 +45,8 @@ async def note(number: int) -> int:
 async def work(runtime, number):
     made = 0
     while True:
-        call = await runtime.call("note", {"number": made * 100 + number})
+        # However long it waits for those it competes with.
+        call = await runtime.call("note", {"number": made * 100 + number}, timeout=0)
         if call.outcome != "succeeded":
             assert call.outcome == "rejected" and call.decision.by == "budget", call
             return
@@ -63,7 +64,7 @@ async def main():
 asyncio.run(main())
 """
 
-Begin = Callable[[int], list["Worker"]]
+Begin = Callable[..., list["Worker"]]
 
 
 class Worker:
@@ -109,14 +110,18 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         "XDG_DATA_HOME": str(tmp_path / "data"),
     }
 
-    def make(number: int) -> list[Worker]:
-        """So many processes, all of which are ready before any is told to go."""
+    def make(number: int, ahead: int = 0) -> list[Worker]:
+        """So many processes, all of which are ready before any is told to go; the first gets so many calls
+        before the others begin, for the lock they fight for is not fair."""
         made = [
             Worker(tmp_path, tmp_path / f"out-{len(begun) + each}", environment) for each in range(number)
         ]
         begun.extend(made)
-        eventually(lambda: all(b"ready" in each.output.read_bytes() for each in made))
-        for each in made:
+        eventually(lambda: all(b"ready" in each.output.read_bytes() for each in made), SECONDS_MAX)
+        first, *others = made
+        first.go()
+        eventually(lambda: first.ran() >= ahead, SECONDS_MAX)
+        for each in others:
             each.go()
         return made
 
@@ -137,8 +142,8 @@ def test_callers_in_four_processes_get_exactly_the_calls_there_are(begin: Begin,
 
 
 def test_a_killed_process_gives_back_what_it_had_not_started_and_no_more(begin: Begin, tmp_path: Path):
-    doomed, *others = begin(4)
-    eventually(lambda: doomed.ran() >= KILLED_AFTER)
+    doomed, *others = begin(4, KILLED_AFTER)
+    eventually(lambda: any(each.ran() for each in others) or doomed.process.poll() is not None, SECONDS_MAX)
     doomed.process.kill()
     doomed.process.wait()
     survived = sum(each.end() for each in others)

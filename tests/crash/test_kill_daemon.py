@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from tests.crash import agents
-from tests.doors.daemons import Daemon
+from tests.doors.daemons import Daemon, held_address
 from tests.doors.wire import Wire, connected, trace, turns
 
 AGENTS = 4
@@ -98,22 +98,30 @@ class Lane:
         self.told: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
 
     def kill(self, times: int) -> None:
-        self.daemon.start()
-        address = self.daemon.address
+        with held_address() as address:  # nobody else is given it while no daemon has it
+            self._kill(times, address)
+
+    def _kill(self, times: int, address: str) -> None:
+        self.daemon.start(address)
         working = [AgentProcess(self.daemon.url, f"agent{number}", self.told) for number in range(AGENTS)]
         try:
             for _ in range(times):
                 self._take(self.chance.randrange(1, 60))
                 self.daemon.kill()
                 self.daemon.start(address)
+                self._note_told()
             self._take(1)
         finally:
             with contextlib.ExitStack() as ending:
                 for agent in working:
                     ending.callback(agent.end)
+        self._note_told(all_ended=True)
+
+    def _note_told(self, all_ended: bool = False) -> None:
+        """What agents have told so far: of the time before a kill, when it is done right after it."""
         while not self.told.empty():
             name, said = self.told.get()
-            if said["what"] != "ended":
+            if not (all_ended and said["what"] == "ended"):
                 self.acknowledged.note(name, said)
 
     def _take(self, more: int) -> None:

@@ -38,6 +38,8 @@ WRITER = textwrap.dedent(
                     call.result = said * (1 if number % 40 else 4_000)
                 number += 1
                 if number % 10 == 0:
+                    # A disk that is behind has records queued in this process: told of is what is written.
+                    assert runtime._runtime.recording.backlog.drain(60)
                     print(number, flush=True)
                 if number % 100 == 0:
                     sys.stdin.readline()  # until it is told to go on
@@ -179,9 +181,10 @@ def test_a_purge_killed_beside_an_active_writer_is_finished_by_the_next_opening(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_purges_killed_beside_an_active_writer_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
-    in_the_middle = 0
-    for seed in range(8):
+    in_the_middle = seed = 0
+    while seed < 8 or (seed < 24 and in_the_middle < 20):  # a kill hits the middle by chance
         folder = tmp_path / f"{seed}"
         folder.mkdir()
         in_the_middle += run_lane(folder, 8, seed)
+        seed += 1
     assert in_the_middle >= 20

@@ -45,6 +45,10 @@ class Waiting:
             self.oracle.place_of[record.leaf] = (receipt.shard, receipt.sequence)
         return receipt, record.leaf
 
+    def refuse(self) -> None:
+        with self.mutex:
+            self.refused += 1
+
     def acknowledge(self, receipt: Receipt, leaf: bytes) -> None:
         with self.mutex:
             self.oracle.durable.append(((receipt.shard, receipt.sequence), leaf))
@@ -71,7 +75,7 @@ def test_threads_that_wait_for_a_failing_sync_all_learn_of_it(waiting: Waiting) 
                     receipt.wait_durable(None if turn % 2 else WAIT_SECONDS)
                     waiting.acknowledge(receipt, leaf)
                 except NotRecorded:
-                    waiting.refused += 1
+                    waiting.refuse()
         except BaseException as error:
             waiting.errors.append(error)
 
@@ -94,7 +98,7 @@ def test_tasks_that_wait_for_a_failing_sync_all_learn_of_it(waiting: Waiting) ->
                 await receipt.durable()
                 waiting.acknowledge(receipt, leaf)
             except NotRecorded:
-                waiting.refused += 1
+                waiting.refuse()
 
     async def everybody() -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -111,7 +115,7 @@ def test_a_stalled_sync_keeps_its_waiters_and_nobody_else() -> None:
     journal = Journal(disk, settings=tiny_settings(64 * 1024))
     oracle, chance = Oracle(), random.Random(1)
     oracle.issue(journal, chance)[1].wait_durable(WAIT_SECONDS)
-    disk.inject(Fault(operation="sync", error=None, stall_seconds=600))
+    disk.inject(Fault(operation="sync", error=None, stall_seconds=600, times=None))
     _, stalled = oracle.issue(journal, chance)
     waiter = threading.Thread(target=stalled.wait_durable, daemon=True)
     waiter.start()
