@@ -37,10 +37,10 @@ _forked: list[Forked] = []
 
 def forked(environment: Mapping[str, str]) -> Forked:
     """Once for all tests of this process. What each of them starts has an environment of its own."""
-    if not _forked:
+    if not _forked or _forked[-1].is_closed:
         _forked.append(Forked({**environment, "PYTHONUTF8": "1"}))
-        atexit.register(_forked[0].close)
-    return _forked[0]
+        atexit.register(_forked[-1].close)
+    return _forked[-1]
 
 
 @dataclass
@@ -103,6 +103,11 @@ class Program:
             timeout=RUN_SECONDS_MAX,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    def altered(self, change: str, *arguments: str) -> list[str]:
+        """The command with something in it changed first, such as how long it waits."""
+        program = f"from custody.cli import main\n{change}\nmain()"
+        return [sys.executable, "-c", program, *arguments]
 
     @contextmanager
     def recording(self, folder: Path | None = None) -> Iterator[BlockingRuntime]:

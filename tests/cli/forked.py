@@ -97,9 +97,19 @@ class Forked:
         socket.send_fds(self._asked, [json.dumps(request).encode()], streams)
 
     def ended(self, seconds_max: float) -> int:
-        """The exit code of what was started. Raises TimeoutError."""
+        """The exit code of what was started. Raises TimeoutError; then this is closed, since what comes later
+        would be taken for the end of the next one."""
         self._asked.settimeout(seconds_max)
-        return int(self._asked.recv(MESSAGE_BYTES_MAX))
+        try:
+            return int(self._asked.recv(MESSAGE_BYTES_MAX))
+        except TimeoutError:
+            self.process.kill()
+            self.close()
+            raise
+
+    @property
+    def is_closed(self) -> bool:
+        return self._asked.fileno() < 0
 
     def close(self) -> None:
         self._asked.close()

@@ -7,9 +7,9 @@ import select
 import shutil
 import signal
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -20,6 +20,7 @@ from tests.cli.test_top import FIRST_SCREEN, HOME, SECOND_SCREEN, Terminal, answ
 
 from custody.cli.top_frame import frame, shows_chosen
 from custody.cli.top_look import RUNS_MAX, Look, Looker
+from custody.index.database import Database
 from custody.settings import load_settings
 from custody.stores import open_view
 
@@ -85,14 +86,13 @@ def test_a_frame_without_room_for_it_does_not_count_as_seen(look: Look, width: i
     assert not shows_chosen(frame(look, 80, 24, selected=look.questions[1].call_id), selected)
 
 
-def test_no_key_answers_a_question_that_is_not_on_the_screen(custody: Program, desk: Desk):
+@pytest.mark.parametrize("key", ["n", "y"])
+def test_no_key_answers_a_question_that_is_not_on_the_screen(custody: Program, desk: Desk, key: str):
     question = desk.question("rm -r shelf")
     with watching(custody, columns=90, lines=2) as terminal:
         terminal.until("q quit")
-        for key in "ny":
-            terminal.type(key)
-            terminal.until_said("no room to show that question")
-            terminal.output = ""
+        terminal.type(key)
+        terminal.until_said("no room to show that question")
         assert answer_to(desk, question) is None
         terminal.resize(90, 20)
         os.killpg(terminal.process.pid, signal.SIGWINCH)
@@ -223,15 +223,24 @@ def test_a_store_that_became_something_else_ends_nothing(custody: Program, desk:
     with watching(custody, columns=200) as terminal:
         terminal.until("rm one")
         desk.close()
-        shutil.rmtree(custody.store)
+        gone = custody.folder / "gone"
+        custody.store.rename(gone)  # at once: whoever watches may make a file in it meanwhile
         custody.store.write_bytes(b"")
+        shutil.rmtree(gone)
         terminal.until("is not there any more")
         terminal.press("n", SECOND_SCREEN)
         assert quits(terminal)
 
 
-def test_a_thousand_open_runs_are_counted_and_not_read(tmp_path: Path):
+def test_a_thousand_open_runs_are_counted_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each was once read for the count: ten thousand took a second, and keys waited for it."""
+    query, read = Database.query, list[int]()
+
+    def counted(self: Database, *asked: Any) -> Any:
+        rows = query(self, *asked)
+        read.append(len(rows))
+        return rows
+
     store = os.fspath(tmp_path / "store")
     with receiving(store) as told:
         traces = [Trace() for _ in range(1_000)]
@@ -241,11 +250,10 @@ def test_a_thousand_open_runs_are_counted_and_not_read(tmp_path: Path):
         with open_view(load_settings(store=store)) as view:
             looker = Looker(load_settings(store=store), view)
             looker.look()
-            began = time.process_time()
+            monkeypatch.setattr(Database, "query", counted)
             found = looker.look()
-            took = time.process_time() - began
     assert (found.runs.running, len(found.runs.items)) == (1_000, RUNS_MAX)
-    assert took < 0.5
+    assert RUNS_MAX <= sum(read) < 1_000
 
 
 def test_ctrl_c_at_the_question_answers_nothing_and_ends_it(custody: Program, desk: Desk):

@@ -1,9 +1,11 @@
 """`custody init`, `doctor`, `demo`."""
 
 import os
+import subprocess
 import tomllib
 
 import pytest
+from tests.cli.conftest import Program, Ran
 
 from custody.cli.init import settings_text
 from custody.host import BreakerThresholds
@@ -81,10 +83,26 @@ def test_doctor_exits_1_when_something_is_wrong(custody):
     assert "is not a folder" in ran.out
 
 
+PATIENT = """
+from custody.cli import demo, demo_commands
+demo.DEADLINE_SECONDS = 6.0
+demo_commands.WAIT_SECONDS = 60.0
+"""
+"""On a machine with much else to do: a command that is to overrun has begun by then all that it begins."""
+
+
+def demonstrated(custody: Program, *options: str) -> Ran:
+    done = subprocess.run(
+        custody.altered(PATIENT, "demo", *options),
+        env={**custody.environment, "TMPDIR": str(custody.folder)}, cwd=custody.work,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.long
-@pytest.mark.timeout(90)
 def test_the_demos_claims_hold(custody):
-    ran = custody("demo", TMPDIR=str(custody.folder))
+    ran = demonstrated(custody)
     assert ran.code == 0, ran.out + ran.err
     assert "✗" not in ran.out
     assert ran.out.count("✓") >= 15
@@ -107,7 +125,7 @@ def test_the_demos_claims_hold(custody):
 @pytest.mark.long
 def test_the_demo_in_json_lists_its_claims(custody):
     store = custody.folder / "demo-store"
-    ran = custody("demo", "--json", "--store", str(store), TMPDIR=str(custody.folder))
+    ran = demonstrated(custody, "--json", "--store", str(store))
     assert ran.code == 0
     assert ran.json["held"] is True
     assert all(claim["held"] for claim in ran.json["claims"])

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from tests.cli.conftest import Program, eventually
+from tests.cli.conftest import RUN_SECONDS_MAX, Program, eventually
 
 
 def record(custody):
@@ -254,7 +254,7 @@ def test_tail_follows_what_is_written_and_ends_quietly_with_its_reader(custody):
         if process.poll() is not None:
             break
         custody("exec", "--", "true")
-    assert process.wait(10) == 0
+    assert process.wait(RUN_SECONDS_MAX) == 0
     assert process.stderr.read() == b""
 
 

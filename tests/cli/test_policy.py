@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import CALM, Program, Ran
 
 import custody
+from custody.calls.descent import typed_here
 from custody.cli.program import run
 from custody.policy.document import KEYS
 from custody.policy_files import TRUST_FILE
@@ -63,7 +64,8 @@ notify = [["notify-send", "{call}"]]
 
 
 class Typed:
-    """Command lines typed in this process, with a home, a folder and a store of their own."""
+    """Command lines typed in this process, with a home, a folder and a store of their own. Each finds out for
+    itself who types, as a process of its own would."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self.work = folder / "work"
@@ -81,7 +83,11 @@ class Typed:
 
     def __call__(self, *arguments: str) -> Ran:
         self._capture.readouterr()
-        code = run(arguments)
+        typed_here.cache_clear()
+        try:
+            code = run(arguments)
+        finally:
+            typed_here.cache_clear()
         said = self._capture.readouterr()
         return Ran(code, said.out, said.err)
 

@@ -7,7 +7,6 @@ from tests.calls.desk import Desk
 from tests.cli.test_policy import Typed
 
 import custody
-from custody.calls.descent import typed_here
 from custody.sandbox.survivors import TOKEN_NAME
 
 RULE = '\n[[rules]]\nname = "no-lists"\ndecision = "{decision}"\ntool = "file_list"\nreason = "Not now."\n'
@@ -163,17 +162,14 @@ def test_a_policy_that_cannot_be_read_may_not_be_paused(typed: Typed, monkeypatc
     assert typed.events("policy.paused") == []
 
 
-NOBODY = '{"pid": 4194303}'
-"""The last number a process may have, which none has."""
+NOBODY = '{"pid": 4194304}'
+"""One more than the last number a process may have."""
 
 
 @pytest.fixture
 def by_a_call(monkeypatch: pytest.MonkeyPatch):
-    """As if a command of a recorded call had started this process, which it finds out once."""
-    typed_here.cache_clear()
+    """As if a command of a recorded call had started this process."""
     monkeypatch.setenv(TOKEN_NAME, "0123456789abcdef")
-    yield
-    typed_here.cache_clear()
 
 
 def test_what_a_command_of_a_call_types_is_an_agents(typed: Typed, by_a_call: None):
@@ -182,6 +178,5 @@ def test_what_a_command_of_a_call_types_is_an_agents(typed: Typed, by_a_call: No
 
 
 def test_what_a_person_types_is_not_asked_about(typed: Typed):
-    typed_here.cache_clear()
     ran = typed("call", "process_kill", "--args", NOBODY, "--json")
     assert (ran.json["decision"]["verdict"], ran.json["outcome"]) == ("allow", "failed")

@@ -202,6 +202,8 @@ def nobody_is_let_in(client: httpx.Client) -> bool:
         client.get("/health", headers={"Connection": "close"})
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:  # it had been let in, and was sent away
+        pass
     return False
 
 
