@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,10 +130,20 @@ class Daemon:
 
 
 @contextmanager
-def daemon(folder: Path, *options: str, settings: str = "") -> Generator[Daemon]:
+def held_address() -> Generator[str]:
+    """Host and port that are known before a daemon listens there, and that nobody else is given: the port is
+    bound, which keeps out nobody who names it."""
+    with socket.socket() as holding:
+        holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holding.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holding.getsockname()[1]}"
+
+
+@contextmanager
+def daemon(folder: Path, *options: str, settings: str = "", listen: str = "127.0.0.1:0") -> Generator[Daemon]:
     """One that serves until the end, when it must stop in order."""
     made = Daemon(folder, *options, settings=settings)
-    made.start()
+    made.start(listen)
     try:
         yield made
     except BaseException:

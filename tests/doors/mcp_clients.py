@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -100,20 +99,25 @@ class Lines:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
-    def read(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any] | None:
-        """The next message; None at the end."""
+    def read_line(self) -> bytes | None:
+        """The next line without its end; None at the end of all."""
         assert self.process.stdout is not None
-        until = time.monotonic() + seconds
-        while b"\n" not in self._rest:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))
-            assert ready, f"nothing came in {seconds:g} s: {self.complaints()}"
+        parts = [self._rest]
+        while b"\n" not in parts[-1]:
+            ready, _, _ = select.select([self.process.stdout], [], [], ANSWER_SECONDS)
+            assert ready, f"nothing came in {ANSWER_SECONDS:g} s: {self.complaints()}"
             more = os.read(self.process.stdout.fileno(), 1 << 16)
             if not more:
-                assert not self._rest, "the last line has no end"
+                assert not any(parts), "the last line has no end"
                 return None
-            self._rest += more
-        line, _, self._rest = self._rest.partition(b"\n")
-        return json.loads(line)
+            parts.append(more)
+        line, _, self._rest = b"".join(parts).partition(b"\n")
+        return line
+
+    def read(self) -> dict[str, Any] | None:
+        """The next message; None at the end."""
+        line = self.read_line()
+        return None if line is None else json.loads(line)
 
     def begin(self, method: str, params: Any = None, *, modern: bool = False) -> int:
         """Send a request; its id."""

@@ -53,7 +53,7 @@ class Served:
 
     def connect(self) -> socket.socket:
         """A bare TCP connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
 
 @asynccontextmanager

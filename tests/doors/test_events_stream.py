@@ -18,7 +18,7 @@ from custody.journal import MemoryDisk
 from custody.rpc.access import TokenDoor
 from custody.rpc.tokens import Tokens
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 30.0
 
 
 class Reader:

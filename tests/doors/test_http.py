@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.doors.asked import PAGE, Stage, refusal, token_of
+from tests.doors.asked import PAGE, Stage, refusal, staged, token_of
 from tests.doors.serving import serving
 from tests.rpc.clients import opened_runtime
 
@@ -347,7 +348,7 @@ def test_ready_says_no_where_nothing_could_be_recorded():
         async with (
             opened_runtime() as runtime,
             serving(runtime, writable=lambda: False) as served,
-            httpx.AsyncClient(base_url=served.url) as client,
+            httpx.AsyncClient(base_url=served.url, timeout=20) as client,
         ):
             assert refusal(await client.get("/ready")) == (503, "store_not_writable")
             assert (await client.get("/health")).status_code == 200
@@ -370,11 +371,13 @@ def test_who_asks_too_often_waits_and_others_do_not():
         async with (
             opened_runtime() as runtime,
             serving(runtime, **options) as served,
-            httpx.AsyncClient(base_url=served.url) as client,
+            httpx.AsyncClient(base_url=served.url, timeout=20) as client,
         ):
             mine = {"Authorization": f"Bearer {one}"}
-            answers = [await client.get("/runs", headers=mine) for _ in range(10)]
-            assert [answer.status_code for answer in answers[:3]] == [200] * 3
+            answers = [await client.get("/runs", headers=mine) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200] * 3
+            while answers[-1].status_code == 200:  # whoever asks slowly may go on asking
+                answers.append(await client.get("/runs", headers=mine))
             assert refusal(answers[-1]) == (429, "too_often")
             theirs = {"Authorization": f"Bearer {other}"}
             assert (await client.get("/runs", headers=theirs)).status_code == 200
@@ -382,11 +385,12 @@ def test_who_asks_too_often_waits_and_others_do_not():
     asyncio.run(main())
 
 
-def test_secrets_are_not_told(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_secrets_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     secret = "correct-horse-battery-staple"
     monkeypatch.setenv("DATABASE_PASSWORD", secret)
-    with custody.open(stage.store) as runtime:
-        runtime.call("file_read", {"path": f"{secret}.txt"})
-    (newest,) = stage.answer("/calls?limit=1")["items"]
-    assert secret not in json.dumps(newest)
-    assert secret not in stage.get("/records?limit=1000").text
+    with staged(tmp_path) as stage:  # of its own: the other tests count the calls of theirs
+        with custody.open(stage.store) as runtime:
+            runtime.call("file_read", {"path": f"{secret}.txt"})
+        (newest,) = stage.answer("/calls?limit=1")["items"]
+        assert secret not in json.dumps(newest)
+        assert secret not in stage.get("/records?limit=1000").text

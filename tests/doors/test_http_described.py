@@ -43,8 +43,9 @@ def test_a_few_requests_are_answered_as_described(case: Any, stage: Stage):
 
 def ask(case: Any, stage: Stage) -> None:
     case.call_and_validate(
-        base_url=stage.served.url, headers=stage.headers("host"), session=stage.session, checks=CHECKS
-    )
+        base_url=stage.served.url, headers=stage.headers("host"), session=stage.session, checks=CHECKS,
+        timeout=30,
+    )  # fmt: skip
 
 
 def test_every_path_is_described():

@@ -44,6 +44,8 @@ reason = "Writes are looked at."
 [approvals]
 wait_seconds = 20
 """
+NOT_LONG = POLICY.replace("20", "5")
+"""Where the wait is to end, though not before a slow machine has shown what it waits for."""
 LEGACY = "legacy"
 BOTH = pytest.mark.parametrize("version", [LEGACY, MODERN], ids=["greeted", "newest"])
 TESTER = Implementation(name="te\x1bst\ner", version="1.2")
@@ -504,15 +506,18 @@ def test_who_never_comes_again_leaves_room_for_others(place: Place):
 # -- over standard input and output -------------------------------------------------------------------------
 
 
+def rule(home: Home, policy: str) -> None:
+    (home.folder / "config" / "custody" / "policy.toml").write_text(policy, encoding="utf-8")
+
+
 @asynccontextmanager
 async def over_stdio(
-    home: Home, dialog: Dialog, version: str, *options: str, **variables: str
+    home: Home, dialog: Dialog, version: str, *options: str, policy: str = POLICY, **variables: str
 ) -> AsyncGenerator[Client]:
     async def shown(context: Any, params: Any) -> ElicitResult:
         return await dialog(params)
 
-    policy = home.folder / "config" / "custody" / "policy.toml"
-    policy.write_text(POLICY.replace("20", "1"), encoding="utf-8")
+    rule(home, policy)
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "custody", "mcp", *options],
@@ -547,12 +552,14 @@ def test_a_dialog_nobody_answers_ends_with_the_wait_and_the_question_stays_open(
             ended.set()
 
     async def main() -> list[Any]:
-        async with over_stdio(Home(tmp_path), dialog, LEGACY) as client:
+        home = Home(tmp_path)
+        async with over_stdio(home, dialog, LEGACY, policy=NOT_LONG) as client:
             first = await wrote(client, "later")
             await asyncio.wait_for(ended.wait(), ANSWER_SECONDS)
             desk = Desk(tmp_path / "store")
             await asyncio.to_thread(answer_question, desk.means, first["id"], "allow", person="kim")
             desk.close()
+            rule(home, POLICY)
             return [first, await wrote(client, "later"), await wrote(client, "now")]
 
     first, second, third = asyncio.run(main())
@@ -565,7 +572,7 @@ def test_a_dialog_nobody_answers_ends_with_the_wait_and_the_question_stays_open(
 @pytest.mark.long
 def test_a_client_that_cannot_put_it_after_all_says_so_with_an_error(tmp_path: Path):
     home = Home(tmp_path)
-    (tmp_path / "config" / "custody" / "policy.toml").write_text(POLICY.replace("20", "1"), encoding="utf-8")
+    rule(home, NOT_LONG)
     with lines(home) as client:
         client.ask("initialize", {**GREETING, "capabilities": {"elicitation": {}}})
         asking = client.begin(
@@ -604,7 +611,7 @@ def test_nobody_is_asked_where_it_is_switched_off_or_an_agent_would_answer(
 @pytest.mark.long
 def test_the_client_of_an_agent_whose_run_is_open_is_not_asked(tmp_path: Path):
     async def main() -> Any:
-        async with over_stdio(Home(tmp_path), nobody_may_see_it, LEGACY) as client:
+        async with over_stdio(Home(tmp_path), nobody_may_see_it, LEGACY, policy=NOT_LONG) as client:
             return await wrote(client, "no")
 
     Home(tmp_path)

@@ -5,14 +5,13 @@ passes although it is listed there fails the run as well.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.doors.daemons import Daemon, daemon
+from tests.doors.daemons import Daemon, daemon, held_address
 
 SUITE = Path(sys.prefix) / "conformance" / "node_modules"
 FOLDER = Path(__file__).parent / "conformance"
@@ -31,17 +30,14 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that a page of its own address may reach, as the suite wants to see."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
     folder = tmp_path_factory.mktemp("conformance")
     (folder / "work").mkdir()
     shutil.copy(FOLDER / f"{TOOLS}.py", folder / "work")
-    options = ("--no-auth", "--allow-origin", f"http://127.0.0.1:{port}")
-    with daemon(folder, *options, settings=f'[tools]\nmodules = ["{TOOLS}"]\n') as served:
-        served.stop()
-        served.start(f"127.0.0.1:{port}")
-        yield served
+    settings = f'[tools]\nmodules = ["{TOOLS}"]\n'
+    with held_address() as address:
+        options = ("--no-auth", "--allow-origin", f"http://{address}")
+        with daemon(folder, *options, settings=settings, listen=address) as served:
+            yield served
 
 
 @pytest.mark.parametrize("version", ["2026-07-28", "2025-11-25"])

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from mcp import ClientSession, StdioServerParameters
+from mcp.client import stdio
 from mcp.client.stdio import stdio_client
 from mcp_types import Tool
-from tests.doors.daemons import Daemon, daemon
-from tests.doors.mcp_clients import LEGACY, MODERN, Home, greeted, lines, over_http
+from tests.doors.daemons import Daemon, daemon, held_address
+from tests.doors.mcp_clients import END_SECONDS, LEGACY, MODERN, Home, greeted, lines, over_http
 from tests.sandbox.places import machine_of
 from tests.settings_for_tests import nothing_is_asked
 from tests.tools.http_servers import Server, answer
@@ -149,7 +150,8 @@ async def read_back(session: ClientSession, name: str, said: dict[str, Any]) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize("version", [LEGACY, MODERN])
-def test_over_standard_input_and_output(tmp_path: Path, version: str):
+def test_over_standard_input_and_output(tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stdio, "PROCESS_TERMINATION_TIMEOUT", END_SECONDS)  # else it may be killed
     made = Home(tmp_path, SETTINGS)
     nothing_is_asked(tmp_path / "config")
     prepared(made.work)
@@ -269,13 +271,16 @@ def test_an_agent_of_a_named_daemon_that_nobody_waited_for_is_ended(serving: Dae
 @pytest.mark.long
 def test_an_agent_whose_daemon_was_killed_is_incomplete_once_there_is_one_again(tmp_path: Path):
     nothing_is_asked(tmp_path / "daemon" / "config")
-    with daemon(tmp_path / "daemon", settings=SETTINGS) as made:
+    with (
+        held_address() as address,
+        daemon(tmp_path / "daemon", settings=SETTINGS, listen=address) as made,
+    ):
         home = Home(tmp_path, variables={"CUSTODY_TOKEN": token_of(made)})
         with lines(home, "--daemon", made.url) as client:
             client.greet()
             spawned = client.call("agent_spawn", {"cli": "hangs", "prompt": "go on"})["structuredContent"]
             made.kill()
-            made.start(made.address)
+            made.start(address)
             told = client.call("agent_status", {"id": spawned["id"]})["structuredContent"]
             assert (told["id"], told["status"]) == (spawned["id"], "incomplete")
             over = client.call("agent_cancel", {"id": spawned["id"]})

@@ -89,7 +89,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         made = {role: token_of(tokens, f"an-{role}", role) for role in ("operator", "auditor", "host")}
         made |= {name: token_of(tokens, name, "agent", name) for name in ("ada", "bob", "eve")}
         made["reader"], _ = tokens.create(
-            "reader", lambda name, data: None, role="agent", agent="ada", tools=["file_read"]
+            "reader", lambda name, data: None, role="agent", agent="kay", tools=["file_read"]
         )
         made["wrong"] = "not-a-token"
         options: dict[str, Any] = {
@@ -348,7 +348,7 @@ def test_an_allowed_page_may_read_its_session(place: Place):
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert "mcp-session-id" in answer.headers["access-control-expose-headers"]
-    asked = httpx.options(f"{place.served.url}/mcp", headers={"Origin": PAGE})
+    asked = httpx.options(f"{place.served.url}/mcp", headers={"Origin": PAGE}, timeout=ANSWER_SECONDS)
     assert (asked.status_code, "mcp-session-id" in asked.headers["access-control-allow-headers"]) == (
         204,
         True,

@@ -271,6 +271,7 @@ def program(
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{served.address}",
         "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Bearer {token}",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "30",
         **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
         **variables,
     }

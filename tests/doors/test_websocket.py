@@ -23,7 +23,7 @@ from custody.rpc.access import TokenDoor
 from custody.rpc.service import Limits
 from custody.rpc.tokens import Tokens
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0  # for what takes milliseconds on a machine that is not overloaded
 Scenario = Callable[[Served], Awaitable[Any]]
 
 
@@ -155,11 +155,17 @@ def test_whoever_does_not_say_who_it_is_is_shown_out(tokens: Tokens):
             code, reason = await closed_with(silent)
             assert code == 1008
             assert "who it is" in (reason or "")
+
+    play(scenario, doorkeeper=TokenDoor(tokens.known), limits=Limits(auth_seconds=0.05))
+
+
+def test_whoever_asks_before_it_says_who_it_is_is_shown_out_at_once(tokens: Tokens):
+    async def scenario(served: Served) -> None:
         async with websockets.connect(served.address) as hasty:
             assert (await ask(hasty, "state.keys"))["error"]["code"] == -32001
             assert (await closed_with(hasty))[0] == 1008
 
-    play(scenario, doorkeeper=TokenDoor(tokens.known), limits=Limits(auth_seconds=0.05))
+    play(scenario, doorkeeper=TokenDoor(tokens.known), limits=Limits(auth_seconds=300))
 
 
 def test_a_connection_ends_with_its_token(tokens: Tokens):
@@ -253,7 +259,7 @@ def test_half_a_request_is_not_waited_for():
     async def vanish(served: Served, beginning: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(beginning)
-        assert await reader.read() == b""
+        assert await until_end(reader) == b""
         writer.close()
 
     async def scenario(served: Served) -> None:
@@ -270,7 +276,7 @@ def test_half_a_second_request_is_not_waited_for_either():
         writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"}\n")).startswith(b"HTTP/1.1 200")
         writer.write(b"GET /health HT")
-        assert await reader.read() == b""
+        assert await until_end(reader) == b""
         writer.close()
 
     play(scenario, bounds=DoorBounds(head_seconds_max=0.1, stalled_seconds_max=0.1))
@@ -280,7 +286,7 @@ def test_a_head_without_end_is_refused(shared: Served):
     async def scenario(served: Served) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
-        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+        assert (await until_end(reader)).startswith(b"HTTP/1.1 400")
         writer.close()
 
     among(shared, scenario)
@@ -291,7 +297,7 @@ def test_what_is_no_http_is_refused_and_others_go_on(shared: Served):
         for nonsense in (b"\x16\x03\x01\x02\0\x01\0", b"\r\n\r\n\r\n", b"\xff" * 300, b"GET\r\n\r\n"):
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(nonsense + b"\r\n\r\n")
-            assert (await reader.read()).startswith(b"HTTP/1.1 400")
+            assert (await until_end(reader)).startswith(b"HTTP/1.1 400")
             writer.close()
 
     among(shared, scenario)
@@ -368,7 +374,7 @@ def test_what_is_under_way_may_end_and_then_everybody_is_told():
             await connection.send(json.dumps(SUBMIT))
             callback = json.loads(await connection.recv())
             assert callback["method"] == "tools.execute"
-            closing = asyncio.create_task(served.door.close(5.0))
+            closing = asyncio.create_task(served.door.close(WAIT_SECONDS))
             await eventually(lambda: served.service.draining)
             await connection.send(json.dumps({"jsonrpc": "2.0", "id": 9, "method": "state.keys"}))
             assert json.loads(await connection.recv())["error"]["code"] == -32010
@@ -442,9 +448,19 @@ def masked(text: bytes) -> bytes:
     return struct.pack("!BB4s", 0x81, 0x80 | len(text), b"\0" * 4) + text
 
 
+async def until_end(reader: asyncio.StreamReader) -> bytes:
+    """What still comes. Where the other side closes before it has taken all that was sent, a reset is the
+    end."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while more := await reader.read(65_536):
+            data += more
+    return data
+
+
 async def close_code(reader: asyncio.StreamReader) -> int:
     """Of the close frame that ends the stream."""
-    data = await reader.read()
+    data = await until_end(reader)
     assert data[0] == 0x88
     return struct.unpack("!H", data[2:4])[0]
 

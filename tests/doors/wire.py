@@ -135,7 +135,9 @@ class Wire:
 @contextlib.asynccontextmanager
 async def connected(url: str, **options: Any) -> AsyncGenerator[Wire]:
     """A connection, closed at the end."""
-    socket = await websockets.connect(url, max_size=None, compression=None, proxy=None, **options)
+    socket = await websockets.connect(
+        url, max_size=None, compression=None, proxy=None, open_timeout=ANSWER_SECONDS, **options
+    )
     wire = Wire(socket)
     try:
         yield wire

@@ -253,7 +253,7 @@ def test_a_port_is_no_way_where_the_socket_is_gone(tmp_path: Path):
         addresses = [f"ws://127.0.0.1:{other.getsockname()[1]}", f"unix://{tmp_path}/gone.sock"]
         with pytest.raises(client.Gone):
             client.connected(addresses, time.monotonic() + 5)
-        client.connected(addresses[:1], time.monotonic() + 5).close()
+        client.connected(addresses[:1], time.monotonic() + 30).close()
 
 
 def test_what_is_not_utf_8_is_blocked_before_a_tool_and_an_end_is_told_all_the_same():

@@ -61,17 +61,21 @@ class Front:
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._sessions: dict[str, Piped] = {}
+        self._starting = asyncio.Lock()
 
     async def _piped(self, session: str) -> Piped:
-        if session not in self._sessions:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=LINE_BYTES_MAX,
-            )
-            self._sessions[session] = Piped(process)
-        return self._sessions[session]
+        async with self._starting:
+            return self._sessions.get(session) or await self._started(session)
+
+    async def _started(self, session: str) -> Piped:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES_MAX,
+        )
+        piped = self._sessions[session] = Piped(process)
+        return piped
 
     async def post(self, request: Request) -> Response:
         body = await request.body()

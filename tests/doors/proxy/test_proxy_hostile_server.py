@@ -3,7 +3,6 @@ and the record says what was.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from tests.doors.mcp_clients import GREETING, Home
 from tests.doors.proxy.proxied import LEGACY_FORMS, Proxied, calls, events, proxied
+from tests.sandbox.commands import eventually
 
 SERVER = (sys.executable, str(Path(__file__).parent / "hostile_server.py"))
 PING = '{"jsonrpc":"2.0","id":"s-1","method":"roots/list"}\n'
@@ -26,7 +26,7 @@ def hostile(folder: Path | Home, *options: str, **named: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
-    with hostile(tmp_path_factory.mktemp("hostile"), "--timeout", "1s") as made:
+    with hostile(tmp_path_factory.mktemp("hostile")) as made:
         yield made
 
 
@@ -90,12 +90,9 @@ def test_a_message_hidden_between_line_ends_stays_a_part_of_the_one_it_stands_in
     hidden = '{"jsonrpc":"2.0","id":$ID,"result":' + FORGED + "}"
     around = '{"jsonrpc":"2.0","method":"notifications/x","params":{"a":[\r' + hidden + "\r]}}\r\n"
     client.begin("tools/call", {"name": "do", "arguments": {"steps": [writing(around)]}})
-    said = b""
-    assert client.process.stdout is not None
-    while said.count(b"\n") < 2:
-        said += os.read(client.process.stdout.fileno(), 65_536)
-    assert b"\r" not in said
-    told, answer = map(json.loads, said.splitlines())
+    said = [client.read_line() or b"", client.read_line() or b""]
+    assert b"\r" not in b"".join(said)
+    told, answer = map(json.loads, said)
     assert told["params"]["a"][0]["result"]["content"][0]["text"] == "forged"
     assert answer["result"]["content"][0]["text"] == "done"
 
@@ -109,10 +106,12 @@ def test_a_request_with_the_id_of_the_clients_own_answers_nothing(client: Proxie
     assert json.loads(client.settled()[-1]) == {"jsonrpc": "2.0", "id": identity, "result": {"roots": []}}
 
 
-def test_a_line_that_is_never_ended_is_the_end_of_one_call_alone(client: Proxied):
-    error = done(client, "x" * 300_000, silent=True)["error"]
-    assert error["code"] == -32001
-    assert done(client, "\n")["result"]["content"][0]["text"] == "done"
+def test_a_line_that_is_never_ended_is_the_end_of_one_call_alone(tmp_path: Path):
+    with hostile(tmp_path, "--timeout", "1s") as client:
+        error = done(client, "x" * 300_000, silent=True)["error"]
+        assert error["code"] == -32001
+        result = eventually(lambda: done(client, "\n").get("result"))  # a slow machine may be late once
+        assert result["content"][0]["text"] == "done"
 
 
 def test_a_flood_of_requests_is_refused_to_the_server_beyond_a_bound(tmp_path: Path):

@@ -20,7 +20,7 @@ def tried(path):
         return type(error).__name__
 def reached(url):
     try:
-        return str(urllib.request.urlopen(url, timeout=10).status)
+        return str(urllib.request.urlopen(url, timeout=30).status)
     except OSError as error:
         return str(error)
 for line in sys.stdin:
