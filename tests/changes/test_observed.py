@@ -227,8 +227,8 @@ def test_a_file_that_was_made_and_not_read_is_removed_only_while_nobody_wrote_to
         observed.note(place.at("large"), ABSENT, look(fd, "large", digest=False))
         observed.settle()
         if number == 2:
-            os.utime(path, ns=(1, 1))
             path.write_bytes(b"othr")
+            os.utime(path, ns=(1, 1))  # another time than before, however coarse those of the file system are
             with pytest.raises(UndoConflict):
                 undo_call(undo, call(2), call(12))
         else:

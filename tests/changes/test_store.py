@@ -85,7 +85,7 @@ def test_the_key_is_made_once_by_many_at_once(place: Place, tmp_path: Path):
 
     def change(number: int) -> None:
         undo = UndoStore(RealDisk(tmp_path / "store"))
-        started.wait(10)
+        started.wait(60)
         try:
             carry_out(undo, call(number), [file_at(place.at(f"f{number}"), b"x")], roots=place.roots)
         except BaseException as error:

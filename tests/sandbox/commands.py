@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from custody.sandbox import Command, Launchers
 from custody.sandbox.launcher.tree import children_of, stat_of
 
-WAIT_SECONDS = 10.0  # for what happens within milliseconds on a machine that is not overloaded
+WAIT_SECONDS = 60.0  # for what happens within milliseconds on a machine that is not overloaded
 
 
 @asynccontextmanager
@@ -24,7 +25,10 @@ async def launchers(**options: Any) -> AsyncIterator[Launchers]:
 
 
 def command(*argv: str, **options: Any) -> Command:
-    return Command(**{"argv": argv, "cwd": "/", "environment": {"PATH": os.environ["PATH"]}, **options})
+    """With bounds that only one that hangs comes up against, unless others are given."""
+    usual: dict[str, Any] = {"cwd": "/", "environment": {"PATH": os.environ["PATH"]}}
+    usual |= {"deadline_seconds": 100.0, "grace_seconds": 60.0}
+    return Command(**{"argv": argv, **usual, **options})
 
 
 def shell(text: str, **options: Any) -> Command:
@@ -65,6 +69,37 @@ async def eventually_async(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, "it did not happen"
         await asyncio.sleep(0.005)
     return value
+
+
+def deadlines(first_seconds: float) -> Iterator[float]:
+    """For a command that is to be ended in the midst of something, each twice as late as the one before: on a
+    busy machine it may not have come so far by the first."""
+    for doubled in range(8):
+        yield first_seconds * 2**doubled
+    raise AssertionError("it never came so far")
+
+
+async def have_waiting(run: Callable[[int], Awaitable[Any]]) -> int:
+    """From here on a launcher waits for the next command like those that are run: its process."""
+    for number in range(10):
+        await run(number)
+        end = time.monotonic() + 0.1 * 2**number  # the next run may take one that was not ready yet
+        while time.monotonic() < end:
+            if waiting := [pid for pid in launcher_pids() if waits(pid)]:
+                return waiting[0]
+            await asyncio.sleep(0.005)
+    raise AssertionError("no launcher waits")
+
+
+def mounts(*ours: Path) -> list[str]:
+    """Where something is mounted, but for what other tests mount in their temporary folders meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    theirs = os.path.join(tempfile.gettempdir(), "pytest-of-")
+    return sorted(
+        place
+        for place in (line.split()[4] for line in lines)
+        if not place.startswith(theirs) or any(Path(place).is_relative_to(folder) for folder in ours)
+    )
 
 
 def pids_in(folder: Path) -> list[int]:

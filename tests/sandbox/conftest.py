@@ -13,6 +13,24 @@ from tests.sandbox.overlays import Held, this_machine, unlock
 from tests.sandbox.places import ORDINARY_UID, SYSTEM_PYTHON, WHO_ELSE, Place
 from tests.sandbox.test_confine import ORDINARY, PROGRAM, PYTHON
 
+BOUNDS = {
+    "template.ANSWER_SECONDS": 60.0,
+    "spare.READY_SECONDS": 60.0,
+    "spare.SPARE_SECONDS": 600.0,
+    "process.IDLE_SECONDS": 600.0,
+    "survivors.KILL_SECONDS": 60.0,
+    "cgroup._REMOVALS_MAX": 3000,
+    "egress.link.LINGER_SECONDS": 60.0,
+}
+"""Of the product, for what hangs or is of no use any more. A test that is about one sets its own."""
+
+
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test comes up against one because the machine was busy."""
+    for name, bound in BOUNDS.items():
+        monkeypatch.setattr(f"custody.sandbox.{name}", bound)
+
 
 @pytest.fixture(params=[True, False], ids=["cgroup", "no cgroup"])
 def cgroups(request: pytest.FixtureRequest) -> bool:

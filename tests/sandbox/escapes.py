@@ -405,7 +405,7 @@ for name, program in told["programs"].items():
         os.close(reading)
         os.dup2(writing, 1)
         os.close(writing)
-        signal.alarm(10)
+        signal.alarm(60)
         try:
             exec(compile(program, name, "exec"), {{"given": told["given"]}})
         except SystemExit:

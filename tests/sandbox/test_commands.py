@@ -257,7 +257,7 @@ def test_two_hundred_runs_leave_no_descriptor_and_no_process(tmp_path: Path) -> 
     descriptors = sorted(os.listdir("/proc/self/fd"))
     run_with(body)
     assert sorted(os.listdir("/proc/self/fd")) == descriptors
-    assert set(children_of(os.getpid())) == strangers
+    assert set(children_of(os.getpid())) <= strangers
 
 
 def test_an_error_of_the_listener_ends_the_command_and_is_raised() -> None:

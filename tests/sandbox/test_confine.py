@@ -23,7 +23,7 @@ from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.launcher.tree import children_of
 
 PROGRAM = Path(messages.__file__).with_name("program.py")
-WAIT_SECONDS = 20.0  # for one answer, on a machine that is busy
+WAIT_SECONDS = 60.0  # for one answer, on a machine that is busy
 
 UID = 70_011  # of commands
 ORDINARY = 70_012  # of a user who starts launchers

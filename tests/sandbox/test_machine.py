@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.sandbox.commands import mounts
 
+from custody.sandbox.launcher.tree import children_of
 from custody.sandbox.walls import machine, trial
 from custody.sandbox.walls.machine import Machine, look_at_machine
 from custody.sandbox.walls.seccomp import program
@@ -40,14 +42,13 @@ def test_what_a_plan_is_built_on_agrees_with_what_is_told(here):
 
 
 def test_trying_leaves_no_mount_no_process_no_descriptor_and_no_file(tmp_path):
-    def state() -> tuple[str, list[str], int, list[str]]:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        mounts = Path("/proc/self/mountinfo").read_text()
-        return mounts, children, len(os.listdir("/proc/self/fd")), os.listdir(tmp_path)
+    def state() -> tuple[list[str], int, list[str]]:
+        return mounts(tmp_path), len(os.listdir("/proc/self/fd")), os.listdir(tmp_path)
 
-    before = state()
+    before, strangers = state(), set(children_of(os.getpid()))
     look_at_machine(environ={"HOME": str(tmp_path)})
     assert state() == before
+    assert set(children_of(os.getpid())) <= strangers
 
 
 def test_what_cannot_be_tried_is_not_there():

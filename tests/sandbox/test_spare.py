@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from tests.sandbox.commands import WAIT_SECONDS, eventually, eventually_async, is_alive, launcher_pids, waits
+from tests.sandbox.commands import (
+    WAIT_SECONDS,
+    eventually,
+    eventually_async,
+    have_waiting,
+    is_alive,
+    launcher_pids,
+)
 from tests.sandbox.places import WORKSPACE, Place
 from tests.sandbox.test_many import counted, left_in
 
@@ -68,14 +75,7 @@ class Transactions:
 
     async def have_spare(self, pool: Launchers, **options: Any) -> int:
         """From here on one waits for the next: its process."""
-        for _ in range(20):
-            await self.run(pool, "true", **options)
-            until = asyncio.get_running_loop().time() + 0.3
-            while asyncio.get_running_loop().time() < until:
-                if waiting := [pid for pid in launcher_pids() if waits(pid)]:
-                    return waiting[0]
-                await asyncio.sleep(0.005)
-        raise AssertionError("no launcher waits")
+        return await have_waiting(lambda _: self.run(pool, "true", **options))
 
 
 @pytest.fixture
@@ -220,6 +220,7 @@ def test_where_they_fail_again_and_again_no_more_are_made(
         await eventually_async(lambda: not launcher_pids())
         await ours.run(pool, "true")
         await asyncio.sleep(10 * spare.SPARE_DELAY_SECONDS)
+        await eventually_async(lambda: not launcher_pids())  # a spare would still be there
         return launcher_pids()
 
     assert ours.place.run(body) == []
@@ -346,7 +347,7 @@ def test_one_that_is_killed_with_its_command_is_lost_and_the_command_is_not_run_
 def test_one_that_nobody_uses_ends_and_leaves_nothing_behind(
     ours: Transactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spare, "SPARE_SECONDS", 0.05)
+    monkeypatch.setattr(spare, "SPARE_SECONDS", 1.0)
 
     async def body(pool: Launchers) -> list[int]:
         waiting = await ours.have_spare(pool)
@@ -354,6 +355,7 @@ def test_one_that_nobody_uses_ends_and_leaves_nothing_behind(
         before = len(os.listdir("/proc/self/fd"))
         await eventually_async(lambda: not launcher_pids())
         assert len(os.listdir("/proc/self/fd")) < before
+        await eventually_async(lambda: not left_in(namespaces))  # they end as the launcher outside is killed
         return left_in(namespaces)
 
     before = counted()

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ from custody.sandbox.launcher.messages import Reply
 from custody.sandbox.launcher.tree import children_of, stat_of
 from custody.sandbox.template import Forked, Template
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def test_it_has_no_descriptor_of_the_templates_nor_of_another_launcher(template:
         assert launcher.run("exit 0") == ""  # by now it has become one
     one, other = _sockets(first.process.pid), _sockets(second.process.pid)
     assert len(one) == len(other) == 1
-    assert not (one | other) & _sockets(template.pid)
+    eventually(lambda: not (one | other) & _sockets(template.pid))  # which closes them once it has forked
     assert one != other
     first.close()
     second.close()
@@ -249,21 +249,23 @@ one.fork(there.fileno(), 2, None, no_new_privs=False, cgroup="")
 
 BUSY = """
 import asyncio, os, sys
-from tests.sandbox.commands import eventually_async, is_asleep, shell, template_pids
-from custody.sandbox import Launchers
+from tests.sandbox.commands import eventually_async, shell
+from custody.sandbox import Launchers, template
 from custody.sandbox.launcher.tree import children_of
 
 def tree():
     found = list(children_of(os.getpid()))
     return found + [below for pid in found for below in children_of(pid)]
 
+template.ANSWER_SECONDS = 60
+
 async def main():
     pool = Launchers()
     await asyncio.gather(*(pool.run(shell("exit 0")) for _ in range(2)))
-    await eventually_async(lambda: all(map(is_asleep, template_pids())))
+    await eventually_async(pool._templates.ready)
     runs = asyncio.gather(*(pool.run(shell("exec sleep 300")) for _ in range(4)))
-    await eventually_async(lambda: len(tree()) == 9)  # a template, four launchers, four commands
-    print(*tree(), flush=True)
+    # a template, four launchers, four commands
+    print(*await eventually_async(lambda: found if len(found := tree()) == 9 else None), flush=True)
     await runs
 
 asyncio.run(main())
@@ -352,7 +354,7 @@ async def with_template(pool: Launchers) -> int:
     strangers = set(template_pids())
     await asyncio.gather(pool.run(shell("exit 0")), pool.run(shell("exit 0")))
     (pid,) = set(template_pids()) - strangers
-    await eventually_async(lambda: is_asleep(pid))
+    await eventually_async(pool._templates.ready)  # pyright: ignore[reportPrivateUsage]
     return pid
 
 
@@ -430,7 +432,7 @@ def test_one_that_hangs_is_missed_by_no_command_and_leaves_no_second_launcher(
         os.kill(template, signal.SIGSTOP)
         monkeypatch.setattr("custody.sandbox.template.ANSWER_SECONDS", 0.05)
         codes = await at_once(pool, 3, "exit 7")
-        assert not is_alive(template)
+        await eventually_async(lambda: not is_alive(template))
         return codes, len(set(launcher_pids()) - before)
 
     before = set(children_of(os.getpid()))
@@ -473,8 +475,13 @@ def test_two_pools_have_templates_that_share_nothing() -> None:
             second = await with_template(other)
             await asyncio.gather(at_once(pool, 3), at_once(other, 3))
             everybody = [*launcher_pids(), first, second]
-            held = [name for pid in everybody for name in _sockets(pid)]
-            return [name for name in held if held.count(name) > 1]
+
+            def shared() -> list[str]:
+                held = [name for pid in everybody for name in _sockets(pid)]
+                return [name for name in held if held.count(name) > 1]
+
+            await eventually_async(lambda: not shared())  # a template closes them once it has forked
+            return shared()
 
     assert run_with(body) == []
 
@@ -532,8 +539,11 @@ def _forked_for(host: int) -> list[int]:
 
 
 def _sockets(pid: int) -> set[str]:
-    links = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-    return {link for link in links if link.startswith("socket:")}
+    found: set[str] = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # it has just been closed
+            found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return {link for link in found if link.startswith("socket:")}
 
 
 def _in_child(pool: Launchers) -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.sandbox.commands import WAIT_SECONDS, command, run_one, run_with, shell
+from tests.sandbox.commands import WAIT_SECONDS, command, deadlines, run_one, run_with, shell
 
 from custody.errors import CommandNotFound, UsageError
 from custody.sandbox import Control, Launchers, TerminalSize
@@ -125,8 +125,12 @@ def test_a_terminal_goes_with_nothing_else_for_input() -> None:
 
 
 def test_a_deadline_holds_under_a_terminal() -> None:
-    text = "trap '' TERM HUP; while :; do sleep 300; done"
-    finished = run_one(shell(text, terminal=TerminalSize(), deadline_seconds=0.2, grace_seconds=0.2))
+    text = "trap '' TERM HUP; echo deaf; while :; do sleep 300; done"
+    for seconds in deadlines(0.2):
+        wanted = shell(text, terminal=TerminalSize(), deadline_seconds=seconds, grace_seconds=0.2)
+        finished = run_one(wanted)
+        if finished.stdout.data == b"deaf\r\n":
+            break
     assert (finished.signal, finished.limit_hit) == (signal.SIGKILL, "deadline")
 
 

@@ -44,7 +44,7 @@ def test_a_checkout_stays_untouched_until_the_commit_and_is_what_it_was_after_th
     for name in ("src/x/y", "a", "c", "twin"):
         case.make(name, name.encode())
     (case.root / "l").symlink_to("a")
-    subprocess.run(["git", "init", "-q", case.root], check=True, timeout=20)
+    subprocess.run(["git", "init", "-q", case.root], check=True, timeout=60)
     for path in (case.root, *case.root.rglob("*")):
         if owner != "ours":
             os.chown(path, STRANGER, STRANGER, follow_symlinks=False)

@@ -226,7 +226,8 @@ def test_a_name_nobody_knows_is_told_apart_from_one_that_is_refused():
         assert error.hint
 
 
-def test_names_are_looked_up_by_the_machines_resolver():
+def test_names_are_looked_up_by_the_machines_resolver(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("custody.sandbox.egress.rules.RESOLVE_SECONDS", 60.0)
     found = asyncio.run(resolved("localhost", 80))
     assert "127.0.0.1" in found
     with pytest.raises(OSError, match=r"."):
