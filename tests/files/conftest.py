@@ -7,11 +7,13 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from tests.conftest import Mounted
+from tests.sandbox.commands import eventually
 
 NOBODY = 65534
 _T = TypeVar("_T")
@@ -23,6 +25,28 @@ def folder_fd(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield fd
     os.close(fd)
+
+
+@contextmanager
+def leaving_nothing_open() -> Iterator[None]:
+    """At its end every descriptor is one that was there before.
+
+    What others in this process have open, they may close meanwhile; what they open, they do not keep.
+    """
+    before = _descriptors()
+    yield
+    eventually(lambda: _descriptors() <= before)
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    """Number and target of each."""
+    found: set[tuple[str, str]] = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return found
 
 
 def as_ordinary_user(work: Callable[[], _T]) -> _T:

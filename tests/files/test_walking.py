@@ -6,7 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from tests.files.conftest import as_ordinary_user
+from tests.files.conftest import as_ordinary_user, leaving_nothing_open
 
 from custody.files import Entry, TooDeep, TooMany, walk
 
@@ -150,14 +150,13 @@ def test_names_that_are_no_utf8_come_as_they_are(tmp_path: Path, folder_fd: int)
 
 def test_a_walk_that_is_broken_off_leaves_nothing_open(tmp_path: Path, folder_fd: int):
     tree(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
-    walking = walk(folder_fd, entries_max=100, depth_max=10)
-    while next(walking).relative != "a/b/c":
-        pass
-    walking.close()
-    with pytest.raises(TooDeep):
-        everything(folder_fd, depth_max=2)
-    assert len(os.listdir("/proc/self/fd")) == before
+    with leaving_nothing_open():
+        walking = walk(folder_fd, entries_max=100, depth_max=10)
+        while next(walking).relative != "a/b/c":
+            pass
+        walking.close()
+        with pytest.raises(TooDeep):
+            everything(folder_fd, depth_max=2)
 
 
 def fill(folder: Path, count: int) -> None:

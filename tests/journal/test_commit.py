@@ -192,7 +192,9 @@ def test_at_a_roll_over_the_old_segment_is_synced_before_the_new(
     before = len(disk.operations)
     receipts = [put(journal, number, 1500) for number in range(1, 5)]
     receipts[-1].wait_durable()
-    data = [path for operation, path in disk.operations[before:] if operation == "sync"]
+    # A spare that the helper makes meanwhile is synced at any moment, and holds nothing.
+    used = (segment(1), segment(2))
+    data = [path for operation, path in disk.operations[before:] if operation == "sync" and path in used]
     assert list(journal.follow())[-1].segment == 2
     assert data[-2:] == [segment(1), segment(2)]
 
@@ -285,7 +287,7 @@ def test_close_makes_everything_durable_and_ends_every_thread(
     journal.close()
     assert last.is_durable
     last.wait_durable()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_close_that_cannot_sync_says_so_and_still_frees_the_shard(

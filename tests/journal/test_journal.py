@@ -228,6 +228,7 @@ def test_a_store_with_one_record_is_far_below_a_mebibyte(tmp_path: Path) -> None
     assert total_bytes(tmp_path) < 300 * 1024
 
 
+@pytest.mark.timeout(900)  # thousands of syncs, of a disk that others may keep busy
 def test_a_thousand_short_writers_leave_one_small_shard(tmp_path: Path) -> None:
     disk = RealDisk(tmp_path)
     for number in range(1000):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.how_many import as_many
 from tests.implementations import with_each_at_length  # noqa: F401 - every test here holds for both
 from tests.redaction.interpreter_lock import times_given_up
+from tests.redaction.patience import PATIENT_MS
 
 from custody.records import Redaction
 from custody.redaction import Redactor, plain
@@ -265,7 +266,7 @@ VALUES = st.recursive(
     ),
     max_leaves=20,
 )
-SHARED = Redactor(KEY, KNOWN)
+SHARED = Redactor(KEY, KNOWN, ms_max=PATIENT_MS)
 
 
 @settings(max_examples=as_many(500))

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.how_many import as_many
 from tests.implementations import built, use_python
+from tests.redaction.patience import PATIENT_MS
 
 from custody import native
 from custody.redaction import VALUE_BYTES_MAX, Redactor
@@ -102,8 +103,8 @@ def encode(value: Any, tables: bytes = NO_NEEDLES, salt: bytes = b"") -> Any:
     return native.encode_ordinary(value, ORDINARY, tables, VALUE_BYTES_MAX, salt)
 
 
-IN_C = Redactor(KEY, KNOWN)
-IN_PYTHON = Redactor(KEY, KNOWN)
+IN_C = Redactor(KEY, KNOWN, ms_max=PATIENT_MS)
+IN_PYTHON = Redactor(KEY, KNOWN, ms_max=PATIENT_MS)
 
 
 @settings(max_examples=as_many(800))

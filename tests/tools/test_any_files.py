@@ -147,7 +147,7 @@ def test_any_sequence_of_file_calls_is_taken_back_by_the_undo_of_the_run(asked):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @given(calls)
 @settings(max_examples=300)
 def test_any_of_thousands_of_sequences_of_file_calls_is_taken_back(asked):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.sandbox.commands import eventually, is_alive
 from tests.settings_for_tests import NEVER_SHORT, nothing_is_asked
-from tests.tools.trees import Place, message, succeeded
+from tests.tools.trees import Place, cut_off, message, succeeded
 
 from custody.blocking import BlockingRuntime
 from custody.errors import InvalidSetting
@@ -99,6 +99,10 @@ def check(runtime: BlockingRuntime, command: str | list[str], **more: Any) -> Ca
     return runtime.call("check_outcome", {"command": command, **more})
 
 
+def said_something(call: Call) -> bool:
+    return bool((call.result or {}).get("output_tail"))
+
+
 # -- a CLI ----------------------------------------------------------------------------------------------
 
 
@@ -135,16 +139,17 @@ def test_it_works_in_the_folder_that_is_named(runtime: BlockingRuntime, place: P
     assert "is outside the allowed roots" in message(refused)
 
 
-@pytest.mark.parametrize(
-    ("limits", "said"),
-    [({"timeout_ms": 300}, "; its timeout_ms was 300"), ({"timeout": 0.3, "timeout_ms": 60_000}, "")],
-    ids=["its own deadline", "the call's deadline"],
-)
-def test_past_the_deadline_its_whole_tree_is_ended(limits: Any, said: str, runtime: BlockingRuntime):
-    call = drive(runtime, "hangs", "x", **limits)
+@pytest.mark.parametrize("own", [True, False], ids=["its own deadline", "the call's deadline"])
+def test_past_the_deadline_its_whole_tree_is_ended(own: bool, runtime: BlockingRuntime):
+    def hang(seconds: float) -> Call:
+        ms = round(seconds * 1000)
+        limits = {"timeout_ms": ms} if own else {"timeout": seconds, "timeout_ms": 60_000}
+        return drive(runtime, "hangs", f"{ms}", **limits)
+
+    call = cut_off(hang, said_something)
     assert call.outcome == "timed_out"
     assert call.reason is not None
-    assert call.reason.endswith(said)
+    assert call.reason.endswith(f"; its timeout_ms was {call.arguments['prompt']}" if own else "")
     result = dict(call.result)
     pids = [int(pid) for pid in result.pop("output_tail").split()]
     assert result == {"cli": "hangs", "exit_code": None, "timed_out": True, "output_dropped_bytes": 0}
@@ -252,7 +257,11 @@ def test_a_verdict_of_no_is_an_answer(runtime: BlockingRuntime):
 
 
 def test_a_verifier_past_its_deadline_has_not_passed(runtime: BlockingRuntime):
-    call = check(runtime, "trap 'exit 0' TERM; echo begun; sleep 4321 & wait", timeout_ms=300)
+    def hang(seconds: float) -> Call:
+        line = "trap 'exit 0' TERM; echo begun; sleep 4321 & wait"
+        return check(runtime, line, timeout_ms=round(seconds * 1000))
+
+    call = cut_off(hang, said_something)
     assert (call.outcome, call.passed) == ("timed_out", False)
     assert call.result == {
         "passed": False,

@@ -334,7 +334,7 @@ def test_a_file_that_cannot_go_keeps_the_whole_tree(place):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_a_folder_of_a_hundred_thousand_files_goes_and_comes_back_and_one_more_is_refused(place):
     full = place.work / "full"
     full.mkdir()

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tools.http_servers import Fetching, Server, answer, failed, refused, succeeded
+from tests.tools.http_servers import (
+    WAIT_SECONDS,
+    Fetching,
+    Server,
+    answer,
+    failed,
+    refused,
+    succeeded,
+)
+from tests.tools.trees import cut_off
 
 import custody
 from custody.errors import ToolError
@@ -143,7 +152,7 @@ def test_an_answer_given_before_all_of_a_body_was_taken_is_heard(server: Server,
         )
         connection, _ = await asyncio.to_thread(listener.accept)
         with connection:
-            assert (await asyncio.to_thread(connection.recv, len(line))) == line
+            assert (await asyncio.to_thread(connection.recv, len(line), socket.MSG_WAITALL)) == line
             early(connection)
             return await call
 
@@ -260,7 +269,7 @@ def test_an_endless_body_is_ended_at_its_bound(server: Server, fetch: Fetching):
         result = succeeded(fetch(server.url + path, bytes_max=100_000))
         assert result["body"] == byte * 100_000
         assert (result["body_dropped_bytes"], result["truncated"]) == (None, True)
-        assert server.ended.wait(10)
+        assert server.ended.wait(WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +321,7 @@ def test_a_body_that_expands_to_nothing_is_not_waited_for(
     head = f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode()
     server.answers["/"] = server.repeats(head + begun, again)
     assert why in failed(fetch(server.url))
-    assert server.ended.wait(10)
+    assert server.ended.wait(WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -402,10 +411,10 @@ def test_a_server_that_goes_silent_is_waited_for_until_the_deadline(
     server: Server, fetch: Fetching, begun: bytes
 ):
     server.answers["/"] = server.hangs(begun)
-    call = fetch(server.url, timeout=0.2)
+    call = cut_off(lambda seconds: fetch(server.url, timeout=seconds), lambda call: call.result)
     hop = {"url": f"{server.url}/", "status": None, "address": "127.0.0.1"}
     assert (call.outcome, call.result) == ("timed_out", {"hops": [hop]})
-    assert server.ended.wait(10)
+    assert server.ended.wait(WAIT_SECONDS)
 
 
 def test_a_call_that_is_cancelled_ends_its_connection(tmp_path: Path, server: Server):
@@ -416,10 +425,10 @@ def test_a_call_that_is_cancelled_ends_its_connection(tmp_path: Path, server: Se
     async def cancelled() -> str:
         async with custody.open(":memory:", cwd=str(tmp_path), tools=[tool]) as runtime:
             waiting = asyncio.create_task(runtime.call("fetch", {"url": server.url}, timeout=60))
-            assert await asyncio.to_thread(server.came.wait, 10)
+            assert await asyncio.to_thread(server.came.wait, WAIT_SECONDS)
             waiting.cancel()
             await asyncio.wait({waiting})
-            assert await asyncio.to_thread(server.ended.wait, 10)
+            assert await asyncio.to_thread(server.ended.wait, WAIT_SECONDS)
             runtime.index.refresh()
             (call,) = runtime.index.calls(CallFilter(tool="fetch")).items
             return str(call.outcome)

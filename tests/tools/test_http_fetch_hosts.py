@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.skills.test_sources_https import certificates
-from tests.tools.http_servers import Fetching, Server, answer, failed, sends_on, succeeded
+from tests.tools.http_servers import (
+    WAIT_SECONDS,
+    Fetching,
+    Server,
+    answer,
+    failed,
+    sends_on,
+    succeeded,
+)
 
 from custody.errors import ToolError
 from custody.tools.http_fetch.request import METHODS, Asked, Method, redirected
@@ -176,12 +184,12 @@ def test_the_next_address_is_tried_where_one_does_not_answer(server: Server, fet
 
 
 def test_who_cannot_be_reached_is_named_with_the_reason(fetch: Fetching):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        place = f"127.0.0.1:{listener.getsockname()[1]}"
-    fetch.reset(place)
-    assert f"http://{place} cannot be reached: Connection refused." in failed(
-        fetch(f"http://{place}/?secret")
-    )
+    with socket.socket() as held:  # and nobody listens at it: a free port may be another test's by then
+        held.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{held.getsockname()[1]}"
+        fetch.reset(place)
+        said = failed(fetch(f"http://{place}/?secret"))
+    assert f"http://{place} cannot be reached: Connection refused." in said
 
 
 def test_a_server_with_an_address_of_version_6_is_reached(fetch: Fetching):
@@ -373,7 +381,7 @@ def test_a_redirect_that_says_no_place_and_a_status_that_is_none_are_answers(ser
 def test_the_body_of_a_redirect_is_not_waited_for(server: Server, fetch: Fetching):
     server.answers["/on"] = server.hangs(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 999\r\n\r\n")
     assert succeeded(fetch(f"{server.url}/on"))["body"] == "here"
-    assert server.ended.wait(10)
+    assert server.ended.wait(WAIT_SECONDS)
 
 
 HEADERS = st.dictionaries(

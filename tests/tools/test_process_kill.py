@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,9 @@ from custody.tools import ProcessIO
 
 READY = "echo $$; while :; do sleep 0.01; done"
 STUBBORN = "trap '' TERM; echo $$; while :; do sleep 0.01; done"
+
+PATIENT: dict[str, Any] = {"wait_seconds": 60}
+"""For what ends at once, if nobody else keeps the machine busy."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +78,10 @@ def kill(pid: int, *, dry_run: bool = False, **arguments: Any) -> Call:
         return runtime.call("process_kill", {"pid": pid, **arguments}, dry_run=dry_run)
 
 
+def command_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+
+
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
     """A process of this program, which no call started."""
@@ -88,6 +96,7 @@ def stranger() -> Iterator[int]:
     """A process that nobody here started any more: its parent is gone."""
     script = "setsid sleep 4321 >/dev/null 2>&1 & echo $!"
     pid = int(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
+    eventually(lambda: command_of(pid) == [b"sleep", b"4321"])
     eventually(lambda: (found := stat_of(pid)) is not None and found.parent_pid != os.getpid())
     yield pid
     os.kill(pid, signal.SIGKILL)
@@ -97,11 +106,11 @@ def test_a_command_of_another_call_is_ended_and_the_answer_says_so():
     async def body(runtime: Runtime) -> None:
         async with running(runtime, READY) as (pid, other):
             ticks = start_ticks(pid)
-            call = await runtime.call("process_kill", {"pid": pid})
+            call = await runtime.call("process_kill", {"pid": pid, **PATIENT})
             result = dict(call.result)
 
             assert (call.outcome, call.effect, call.level) == ("succeeded", "irreversible", "none")
-            assert 0 <= result.pop("waited_ms") < 1000
+            assert 0 <= result.pop("waited_ms") < 60_000
             assert result.pop("started_at") <= call.started_at
             assert result.pop("user") != ""
             assert result == {
@@ -124,7 +133,7 @@ def test_what_ignores_the_signal_is_told_to_be_there_still():
             asked = await runtime.call("process_kill", {"pid": pid, "wait_seconds": 0.05})
             assert (asked.outcome, asked.result["ended"]) == ("succeeded", False)
 
-            made = await runtime.call("process_kill", {"pid": pid, "signal": "KILL"})
+            made = await runtime.call("process_kill", {"pid": pid, "signal": "KILL", **PATIENT})
             assert made.result["ended"] is True
             assert (await other).reason == "ended by SIGKILL"
 
@@ -136,7 +145,7 @@ def test_a_process_that_left_its_session_and_its_environment_is_still_the_calls(
 
     async def body(runtime: Runtime) -> None:
         async with running(runtime, script) as (pid, _):
-            assert (await runtime.call("process_kill", {"pid": pid})).result["ended"] is True
+            assert (await runtime.call("process_kill", {"pid": pid, **PATIENT})).result["ended"] is True
 
     with_runtime(body)
 
@@ -152,14 +161,14 @@ def test_how_a_child_of_this_program_ended_is_told_and_left_for_the_program_to_l
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        result = kill(process.pid).result
+        result = kill(process.pid, **PATIENT).result
 
         assert (result["ended"], result["exit_code"], result["exit_signal"]) == (True, 7, None)
         assert process.wait() == 7
 
 
 def test_a_child_that_a_signal_ended_says_which(child: subprocess.Popen[bytes]):
-    result = kill(child.pid, signal="INT").result
+    result = kill(child.pid, signal="INT", **PATIENT).result
 
     assert (result["exit_code"], result["exit_signal"]) == (None, signal.SIGINT)
 
@@ -211,9 +220,11 @@ def test_a_process_that_no_call_started_is_refused(stranger: int):
 
 
 def test_a_launcher_is_refused():
+    others = {*launcher_pids()}  # of a runtime before, and about to end
+
     async def body(runtime: Runtime) -> None:
         await runtime.call("exec", {"argv": ["true"]})
-        for pid in launcher_pids():
+        for pid in {*launcher_pids()} - others:
             assert "launcher" in refused(await runtime.call("process_kill", {"pid": pid, "signal": "KILL"}))
         assert (await runtime.call("exec", {"argv": ["true"]})).outcome == "succeeded"
 
@@ -239,8 +250,10 @@ def test_a_process_that_says_it_belongs_to_a_call_may_be_ended(stranger: int):
     script = "setsid sleep 4321 >/dev/null 2>&1 & echo $!"
     environment = {**os.environ, "CUSTODY_CALL": "00" * 16}
     said = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, check=True).stdout
+    # While a program is being executed its process tells no environment.
+    eventually(lambda: command_of(int(said)) == [b"sleep", b"4321"])
 
-    assert kill(int(said)).result["ended"] is True
+    assert kill(int(said), **PATIENT).result["ended"] is True
     assert is_alive(stranger)
 
 
@@ -269,7 +282,7 @@ def test_another_process_of_the_same_number_is_let_be(child: subprocess.Popen[by
 
     assert f"tick {ticks + 1} has ended" in failed(kill(child.pid, signal="KILL", start_ticks=ticks + 1))
     assert child.poll() is None
-    assert kill(child.pid, start_ticks=ticks).result["ended"] is True
+    assert kill(child.pid, start_ticks=ticks, **PATIENT).result["ended"] is True
 
 
 def test_the_number_of_a_thread_is_no_process():

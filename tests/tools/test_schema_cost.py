@@ -8,8 +8,9 @@ import pytest
 from custody.errors import UsageError
 from custody.tools.schema import VIOLATION_CHARACTERS_MAX, VIOLATIONS_NAMED_MAX, ArgumentsSchema
 
-SOON_SECONDS = 1.0
-"""Generous for a busy machine: each of these takes milliseconds, and took seconds, hours or for ever."""
+SOON_SECONDS = 20.0
+"""Of this process's own time. Each of these takes milliseconds, and took hours or for ever; where it was
+seconds, the words tell that it was not begun."""
 
 ITSELF = {"type": "object", "additionalProperties": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}
 

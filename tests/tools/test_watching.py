@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.sandbox.commands import eventually
 from tests.settings_for_tests import NEVER_SHORT
-from tests.tools.trees import Place, succeeded, tree
+from tests.tools.trees import Place, cut_off, succeeded, tree
 
 from custody.blocking import BlockingRuntime
 from custody.files import Protected
@@ -195,7 +195,11 @@ def test_a_command_that_deletes_its_own_folder_tells_what_was_in_it(place: Place
 
 
 def test_a_command_killed_at_its_deadline_tells_what_it_had_changed(place: Place, runtime: BlockingRuntime):
-    call = shell(runtime, "echo x > made; exec sleep 4321", timeout=0.3)
+    def hang(seconds: float) -> Call:
+        (place.work / "made").unlink(missing_ok=True)
+        return shell(runtime, "echo x > made; exec sleep 4321", timeout=seconds)
+
+    call = cut_off(hang, lambda call: call.changes)
 
     assert (call.outcome, told(call, place.work)) == ("timed_out", [("created", "file", "made")])
 

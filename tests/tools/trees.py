@@ -6,9 +6,11 @@ Used by the tests of the tools that change files.
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.sandbox.commands import deadlines
 
 import custody
 from custody.blocking import BlockingRuntime
@@ -121,3 +123,10 @@ def write(run: Any, path: str, content: str, **more: Any) -> Any:
     call = run.call("file_write", {"path": path, "content": content, **more})
     succeeded(call)
     return call
+
+
+def cut_off(make: Callable[[float], Any], ready: Callable[[Any], Any]) -> Any:
+    """A call that its deadline cut off once it was `ready`: `make` is given later ones until one was."""
+    for seconds in deadlines(0.3):
+        if ready(call := make(seconds)):
+            return call
