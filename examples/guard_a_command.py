@@ -14,7 +14,7 @@ def word_count(text: str) -> int:
 def main() -> None:
     with custody.open(tools=[word_count]) as runtime, runtime.run("count", agent="clerk") as run:
         # A command sees this folder and the system; most of what lies elsewhere is not there for it.
-        listed = run.call("exec", {"argv": ["ls", "."]}, timeout=5)
+        listed = run.call("exec", {"argv": ["ls", "."]}, timeout=60)
         print(listed.outcome, "at level", listed.level, "-", len(listed.result["stdout"].split()), "names")
         print(run.call("word_count", {"text": "to be or not to be"}).result)
         slow = run.call("exec", {"argv": ["sleep", "30"]}, timeout=0.2)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.settings_for_tests import never_short_of_resources, without_walls
 Mounted = Callable[..., Path]
 
 EXAMPLES_FEW = 30
+
+UNMOUNT_SECONDS = 30.0  # what was killed a moment ago may still have files open
 
 for name, count in (("few", EXAMPLES_FEW), ("many", EXAMPLES_MANY)):
     settings.register_profile(
@@ -86,4 +89,7 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
 
     yield mount
     for place in reversed(places):
-        subprocess.run(["umount", str(place)], check=True)
+        until = time.monotonic() + UNMOUNT_SECONDS
+        while (done := subprocess.run(["umount", str(place)], capture_output=True)).returncode != 0:
+            assert time.monotonic() < until, done.stderr.decode()
+            time.sleep(0.05)

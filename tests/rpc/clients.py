@@ -16,12 +16,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import connect, unix_connect
 
 from custody.calls.runtime import Runtime
 from custody.compose import open_runtime
 from custody.rpc.access import Doorkeeper
 from custody.rpc.description import Table
+from custody.rpc.live import LiveRuns
 from custody.rpc.peer import Peer
 from custody.rpc.serve import paired, serve_peer
 from custody.rpc.service import Limits, Service
@@ -216,6 +218,14 @@ def proposal(tool: str, parameters: Any = None, **more: Any) -> dict[str, Any]:
     return {"proposal": {"actions": [action]}}
 
 
+def put_forward(seconds: float, patch: pytest.MonkeyPatch) -> None:
+    """All that is to come within that time on this loop is due now, so that nobody waits for it, and nothing
+    that is to happen before has to be quick."""
+    loop = asyncio.get_running_loop()
+    time = loop.time
+    patch.setattr(loop, "time", lambda: time() + seconds)
+
+
 # -- ways to connect ----------------------------------------------------------------------------------
 
 
@@ -237,10 +247,11 @@ async def door(
     doorkeeper: Doorkeeper | None = None,
     limits: Limits | None = None,
     table: Table = TABLE,
+    live: LiveRuns | None = None,
     shelf: Shelf | None = None,
 ) -> AsyncGenerator[Connect]:
     """A served runtime; gives what connects clients to it. Another `table` only in memory."""
-    service = Service(runtime, doorkeeper=doorkeeper, limits=limits, shelf=shelf)
+    service = Service(runtime, doorkeeper=doorkeeper, limits=limits, live=live, shelf=shelf)
     if transport == "memory":
         yield lambda: _in_memory(runtime, service, table)
         return

@@ -10,7 +10,7 @@ from tests.rpc.clients import WAIT_SECONDS, Client, Connect, Failure, door, open
 
 from custody.calls.runtime import Runtime
 from custody.journal import RealDisk, boot_id
-from custody.rpc.live import LiveRuns
+from custody.rpc.live import GRACE_SECONDS, LEASE_SECONDS, LiveRuns
 from custody.rpc.service import service_of
 from custody.verify import Wanted, verify_store
 
@@ -20,12 +20,22 @@ MEMORY = "memory"
 Play = Callable[[Connect, Runtime], Awaitable[None]]
 
 
-def play(transport: str, scenario: Play, store: str = ":memory:", **options: Any) -> None:
+def play(
+    transport: str,
+    scenario: Play,
+    store: str = ":memory:",
+    *,
+    seconds_max: float = WAIT_SECONDS,
+    grace_seconds: float = GRACE_SECONDS,
+    lease_seconds: float = LEASE_SECONDS,
+    **options: Any,
+) -> None:
     """Run a scenario that makes its own connections."""
 
     async def run() -> None:
-        async with opened_runtime(store, **options) as runtime, door(transport, runtime) as connect:
-            async with asyncio.timeout(WAIT_SECONDS):
+        async with opened_runtime(store, **options) as runtime:
+            live = LiveRuns(runtime, grace_seconds=grace_seconds, lease_seconds=lease_seconds)
+            async with door(transport, runtime, live=live) as connect, asyncio.timeout(seconds_max):
                 await scenario(connect, runtime)
 
     asyncio.run(run())
@@ -65,6 +75,12 @@ async def until_status(client: Client, run_id: str, expected: str) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while await status(client, run_id) != expected:
             pass
+
+
+async def until_left(runtime: Runtime, run_id: str) -> None:
+    """Until the last who worked on the run has gone, so that its grace has begun."""
+    while (live := live_of(runtime).find_live(run_id, None)) is None or live.grace is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 async def failure(answer: Awaitable[Any]) -> Failure:

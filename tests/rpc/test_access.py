@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.calls.faces import of_kind
-from tests.rpc.clients import Client, Failure, connected, door, opened_runtime
+from tests.rpc.clients import Client, Failure, connected, door, opened_runtime, put_forward
 
 from custody.records import CallFinished
 from custody.rpc import jsonrpc
@@ -130,13 +130,21 @@ def test_who_does_not_say_who_they_are_in_time_is_let_go(transport: str) -> None
     play(transport, scenario, limits=Limits(auth_seconds=0.05))
 
 
-def test_who_did_is_not(transport: str) -> None:
-    async def scenario(client: Client) -> Any:
-        await client.call("session.auth", {"token": "agent's"})
-        await asyncio.sleep(0.1)  # twice the time: nothing can be waited for that must not come
-        return (await client.call(PING))["role"]
+def test_who_did_is_not(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> Any:
+        async with (
+            opened_runtime() as runtime,
+            door(transport, runtime, doorkeeper=GUARDED, limits=LONG_ENOUGH) as connect,
+            connect() as client,
+            connect() as silent,
+        ):
+            await client.call("session.auth", {"token": "agent's"})
+            await silent.call("server.handshake", {"protocol_version": 3})  # who it is, it never says
+            put_forward(LONG_ENOUGH.auth_seconds, monkeypatch)
+            await silent.until(silent.closed.is_set)
+            return (await client.call(PING))["role"]
 
-    assert play(transport, scenario, limits=Limits(auth_seconds=0.05)) == "agent"
+    assert asyncio.run(main()) == "agent"
 
 
 def test_without_tokens_anybody_is_an_agent_and_whatever_token_will_do(transport: str) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.rpc.clients import Client, Failure, connected, door, opened_runtime
-from tests.sandbox.commands import eventually, is_alive
+from tests.cli.conftest import eventually
+from tests.rpc.clients import WAIT_SECONDS, Client, Failure, connected, door, opened_runtime
+from tests.sandbox.commands import is_alive
 from tests.settings_for_tests import NEVER_SHORT, nothing_is_asked
 
 from custody.calls.runtime import Runtime
@@ -55,7 +56,7 @@ def play(scenario: Callable[[Client, Runtime], Awaitable[Any]]) -> Any:
 
 
 async def over(client: Client, agent_id: str) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while (state := await client.call("agents.status", {"id": agent_id}))["status"] == "running":
             pass  # each look is a question to the index
     return state
@@ -142,7 +143,7 @@ def test_it_outlives_the_connection_and_ends_with_the_daemon(work: Path):
 
 
 def test_one_whose_id_nobody_waited_for_is_ended(work: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(agents, "TOLD_SECONDS", 20.0)
+    monkeypatch.setattr(agents, "TOLD_SECONDS", WAIT_SECONDS)
 
     async def scenario(client: Client, runtime: Runtime) -> Any:
         spawning = asyncio.create_task(Agents(runtime).spawn("hangs", "wait"))

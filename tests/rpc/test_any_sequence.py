@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rpc.clients import Client, door, opened_runtime, proposal
+from tests.rpc.clients import WAIT_SECONDS, Client, door, opened_runtime, proposal
 
 from custody.calls.runtime import Runtime
 from custody.journal import RealDisk, boot_id
@@ -115,7 +115,7 @@ async def converse(end: End, texts: list[str]) -> Counter[str]:
             elif "id" in said:
                 await end.send(frame({"id": said["id"], "result": "done"}))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         reading = asyncio.create_task(read())
         for text in texts:
             await end.send(text)

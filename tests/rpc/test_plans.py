@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.rpc.clients import Client, Failure, connected, door, opened_runtime
+from tests.rpc.clients import WAIT_SECONDS, Client, Failure, connected, door, opened_runtime
 
 from custody.calls.runtime import Runtime
 from custody.index import CallFilter, RunFilter
@@ -163,7 +163,7 @@ def test_a_plan_ends_with_the_connection_it_was_asked_for_over() -> None:
                 await client.call("session.auth", {"token": "agent's"})
                 await client.offer(echo=never)
                 await client.begin("plans.run", {"plan": BOTH})
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(WAIT_SECONDS):
                     await begun.wait()
             return runtime.index.runs(RunFilter()).items, runtime.index.calls().items
 

@@ -27,7 +27,7 @@ def test_a_tool_of_the_client_is_run_there_and_its_result_is_the_output_verbatim
     async def work(client: Client, runtime: Runtime) -> None:
         await offer(client, look=given)
         answer = await submit(
-            client, tool("look", "a1", with_={"q": "x"}, timeout_ms=5_000), proposal={"id": "p1"}
+            client, tool("look", "a1", with_={"q": "x"}, timeout_ms=90_000), proposal={"id": "p1"}
         )
 
         assert answer["proposal_id"] == "p1"
@@ -54,7 +54,7 @@ def test_a_tool_of_the_client_is_run_there_and_its_result_is_the_output_verbatim
             "parameters": {"q": "x"},
             "attempt": 1,
             "request_id": "",
-            "timeout_ms": 5_000,
+            "timeout_ms": 90_000,
         }
 
     scenario(transport, work)

@@ -433,4 +433,4 @@ def test_ten_thousand_turns_reach_a_subscriber_without_a_gap(tmp_path):
             assert [event["record"]["index"] for event in events[:-1]] == list(range(10_000))
             assert [event["record"] for event in events] == (await trace(viewer, run_id))[1:]
 
-    play("websocket", scenario, str(tmp_path / "store"), tools=(nothing,))
+    play("websocket", scenario, str(tmp_path / "store"), seconds_max=600.0, tools=(nothing,))

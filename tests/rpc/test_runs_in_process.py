@@ -340,6 +340,7 @@ async def main():
         for batch in range(1_000):
             recorded = await record_turns(runs, "job", [{"tool": "look", "output": batch}] * 2, whose={"ada"})
             print(recorded.base_index + recorded.count, flush=True)
+        await asyncio.Event().wait()  # it ends by being killed, however late that comes
 
 asyncio.run(main())
 """

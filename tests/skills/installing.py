@@ -4,6 +4,7 @@ Used by the tests of installing.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -90,6 +91,12 @@ def seen(root: Path) -> dict[str, tuple[int, bytes] | None]:
 def hidden(root: Path) -> list[str]:
     """What an install left behind."""
     return sorted(path.name for path in root.iterdir() if path.name.startswith(".")) if root.exists() else []
+
+
+def set_aside(root: Path, into: Path) -> None:
+    """Move away what other tests have installed, each root to a folder of its own."""
+    if root.exists():
+        root.rename(Path(tempfile.mkdtemp(dir=into)) / root.name)
 
 
 def is_sound(root: Path) -> bool:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.skills.installing import hidden, is_sound, locked, make_skill, seen, shelf_of, skill_text
+from tests.skills.installing import (
+    hidden,
+    is_sound,
+    locked,
+    make_skill,
+    seen,
+    set_aside,
+    shelf_of,
+    skill_text,
+)
 from tests.tools.repositories import commit, git, make_home
 from tests.tools.trees import Place, message, succeeded
 
@@ -34,16 +43,15 @@ def runtime(place: Place) -> Iterator[BlockingRuntime]:
 
 
 @pytest.fixture
-def root(place: Place, request: pytest.FixtureRequest) -> Path:
+def root(place: Place) -> Path:
     """The first root there is: the project's. Empty, as far as these tests go."""
     root = place.work / ".agents" / "skills"
-    if root.exists():
-        root.rename(place.outside / f"skills of {request.node.name[:60].replace('/', '_')}")
+    set_aside(root, place.outside)
     return root
 
 
 @pytest.fixture
-def here(place: Place, request: pytest.FixtureRequest) -> Path:
+def here(place: Place) -> Path:
     """A folder of this test's own, which the agent may read."""
     folder = place.work / f"{len(list(place.work.iterdir()))}"
     folder.mkdir()

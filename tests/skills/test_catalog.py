@@ -366,8 +366,12 @@ def test_a_lock_that_cannot_be_read_offers_nothing_of_its_root(tmp_path: Path, r
         catalog.get("pdf")
 
 
-def test_a_catalog_that_is_read_during_installs_sees_the_one_or_the_other(root: Path):
+def test_a_catalog_that_is_read_during_installs_sees_the_one_or_the_other(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Files and lock are put in place one after the other; nobody is told of what is in between."""
+    # These installs never end, so that a machine that is busy may take long to find a moment between two.
+    monkeypatch.setattr("custody.skills.root.CHANGE_WAIT_SECONDS", 60.0)
     versions: list[tuple[bytes, str]] = []
     for text in ("one", "two"):
         folder_skill(root, "pdf", {"data": text})
@@ -397,14 +401,14 @@ def test_a_catalog_that_is_read_during_installs_sees_the_one_or_the_other(root: 
     thread.start()
     try:
         seen: list[str] = []
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while len(seen) < 30 or (len(set(seen)) < 2 and time.monotonic() < until):
             catalog = load(root)
             assert catalog.problems == ()
             seen.append(catalog.get("pdf").digest)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert set(seen) == {digest for _, digest in versions}
 
 
