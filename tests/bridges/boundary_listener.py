@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-WAIT_SECONDS = 10.0  # for what happens at once on a machine with nothing else to do
+import pytest
+
+from custody.bridges.boundary import delivery, notices
+
+WAIT_SECONDS = 60.0  # a test that hangs fails instead
 
 
 class Listening:
@@ -60,13 +64,13 @@ class Listening:
     def _take(self, connection: socket.socket, answer: bytes) -> None:
         received = b""
         while b"\r\n\r\n" not in received:
-            received += connection.recv(65536) or b"\r\n\r\n"
+            received += _more(connection)
         head, _, body = received.partition(b"\r\n\r\n")
         length = int(
             next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length")).split()[1]
         )
         while len(body) < length:
-            body += connection.recv(65536)
+            body += _more(connection)
         with self._arrived:
             self.heads.append(head)
             self.bodies.append(body)
@@ -75,6 +79,14 @@ class Listening:
             connection.sendall(piece)
             if self._pieces and self._ended.wait(0.2):
                 return
+
+
+def _more(connection: socket.socket) -> bytes:
+    """Raises OSError when the other side hung up in the middle of its request."""
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionResetError
+    return data
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -89,7 +101,16 @@ def listening(answer: bytes | None = OK, **options: Any) -> Iterator[Listening]:
         listener.close()
 
 
-def nobody() -> str:
-    """A URL at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+@contextmanager
+def nobody() -> Iterator[str]:
+    """A URL at which nothing listens: its port is held meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def be_patient(patch: pytest.MonkeyPatch) -> None:
+    """Wait for a listener that is well, however busy the machine is."""
+    patch.setattr(delivery, "WRITE_SECONDS", WAIT_SECONDS)
+    patch.setattr(delivery, "ANSWER_SECONDS", WAIT_SECONDS)
+    patch.setattr(notices, "CLOSE_SECONDS", WAIT_SECONDS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.bridges.collector import Collector, GrpcCollector, HttpCollector, collecting
+from tests.bridges.collector import WAIT_SECONDS_MAX, Collector, GrpcCollector, HttpCollector, collecting
 from tests.settings_for_tests import never_short_of_resources
 
 import custody
@@ -18,7 +18,19 @@ from custody.records import Step, Tokens, now_us
 from custody.settings import load_settings
 from custody.stores import make_recorder, open_disk, open_view
 
-QUICK = Pace(poll_seconds=0.01, backoff_seconds=0.01, backoff_seconds_max=0.05, save_seconds=0.0)
+QUICK = Pace(
+    poll_seconds=0.01,
+    backoff_seconds=0.01,
+    backoff_seconds_max=0.05,
+    save_seconds=0.0,
+    send_seconds=WAIT_SECONDS_MAX,
+)
+
+
+def finish(export: BackgroundExport) -> None:
+    """Stop it, with time for all that is left on a machine that is busy with other tests."""
+    export.stop(WAIT_SECONDS_MAX)
+    assert export.wait(0), "it has not ended"
 
 
 @custody.tool(effect="read")

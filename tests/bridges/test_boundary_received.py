@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.bridges.boundary_listener import listening
+from tests.bridges.boundary_listener import be_patient, listening
 
 import custody
 from custody.bridges.boundary import Boundaries
@@ -175,6 +175,7 @@ def test_several_threads_may_tell_at_once(recorded):
 
 def test_what_one_store_tells_another_takes(tmp_path, monkeypatch):
     """Both sides of the same grammar; and secrets in a foreign notice are not kept either."""
+    be_patient(monkeypatch)
     here, there = os.fspath(tmp_path / "here"), os.fspath(tmp_path / "there")
     monkeypatch.setenv("SHOP_API_TOKEN", "s3cr3t-of-the-shop-4711")
     with listening() as listener:

@@ -28,7 +28,7 @@ SETTINGS = JournalSettings(
 )
 """Rolls over after some tens of records, and syncs only when asked."""
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """No wait of these tests may end by this bound."""
 
 

@@ -21,14 +21,27 @@ from tests.checkpoints.conftest import (
     leaves_of,
     log_of,
 )
+from tests.sandbox.commands import deadlines, is_alive
 
-from custody.checkpoints.background import BackgroundSealing, Due, is_recent
+from custody.checkpoints import background as sealing_beside
+from custody.checkpoints import destinations as delivery
+from custody.checkpoints.background import CLOSE_LOCK_SECONDS, BackgroundSealing, Due, is_recent
 from custody.checkpoints.destinations import Destinations
 from custody.journal import Disk, MemoryDisk, RealDisk
 from custody.journal.disk_faulty import Fault, FaultyDisk
 
 NEVER = 3600.0
+BUSY_SECONDS = 20.0  # what a machine that is busy with other tests may add
 FLUSHING = replace(SETTINGS, flush_seconds=0.001)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way at the end has time, however busy the machine is."""
+    monkeypatch.setattr(sealing_beside, "STOP_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sealing_beside, "CLOSE_LOCK_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(delivery, "COMMAND_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(Destinations.stop, "__defaults__", (PATIENCE_SECONDS,))
 
 
 def background(writer: Writer, *files: str, **due: Any) -> BackgroundSealing:
@@ -44,6 +57,11 @@ def until(what: Callable[[], bool]) -> None:
         pause.wait(0.005)
 
 
+def said_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """By Custody: what else of this process logs, while it cleans up, is about another test."""
+    return [record.message for record in caplog.records if record.name == "custody"]
+
+
 def test_so_many_records_are_signed_without_waiting_for_the_time(writer_on: MakeWriter):
     writer = writer_on(MemoryDisk(), settings=FLUSHING)
     sealing = background(writer, records=50, seconds=NEVER)
@@ -57,18 +75,27 @@ def test_so_many_records_are_signed_without_waiting_for_the_time(writer_on: Make
 def test_after_so_much_time_the_few_there_are_are_signed(writer_on: MakeWriter):
     writer = writer_on(MemoryDisk(), settings=FLUSHING)
     sealing = background(writer, records=1_000_000, seconds=0.05)
-    writer.write(3)
-    until(lambda: len(log_of(writer.disk).notes) == 1)
-    writer.write(3)
-    until(lambda: len(log_of(writer.disk).notes) == 2)
+    made = 0
+    for _ in range(2):
+        writer.write(3)
+        last = writer.journal.last_sequence(1)
+        until(lambda last=last: signed(writer) >= last)
+        assert len(log_of(writer.disk).notes) > made
+        made = len(log_of(writer.disk).notes)
     sealing.stop()
+
+
+def signed(writer: Writer) -> int:
+    """Up to which record of the first shard."""
+    notes = log_of(writer.disk).notes
+    return notes[-1].checkpoint.heads[1].size if notes else 0
 
 
 def test_with_nothing_new_there_is_no_thread_and_no_checkpoint(writer_on: MakeWriter):
     writer = writer_on(MemoryDisk(), settings=FLUSHING)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     sealing = background(writer, records=1, seconds=0.001)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     sealing.stop()
     assert log_of(writer.disk).notes == []
     assert writer.said == []
@@ -147,9 +174,7 @@ def test_a_disk_on_which_nothing_can_be_signed_does_not_disturb_recording(
         disk.heal()
         sealing.stop()
     writer.journal.close()
-    assert [record.message for record in caplog.records] == [
-        f"No checkpoint can be made, recording goes on: {os.strerror(code)}"
-    ]
+    assert said_in(caplog) == [f"No checkpoint can be made, recording goes on: {os.strerror(code)}"]
     assert judge(disk) == []
     assert log_of(disk).notes[-1].checkpoint.heads[1].size == len(leaves_of(disk)[1])
 
@@ -171,13 +196,15 @@ def test_a_key_that_is_gone_is_said_once_and_recording_goes_on(
             after.journal.sync()
         sealing.stop()
     assert sealing.failures >= 1
-    [said] = {record.message for record in caplog.records}
+    [said] = said_in(caplog)
     assert "The key that signs checkpoints is gone" in said
-    assert len(caplog.records) == 1
     assert len(leaves_of(disk)[1]) >= 5
 
 
-def test_another_process_that_signs_all_the_time_does_not_hold_up_the_close(writer_on: MakeWriter):
+def test_another_process_that_signs_all_the_time_does_not_hold_up_the_close(
+    writer_on: MakeWriter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sealing_beside, "CLOSE_LOCK_SECONDS", CLOSE_LOCK_SECONDS)
     disk = MemoryDisk()
     disk.make_folder("checkpoints")
     lock = disk.lock("checkpoints/lock")
@@ -186,8 +213,8 @@ def test_another_process_that_signs_all_the_time_does_not_hold_up_the_close(writ
     sealing = background(writer, records=1, seconds=0.001)
     writer.write(5)
     began = time.monotonic()
-    sealing.stop()
-    assert time.monotonic() - began < 5
+    sealing.stop()  # whoever waits for the right to sign waits for ever
+    assert time.monotonic() - began < CLOSE_LOCK_SECONDS + BUSY_SECONDS
     assert log_of(disk).notes == []
     lock.release()
 
@@ -274,7 +301,7 @@ def test_a_command_that_fails_is_counted_and_said_once(
             assert note is not None
             destinations.offer(note)
         destinations.stop(PATIENCE_SECONDS)
-    assert len(caplog.records) == 1
+    assert len(said_in(caplog)) == 1
     said = destinations.unsaid()
     assert said is not None
     assert said["undelivered"][0]["count"] == 2
@@ -286,23 +313,30 @@ def test_a_command_that_fails_is_counted_and_said_once(
 def test_a_command_that_hangs_holds_up_nobody_and_its_tree_is_ended_with_it(
     tmp_path: Path, writer_on: MakeWriter, monkeypatch: pytest.MonkeyPatch
 ):
-    from custody.checkpoints import destinations as module
-
-    monkeypatch.setattr(module, "COMMAND_SECONDS", 1.0)
-    mark = tmp_path / "pid"
+    gate, mark = tmp_path / "gate", tmp_path / "pid"
+    os.mkfifo(gate)
     writer = writer_on(RealDisk(tmp_path / "store"))
     writer.write()
     note = writer.sealer.seal()
     assert note is not None
-    destinations = delivering(writer.disk, [], [["sh", "-c", f"sleep 600 & echo $! > {mark}; wait"]])
-    began = time.monotonic()
+    destinations = delivering(writer.disk, [], [["cat", str(gate)]])
     destinations.offer(note)
-    assert time.monotonic() - began < 5
+    gate.write_bytes(b"")  # until now it hung
     destinations.stop(PATIENCE_SECONDS)
-    said = destinations.unsaid()
-    assert said is not None
-    assert said["undelivered"][0]["error"] == "ended after 1 s"
-    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+    assert destinations.have(note)
+
+    for seconds in deadlines(1.0):
+        monkeypatch.setattr(delivery, "COMMAND_SECONDS", seconds)
+        destinations = delivering(writer.disk, [], [["sh", "-c", f"sleep 600 & echo $! > {mark}; wait"]])
+        destinations.offer(note)
+        destinations.stop(seconds + PATIENCE_SECONDS)
+        said = destinations.unsaid()
+        assert said is not None
+        assert said["undelivered"][0]["error"] == f"ended after {seconds:g} s"
+        if mark.exists() and mark.read_text().endswith("\n"):
+            break
+    child = int(mark.read_text())
+    until(lambda: not is_alive(child))
 
 
 def test_what_did_not_arrive_is_on_the_record_and_asks_for_no_checkpoint_of_its_own(
@@ -334,14 +368,17 @@ def test_more_than_can_wait_gives_way_to_the_newest_and_is_counted(tmp_path: Pat
     writer.write()
     note = writer.sealer.seal()
     assert note is not None
-    destinations = delivering(writer.disk, [], [["sh", "-c", f"cat {gate} > /dev/null; cat >> {kept}"]])
+    destinations = delivering(writer.disk, [], [["sh", "-c", f"read line < {gate}; cat >> {kept}"]])
     beyond = 5
-    for _ in range(1 + WAITING_MAX + beyond):  # one is on its way, and so many may wait
-        destinations.offer(note)
-    opener = threading.Thread(target=lambda: gate.write_bytes(b""), daemon=True)
-    opener.start()
-    destinations.stop(0.1)
-    said = destinations.unsaid()
-    assert said is not None
-    assert said["undelivered"][0]["count"] >= beyond, "the others may have arrived once the gate was open"
-    opener.join(PATIENCE_SECONDS)
+    keeper = os.open(gate, os.O_RDWR)
+    try:
+        for _ in range(1 + WAITING_MAX + beyond):  # one is on its way, and so many may wait
+            destinations.offer(note)
+        destinations.stop(0.1)
+        said = destinations.unsaid()
+        assert said is not None
+        assert said["undelivered"][0]["count"] == 1 + WAITING_MAX + beyond
+        os.write(keeper, b"open\n")
+        destinations.stop()  # the one on its way ends in this test, and not in another one's log
+    finally:
+        os.close(keeper)

@@ -113,13 +113,13 @@ def test_what_was_signed_is_there_in_thousands_of_crash_states():
 
 KILLED = """
 import sys
-from tests.checkpoints.conftest import SETTINGS, Writer
+from tests.checkpoints.conftest import PATIENCE_SECONDS, Writer
 from custody.journal import RealDisk
 
 writer = Writer(RealDisk(sys.argv[1]))
 while True:
     writer.write(7)
-    note = writer.sealer.seal(wait_seconds=20)
+    note = writer.sealer.seal(wait_seconds=PATIENCE_SECONDS)
     print(note.checkpoint.size, writer.journal.shard_number, flush=True)
 """
 

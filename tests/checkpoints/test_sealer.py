@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.checkpoints.conftest import MakeWriter, events_of, judge, leaves_of, log_of
+from tests.checkpoints.conftest import PATIENCE_SECONDS, MakeWriter, events_of, judge, leaves_of, log_of
 
 from custody.checkpoints import load_keys, newest_note, read_verifiers, seen_by_writer
 from custody.errors import CheckpointRefused, MalformedKey, MalformedNote
@@ -199,7 +199,7 @@ def test_many_writers_that_sign_at_once_leave_one_log(tmp_path: Path, writer_on:
         writer = writers[number]
         for _ in range(10):
             writer.write(1 + number)
-            assert writer.sealer.seal(wait_seconds=10) is not None
+            assert writer.sealer.seal(wait_seconds=PATIENCE_SECONDS) is not None
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -8,8 +8,10 @@ import pytest
 from tests.calls import faces
 from tests.calls.conftest import tools_for_tests
 from tests.calls.faces import FACES
-from tests.client.daemon import Daemon, WireStage
+from tests.client.daemon import WAIT_SECONDS, Daemon, WireStage
 from tests.settings_for_tests import never_short_of_resources
+
+from custody.client import outbox, run, told
 
 __all__ = ["tools_for_tests"]
 
@@ -25,6 +27,8 @@ def work(tmp_path, monkeypatch):
     for name in ("CUSTODY_TOKEN", "CAR_AUTH_TOKEN", "CUSTODY_STORE"):
         monkeypatch.delenv(name, raising=False)
     never_short_of_resources(tmp_path / "config")
+    for module, name in ((told, "BEGIN_SECONDS"), (run, "FINISH_SECONDS"), (outbox, "LOOK_SECONDS")):
+        monkeypatch.setattr(module, name, WAIT_SECONDS)  # the machine may be busy
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

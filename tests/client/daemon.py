@@ -6,6 +6,7 @@ a test wants to know of the daemon's side is asked of `Daemon.runtime`.
 
 import asyncio
 import gc
+import socket
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -22,7 +23,7 @@ from custody.rpc.service import Service
 from custody.settings import load_settings
 
 AGENT = "tester"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class Everybody(OpenDoor):
@@ -59,7 +60,11 @@ class Daemon:
         self.runtime: Runtime
         self.service: Service
         self.door: ServerDoor
-        self.port = 0
+        # Held while it is stopped as well, so that nobody else is given the port meanwhile.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
         """The same after it was started again."""
         self._disk = disk
         self._path = path
@@ -82,6 +87,7 @@ class Daemon:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(WAIT_SECONDS)
         self._loop.close()
+        self._held.close()
         gc.collect()
         assert self._unheard == [], self._unheard
 
@@ -121,7 +127,6 @@ class Daemon:
         if self._path is not None:
             listeners.append(Listener(path=self._path))
         await self.door.start(*listeners)
-        self.port = int(self.door.addresses[0].rpartition(":")[2])
         self._up = True
 
     async def _stop(self) -> None:

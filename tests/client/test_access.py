@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from tests.calls.faces import wait_until
 from tests.client.daemon import Daemon
 
 import custody
@@ -129,6 +130,8 @@ def test_questions_across_agents_are_for_those_who_audit(daemon, adas):
         ):
             with pytest.raises(Denied):
                 ask()
+    # Both clients of ada's are gone: what the record says of that is not to come while the auditor reads.
+    wait_until(lambda: len(daemon.runtime.index.events(name="peer.disconnected").items) == 2)
     with as_(daemon, "auditor's") as runtime:
         assert runtime.index.sql("SELECT count(*) FROM calls").rows == [[1]]
         assert runtime.index.run(run_id[:8]).agent == "ada"

@@ -20,6 +20,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in KNOWN.items():
         monkeypatch.setenv(name, value)
     never_short_of_resources(tmp_path / "config")
+    # Addresses that secrets stand in are asked for nothing: they are no machines of ours, or none at all.
+    (tmp_path / "gitconfig").write_text("[http]\nproxy = http://127.0.0.1:1\n[core]\nsshCommand = false\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.fspath(tmp_path / "gitconfig"))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

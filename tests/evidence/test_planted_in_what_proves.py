@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bridges.boundary_listener import Listening, listening
+from tests.bridges.boundary_listener import Listening, be_patient, listening
 from tests.cli.conftest import Program
 from tests.evidence.planting import KNOWN, by_form, by_surroundings, known_values, leaks, no_trace
 
@@ -99,7 +99,11 @@ def test_proofs_checkpoints_and_verification_show_no_secret(program: Program):
     no_trace(SOME, program.store)
 
 
-def test_nothing_of_a_secret_is_told_to_a_listener_at_the_boundary(store: Path):
+def test_nothing_of_a_secret_is_told_to_a_listener_at_the_boundary(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    be_patient(monkeypatch)
+
     async def scenario(listener: Listening) -> None:
         runtime = await open_runtime(load_settings(store=str(store)), boundary=listener.url)
         async with runtime, runtime.run("work", agent=SOME[0].text) as run:
