@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from custody.blocking import BlockingRun, BlockingRuntime
 
 SECRET_NAME = "PAYMENTS_API_TOKEN"
-DEADLINE_SECONDS = 1.0
+DEADLINE_SECONDS = 2.0
 
 PACKAGE = {
     "thermometer/__init__.py": '''"""Temperatures."""
