@@ -238,6 +238,10 @@ EXAMPLES: dict[str, tuple[Form, ...]] = {
         "{b64:42}+ACRA{b64:5}",
     ),
     "azure_ai_key": ("{b62:52}JQQJ99{b62:26}",),
+    "presigned_url": (
+        "https://shop.s3.amazonaws.com/a.csv?X-Amz-Expires=900&X-Amz-Signature=«{hex:64}»", "/a?X-Amz-Security-Token=«{b64u:120}»&x=1",
+        "https://storage.googleapis.com/b/o?X-Goog-Signature=«{hex:512}»&x=1", "/a?Expires=1&Signature=«{b64u:86}»&Key-Pair-Id=K2",
+    ),
     "azure_sas": (
         "https://shop.blob.test/c?sv=2024-01-01&se=2026-01-01&sr=b&sig=«{b64u:43}%3D»",
         "https://prod.logic.test/workflows/1/triggers/manual/paths/invoke?sp=run&sig=«{b64u:43}»",

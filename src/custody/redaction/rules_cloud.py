@@ -171,6 +171,16 @@ CLOUD_RULES: tuple[ScanRule, ...] = (
         run=40,
     ),
     ScanRule(
+        id="presigned_url",
+        kind="Signature or session token of a presigned URL (AWS, Google Cloud, Alibaba, Huawei, CloudFront)",
+        keywords=("-signature=", "-security-token=", "&signature=", "?signature="),
+        pattern=r"(?:[?&;]|%26|%3[Ff]|\\+u0026)(?i:x-(?:amz|goog|oss|obs)-(?:signature|security-token)|signature)="
+        r"((?:[A-Za-z0-9_~/+=-]|%2[BbFf]|%3[Dd]){26,})(?:[^0-9A-Za-z_%~=-]|$)",
+        secret=1,
+        check="credential",
+        run=20,
+    ),
+    ScanRule(
         id="azure_client_secret",
         kind="Microsoft Entra (Azure AD) client secret",
         keywords=("7Q~", "8Q~"),
