@@ -221,6 +221,11 @@ EXAMPLES: dict[str, tuple[Form, ...]] = {
     "aws_session_token": ("IQoJb3JpZ2lu{b64:200+}", "FwoGZXIvYXdz{b64:200+}"),
     "aws_bedrock_key": ("ABSKQmVkcm9ja0FQSUtleS{b64:109+}",),
     "aws_signature": ("https://b.s3.test/k?X-Amz-Expires=60&X-Amz-Signature=«{hex:64}»",),
+    "url_signature": (
+        "https://d1.cloudfront.test/a?Expires=1&Signature=«{b64u:86}»&Key-Pair-Id=K2", "/a?Expires=1&Signature=«{b62:27}%3D»",
+        "https://b.oss.test/a?x-oss-expires=60&x-oss-signature=«{hex:64}»", "/a?x-obs-security-token=«{b64u:120}»&x=1",
+        "/a?Expires=1%26Signature=«{b64u:86}»", r"/a?Expires=1\u0026Signature=«{b64u:86}»",
+    ),
     "google_api_key": ("AIza{b64u:34}{b62:1}",),
     "google_auth_key": ("AQ.Ab{b64u:50}",),
     "google_client_secret": ("GOCSPX-{b64u:28}",),
@@ -238,10 +243,6 @@ EXAMPLES: dict[str, tuple[Form, ...]] = {
         "{b64:42}+ACRA{b64:5}",
     ),
     "azure_ai_key": ("{b62:52}JQQJ99{b62:26}",),
-    "presigned_url": (
-        "https://shop.s3.amazonaws.com/a.csv?X-Amz-Expires=900&X-Amz-Signature=«{hex:64}»", "/a?X-Amz-Security-Token=«{b64u:120}»&x=1",
-        "https://storage.googleapis.com/b/o?X-Goog-Signature=«{hex:512}»&x=1", "/a?Expires=1&Signature=«{b64u:86}»&Key-Pair-Id=K2",
-    ),
     "azure_sas": (
         "https://shop.blob.test/c?sv=2024-01-01&se=2026-01-01&sr=b&sig=«{b64u:43}%3D»",
         "https://prod.logic.test/workflows/1/triggers/manual/paths/invoke?sp=run&sig=«{b64u:43}»",

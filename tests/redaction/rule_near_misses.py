@@ -203,9 +203,10 @@ NEAR: dict[str, tuple[str, ...]] = {
         'f"Bearer {token}"', "Bearer authentication", "bearer of bad news", "Authorization: Bearer ...", "Bearer your-access-token-here",
     ),
     "secret_header": ("X-Api-Key: ${API_KEY}", "X-Api-Key: <key>", "x-api-key: string", "X-Auth-Token: YOUR_TOKEN_1a2b", "PRIVATE-TOKEN: $TOKEN"),
-    "presigned_url": (
-        "/a?X-Amz-Signature=<signature>", "/a?X-Amz-Signature=${SIGNATURE_OF_THE_REQUEST}", "/a?X-Amz-Signature=YOUR_SIGNATURE_GOES_HERE_AS_HEX",
+    "url_signature": (
+        "/a?Signature=<signature>", "/a?Signature=${SIGNATURE_OF_THE_REQUEST}", "/a?x-oss-signature=YOUR_SIGNATURE_GOES_HERE_AS_HEX",
         "/a?X-Amz-SignedHeaders=host;x-amz-content-sha256;x-amz-date", "/a?signature=required", "def check(signature=SIGNATURE): ...",
+        "/a?signature=sha256&expected=1", "/a?x-oss-signature-version=OSS4-HMAC-SHA256",
     ),
     "url_parameter": (
         "/api?token=${TOKEN}", "/api?api_key=YOUR_API_KEY", "/list?pageToken=a1b2c3d4e5f6", "/x?token=<token>", "/x?token=identifier",

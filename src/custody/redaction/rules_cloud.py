@@ -68,6 +68,16 @@ CLOUD_RULES: tuple[ScanRule, ...] = (
         check="varied",
     ),
     ScanRule(
+        id="url_signature",
+        kind="Signature or token of a signed URL (CloudFront, S3 version 2, Alibaba, Huawei Cloud)",
+        keywords=("&signature=", "?signature=", "%26signature=", "u0026signature=", "x-oss-", "x-obs-"),
+        pattern=r"(?:[?&;]|%26|%3[Ff]|\\+u0026)(?i:(?:x-o[sb]s-)?signature|x-o[sb]s-security-token)="
+        r"((?:[A-Za-z0-9_~/+=-]|%2[BbFf]|%3[Dd]){26,})(?:[^0-9A-Za-z_%~=-]|$)",
+        secret=1,
+        check="credential",
+        run=20,
+    ),
+    ScanRule(
         id="google_api_key",
         kind="Google API key (Cloud, Maps, Firebase, Gemini)",
         keywords=("AIza",),
@@ -169,16 +179,6 @@ CLOUD_RULES: tuple[ScanRule, ...] = (
         secret=1,
         check="both_cases",
         run=40,
-    ),
-    ScanRule(
-        id="presigned_url",
-        kind="Signature or session token of a presigned URL (AWS, Google Cloud, Alibaba, Huawei, CloudFront)",
-        keywords=("-signature=", "-security-token=", "&signature=", "?signature="),
-        pattern=r"(?:[?&;]|%26|%3[Ff]|\\+u0026)(?i:x-(?:amz|goog|oss|obs)-(?:signature|security-token)|signature)="
-        r"((?:[A-Za-z0-9_~/+=-]|%2[BbFf]|%3[Dd]){26,})(?:[^0-9A-Za-z_%~=-]|$)",
-        secret=1,
-        check="credential",
-        run=20,
     ),
     ScanRule(
         id="azure_client_secret",
