@@ -1,8 +1,10 @@
 """Short ways to write plans, and tools that do as they are told."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
+
+import pytest
 
 from custody.plans import Action, Graph, Performed, PlanResult, PlanRun, ScheduleSettings, State, run_plan
 
@@ -39,6 +41,16 @@ def failed(error: str = "It broke.", **fields: Any) -> Performed:
 
 def rejected(error: str = "A rule denies it.") -> Performed:
     return Performed(status="rejected", error=error)
+
+
+async def cancelled_once(reached: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
+    """Do the work until it has come so far, and cancel it."""
+    task = asyncio.create_task(work)
+    async with asyncio.timeout(BOUND_SECONDS):
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 class Tools:

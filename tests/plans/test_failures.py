@@ -11,6 +11,7 @@ from tests.plans.plans import (
     at_once,
     begun,
     call,
+    cancelled_once,
     failed,
     rejected,
     run,
@@ -190,12 +191,7 @@ def test_a_cancellation_while_things_are_taken_back_goes_on_and_is_told() -> Non
 
         plan = [write("w", "k", 1), call("a")]
         running = begun(plan, Tools({"a": [failed()]}), state, on_rollback=on_rollback)
-        task = asyncio.create_task(running.work())
-        async with asyncio.timeout(BOUND_SECONDS):
-            await taking_back.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled_once(taking_back, running.work())
         assert running.result.rollback == Rollback(error="It was cancelled.")
         assert (statuses(running.result), state.contents()) == ({"w": "succeeded", "a": "failed"}, {})
 
@@ -289,12 +285,7 @@ def test_cancelling_ends_what_runs_takes_all_back_and_leaves_a_result(behavior: 
             call("d", dependencies=("c",)),
         ]
         running = begun(actions, tools, state, on_rollback=on_rollback)
-        task = asyncio.create_task(running.work())
-        async with asyncio.timeout(BOUND_SECONDS):
-            await all_hang.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled_once(all_hang, running.work())
         result = running.result
         second = "failed" if behavior == "skip" else "skipped"
         assert statuses(result) == {"a": "succeeded", "b": "failed", "c": second, "d": "skipped"}
@@ -377,12 +368,7 @@ def test_a_pause_between_attempts_can_be_cancelled() -> None:
 
         action = call("a", failure_behavior="retry")
         running = begun([action], Tools({"a": [failed()]}), settings=ScheduleSettings(sleep=sleep))
-        task = asyncio.create_task(running.work())
-        async with asyncio.timeout(BOUND_SECONDS):
-            await paused.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled_once(paused, running.work())
         result = running.result
         assert (result.of("a").status, result.of("a").attempts, result.costs.tool_calls) == ("failed", 1, 1)
         assert result.of("a").error == "It was cancelled before its next attempt."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.plans.plans import BOUND_SECONDS, at_once
+from tests.plans.plans import BOUND_SECONDS, at_once, cancelled_once
 from tests.plans.stepped import Told, begin, in_a_store, of, outcome, plan, reasons, run, step, stepped, words
 
 import custody
@@ -109,12 +109,7 @@ def test_a_plan_that_is_cancelled_ends_what_runs_and_tells_of_each_action() -> N
             await asyncio.Event().wait()
 
         work = begin(plan(step("done"), step("a", "done"), step("b", "a")), Told({"a": [hang]}))
-        task = asyncio.create_task(work.work())
-        async with asyncio.timeout(BOUND_SECONDS):
-            await running.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+        await cancelled_once(running, work.work())
         assert words(work.results) == {"done": "completed", "a": "failed", "b": "pending"}
         assert reasons(work.results) == {
             "a": "It was cancelled while it ran.",

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.rpc.clients import WAIT_SECONDS, Client, Connect, Failure, door, opened_runtime
+from tests.sandbox.commands import eventually_async
 
 from custody.calls.runtime import Runtime
 from custody.journal import RealDisk, boot_id
@@ -79,8 +80,12 @@ async def until_status(client: Client, run_id: str, expected: str) -> None:
 
 async def until_left(runtime: Runtime, run_id: str) -> None:
     """Until the last who worked on the run has gone, so that its grace has begun."""
-    while (live := live_of(runtime).find_live(run_id, None)) is None or live.grace is None:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+
+    def has_none_left() -> bool:
+        live = live_of(runtime).find_live(run_id, None)
+        return live is not None and live.grace is not None
+
+    await eventually_async(has_none_left)
 
 
 async def failure(answer: Awaitable[Any]) -> Failure:

@@ -59,7 +59,11 @@ def checked_address(url: str) -> str:
     from importlib.util import find_spec
 
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+    if parts.username or parts.password:  # not to be said again
+        raise UsageError(
+            "The address of a server holds no name and no password.", hint="--header 'Authorization: …' does."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(
             f"{url!r} is no address of a server.", hint="It is https://host/path; --header authorizes."
         )

@@ -182,3 +182,14 @@ def test_a_file_that_is_none_is_told_before_anything_begins(tmp_path: Path, text
         assert said in made.complaints()
     finally:
         made.kill()
+
+
+@pytest.mark.parametrize("url", ["https://ada:hunter2@h/mcp", "ftp://ada:hunter2@h/mcp"])
+def test_a_password_in_an_address_is_refused_and_not_said_again(tmp_path: Path, url: str):
+    made = Proxied(Home(tmp_path), "--url", url, server=())
+    try:
+        assert made.process.wait(30) == 2
+        assert "no name and no password" in made.complaints()
+        assert "hunter2" not in made.complaints()
+    finally:
+        made.kill()
