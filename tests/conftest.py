@@ -1,12 +1,13 @@
 """What every test starts from: no store or setting of whoever runs them, and the same examples each time."""
 
+import faulthandler
 import gc
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ Mounted = Callable[..., Path]
 
 EXAMPLES_FEW = 30
 
+HANGING_SECONDS = 60.0  # after its timeout has been raised in it, a test has ended, or its worker is ended
+
 UNMOUNT_SECONDS = 30.0  # what was killed a moment ago may still have files open
 
 for name, count in (("few", EXAMPLES_FEW), ("many", EXAMPLES_MANY)):
@@ -28,12 +31,32 @@ for name, count in (("few", EXAMPLES_FEW), ("many", EXAMPLES_MANY)):
 settings.load_profile("few")
 
 
+STDERR = pytest.StashKey[int]()
+"""Where a worker that is ended says why: what pytest has not put aside for a test's own output."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    for number in (signal.SIGHUP, signal.SIGINT):  # ignored under nohup and in the background of a shell
+    config.stash[STDERR] = os.dup(2)
+    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)  # under nohup, in the background of a shell
+    for number in ignored:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
     if config.option.markexpr == "long":
         settings.load_profile("many")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The timeout is raised in a test once. One that then goes on waiting, as an event loop does for a thread
+    that is stuck, is ended with the worker it runs in, and where each of its threads stood is printed."""
+    marker = item.get_closest_marker("timeout")
+    option, ini = item.config.getoption("timeout"), item.config.getini("timeout")
+    seconds = float(marker.args[0] if marker is not None else option or ini)
+    faulthandler.dump_traceback_later(seconds + HANGING_SECONDS, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "custody"
 
 # Lowest first. A module imports from lower levels only; names on one level do not import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "hosts", "native", "cuts"),
+    ("errors", "hosts", "native", "cuts", "locks"),
     ("records", "safe_yaml"),
     ("journal", "redaction", "policy", "prices", "host", "sandbox", "files"),
     ("index", "recorder", "trust"),

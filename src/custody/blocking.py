@@ -107,6 +107,7 @@ class BlockingRun(RunRecord):
         external_id: str | None = None,
     ) -> Call:
         """Make a call in this run; see `RunHandle.call`."""
+        self.recording.recorder.check_can_append()
         return self._loop.wait(
             self._home.call(
                 tool,
@@ -166,6 +167,7 @@ class BlockingRuntime:
         self, tool: str | Callable[..., Any], arguments: Mapping[str, Any] | None = None, **options: Any
     ) -> Call:
         """Make a call; options as in `Runtime.call`."""
+        self._runtime.recording.recorder.check_can_append()
         return self._loop.wait(self._runtime.call(tool, arguments, **options))
 
     def run(

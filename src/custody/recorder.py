@@ -197,6 +197,15 @@ class Recorder:
         reserved = FINISHED_RESERVE_BYTES if closes else 0
         return self._journal.append_at_once(draft.kind, draft.leaf, draft.payload, reserve, reserved)
 
+    def can_append(self) -> bool:
+        """False in a finalizer or a signal handler that has interrupted another record of this thread."""
+        return not self._journal.puts_here()
+
+    def check_can_append(self) -> None:
+        """For who would wait for another thread to append. Raises NotRecorded."""
+        if not self.can_append():
+            raise NotRecorded("A finalizer or a signal handler interrupts another record: nothing was run.")
+
     def _keep_blobs(self, digests: Sequence[bytes], blobs: Sequence[Redacted]) -> None:
         """A purge may have removed one before the record named it."""
         for digest, blob in zip(digests, blobs, strict=True):

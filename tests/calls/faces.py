@@ -5,10 +5,12 @@ same words go to `with` and plain calls, with no event loop in the thread.
 """
 
 import asyncio
+import contextlib
 import contextvars
+import gc
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import custody
@@ -181,6 +183,41 @@ async def some_work(run, calls=3):
             call.result = number
     run.event("noted", n=1)
     run.error("a small thing")
+
+
+# -- what nobody holds ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[None]:
+    """The garbage collector runs at nearly every allocation."""
+    before = gc.get_threshold()
+    gc.set_threshold(1, 2, 2)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+class Forgotten:
+    """A task in the middle of `work`, until it is thrown away."""
+
+    def __init__(self, work):
+        self._begun = asyncio.Event()
+        self._coroutine = work(self._wait)
+        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+
+    async def _wait(self):
+        self._begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def begin(self):
+        await self._begun.wait()
+        return self
+
+    def throw_away(self):
+        """As the collector does."""
+        self._coroutine.close()
 
 
 # -- what was recorded ------------------------------------------------------------------------------------

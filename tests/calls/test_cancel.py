@@ -59,6 +59,26 @@ def test_cancelling_a_run_ends_its_calls(tmp_path):
         assert running.end().outcome == "cancelled"
 
 
+def test_a_call_that_ends_before_it_is_looked_for_again_was_asked_too(tmp_path, monkeypatch):
+    with custody.open(os.fspath(tmp_path / "store")) as runtime:
+
+        def work(command, io):
+            with runtime.run("long work"):
+                return runtime.call("shell", command, timeout=0, io=io)
+
+        running = Running(runtime, work)
+        requests = runtime._runtime.journal.cancel_requests
+        post = requests.post
+
+        def post_and_be_slow(target):
+            post(target)
+            running.waiting.join(30)
+
+        monkeypatch.setattr(requests, "post", post_and_be_slow)
+        assert runtime.cancel(running.call.run_id) == [running.call.id]
+        assert running.end().outcome == "cancelled"
+
+
 def test_closing_the_runtime_ends_what_still_runs_and_records_it(tmp_path):
     store = os.fspath(tmp_path / "store")
     with custody.open(store) as runtime:

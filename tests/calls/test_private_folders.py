@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import custody
+from custody.calls import private_folders
 from custody.calls.private_folders import PrivateFolders
 from custody.sandbox.walls.machine import look_at_machine
 
@@ -107,6 +108,25 @@ def test_what_a_store_in_memory_had_is_gone_when_it_closes(tmp_path, monkeypatch
     folders.close()
     removed()
     assert not [path for path in temporary.rglob("*") if path.name == "left"]
+
+
+def test_a_run_that_ends_while_this_thread_opens_another_goes_when_the_store_is_recovered(
+    tmp_path, monkeypatch
+):
+    """A finalizer may end it at any moment."""
+    folders = PrivateFolders(str(tmp_path / "private"))
+    folders.use(RUN)
+    enter = private_folders._enter
+
+    def enter_and_end(disk, run_id):
+        folders.end(RUN)
+        return enter(disk, run_id)
+
+    monkeypatch.setattr(private_folders, "_enter", enter_and_end)
+    folders.use(OTHER)
+    folders.close()
+    PrivateFolders(str(tmp_path / "private")).sweep(lambda: [OTHER])
+    assert names(tmp_path / "private") == [OTHER]
 
 
 def test_a_process_forked_of_one_that_uses_it_takes_nothing_along(tmp_path):

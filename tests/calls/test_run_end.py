@@ -207,6 +207,7 @@ def test_it_ends_although_the_finish_itself_is_cancelled(on_error):
 def test_a_parent_that_times_out_with_three_children_in_flight_leaves_four_terminal_runs(together):
     """`wait` lets the children go on: they are ended with the store."""
     stage = Stage("asyncio")
+    tasks = []  # held by nobody else once the parent has left: the collector would end them
 
     async def scenario(runtime):
         started = asyncio.Semaphore(0)
@@ -222,7 +223,7 @@ def test_a_parent_that_times_out_with_three_children_in_flight_leaves_four_termi
         async def plan():
             async with run:
                 async with asyncio.timeout(None) as limit:
-                    tasks = [asyncio.create_task(work(run.child(f"part {n}"))) for n in range(3)]
+                    tasks.extend(asyncio.create_task(work(run.child(f"part {n}"))) for n in range(3))
                     for _ in tasks:
                         await started.acquire()
                     limit.reschedule(asyncio.get_running_loop().time() + 0.05)

@@ -4,6 +4,9 @@ by a thread; dropped, counted and reported where the store cannot take them.
 Owns the bound on the delay, the queue behind a slow disk, the count of what was dropped and the gap record
 that says so once the store is back. Knows nothing of what records mean. Used by `run` and `observe`; the
 guarded way of a call uses `ledger`, where a record that cannot be kept stops the call.
+
+A finalizer or a signal handler may offer a record at any moment, also while this very thread holds the lock
+here or puts another record: what was looked at before a call may have changed after it.
 """
 
 import asyncio
@@ -115,7 +118,7 @@ class Backlog:
         _backlogs.add(self)
 
     def _begin(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._work = threading.Condition(self._mutex)
         self._empty = threading.Condition(self._mutex)
         self._room = threading.Condition(self._mutex)
@@ -196,7 +199,7 @@ class Backlog:
         with self._mutex:
             if self._is_full(offer):
                 self._wait_for_room(offer)
-            refusal = self._refusal(offer) or self._start()
+            refusal = self._refusal(offer)
             if refusal is None:
                 self._queue.append(offer)
                 self._queued_bytes += offer.size_bytes
@@ -204,13 +207,15 @@ class Backlog:
         if refusal is not None:
             self.drop(offer.kind, offer.run_id, refusal, offer.dropped)
             return None
-        return offer
+        self._start()
+        return None if offer.over and offer.receipt is None else offer
 
     def wait(self, offer: Receipt | Offer | None, wait_seconds: float | None = None) -> Receipt | None:
-        """The receipt, if it comes within the delay. Code on an event loop never waits."""
+        """The receipt, if it comes within the delay. Code on an event loop never waits, nor does what holds
+        up a record that was begun before."""
         if not isinstance(offer, Offer):
             return offer
-        if running_loop() is not None:
+        if running_loop() is not None or not self.recorder.can_append():
             return offer.receipt
         if wait_seconds is None:
             wait_seconds = 0.0 if self._stalled else self.delay_seconds
@@ -299,16 +304,30 @@ class Backlog:
 
     # -- the thread -----------------------------------------------------------------------------------
 
-    def _start(self) -> str | None:
-        """See to it that somebody works the queue off. Called with the mutex."""
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="custody-backlog", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is ending, or the machine has no thread left
-                self._thread = None
-                return "There is no thread to write with."
-        return None
+    def _start(self) -> None:
+        """See to it that somebody works the queue off. Called without the mutex: a thread that starts may be
+        the one that a finalizer interrupts."""
+        if self._thread is not None or self._closed:
+            return
+        thread = threading.Thread(target=self._run, name="custody-backlog", daemon=True)
+        with self._mutex:
+            if self._thread is not None or self._closed:
+                return  # a finalizer has done it, or another thread
+            self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or the machine has no thread left
+            self._drop_queued("There is no thread to write with.")
+
+    def _drop_queued(self, cause: str) -> None:
+        with self._mutex:
+            self._thread = None
+            stranded = list(self._queue)
+            self._queue.clear()
+            self._queued_bytes = 0
+        for offer in stranded:
+            self._count(offer.kind, offer.run_id, cause, offer.dropped)
+            offer.settle(None)
 
     def _run(self) -> None:
         while True:
@@ -316,6 +335,7 @@ class Backlog:
                 if not self._queue:
                     self._stalled = False
                     self._empty.notify_all()
+                if not self._queue:
                     if self._drops is None or self._closed:
                         self._thread = None
                         return
@@ -351,15 +371,18 @@ class Backlog:
 
     def drop(self, kind: Kind, run_id: bytes | None, cause: str, dropped: Dropped) -> None:
         """Count a record that cannot be kept, and see to it that a gap record says so."""
+        self._count(kind, run_id, cause, dropped)
+        self._start()
+
+    def _count(self, kind: Kind, run_id: bytes | None, cause: str, dropped: Dropped) -> None:
         again = dropped()
         with self._mutex:
             self._failing = cause
-            if self._drops is None:
-                self._drops = Drops()
+            fresh = self._drops or Drops()
+            drops = self._drops = self._drops or fresh
             if not again:
-                self._drops.add(kind, run_id, cause)
+                drops.add(kind, run_id, cause)
             first = self._is_news(cause)
-            self._start()
         if first:
             log.warning("Records are dropped and counted, the agent goes on: %s", cause)
 
@@ -421,7 +444,7 @@ class Backlog:
             self._closed = True
             self._work.notify()
             drops, thread = self._drops, self._thread
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             thread.join(THREAD_END_SECONDS)
         return self._gap(drops) if drops is not None and drops.count else None
 

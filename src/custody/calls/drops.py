@@ -60,7 +60,8 @@ class Drops:
 
 def _count(counts: dict[str, int], name: str, more: int, names_max: int) -> None:
     if name in counts or len(counts) < names_max:
-        counts[name] = counts.get(name, 0) + more
+        counts.setdefault(name, 0)
+        counts[name] += more
 
 
 def cause_of(error: Exception) -> str:

@@ -5,7 +5,7 @@ the store has been away, and a guarded call waits for it. Used by `run`.
 """
 
 import asyncio
-import threading
+from collections import deque
 from collections.abc import Callable
 
 from custody.calls.backlog import Offer
@@ -22,25 +22,25 @@ class FirstRecord:
         self._run_id = run_id
         self._is_over = is_over
         """Whether the run has ended: then this is the last time, and what fails goes to the next open."""
-        self._lock = threading.Lock()
         self._stored: Receipt | Offer | None = None
-        self.waiting: Draft | None = None
-        """The record, while the store has not taken it and it is not queued."""
+        self.waiting: deque[Draft] = deque()
+        """The record, while the store has not taken it and it is not queued. Of several that come at a time,
+        from other threads or from a finalizer in this one, one gets it."""
 
     def offer(self) -> None:
         """Offer it, unless that has been done or the store is away. Raises nothing."""
+        if not self.waiting:
+            return
         backlog, over = self._recording.backlog, self._is_over()
-        with self._lock:  # of several threads one offers it
-            draft = self.waiting
-            if draft is None or not (backlog.healthy or over):
-                return
-            self.waiting = None
+        draft = self._taken() if backlog.healthy or over else None
+        if draft is None:
+            return
 
         def dropped() -> bool:
             if self._is_over():
                 self._recording.unfinished.append(draft)
             else:
-                self.waiting = draft
+                self.waiting.append(draft)
             return True
 
         self._stored = backlog.submit(draft, run_id=self._run_id, dropped=dropped, opens=True, essential=over)
@@ -52,17 +52,22 @@ class FirstRecord:
         """
         if isinstance(self._stored, Offer):
             self._stored = await self._recording.backlog.settled(self._stored)
-        with self._lock:
-            draft, self.waiting = self.waiting, None
+        draft = self._taken()
         if draft is None:
             return
         try:
             await asyncio.to_thread(self._recording.recorder.append, draft, opens=True)
         except BaseException:
-            self.waiting = draft
+            self.waiting.append(draft)
             raise
+
+    def _taken(self) -> Draft | None:
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
 
     def after_fork_in_child(self) -> None:
         """It is the parent's to offer."""
-        self._lock = threading.Lock()
-        self._stored = self.waiting = None
+        self.waiting.clear()
+        self._stored = None

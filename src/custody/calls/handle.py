@@ -47,7 +47,10 @@ class RunHandle(RunRecord):
         self._leave()
         if not self._joined and self.outcome is None:
             outcome, reason = left_with(error)
-            await self.finish(outcome, reason=reason)
+            if isinstance(error, GeneratorExit):  # its coroutine is closed, maybe as garbage: it cannot await
+                self._finish(outcome, None, reason, None, None)
+            else:
+                await self.finish(outcome, reason=reason)
 
     def child(
         self, intent: str | None = None, *, name: str | None = None, **options: Unpack[RunOptions]

@@ -12,6 +12,8 @@ import os
 import threading
 import weakref
 
+from custody.locks import held_here
+
 POSITION_BYTES = 8
 
 
@@ -23,7 +25,7 @@ class Numbering:
         self.shared = shared
         """Joined by other processes: the journal counts, not this object."""
         self._next = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slot: int | None = None
         """Where the family counts; None as long as this process has it for itself."""
         self._lost = False
@@ -35,7 +37,9 @@ class Numbering:
     def take(self, count: int = 1) -> int | None:
         """The next position, the first of so many. It is used up, whatever becomes of its record: a hole in
         the positions of a run is where a record is missing. None for a child that could not be given a share
-        in the count."""
+        in the count, and for a finalizer that comes while this thread counts in its family's file."""
+        if self._slot is not None and held_here(self._lock):
+            return None
         with self._lock:
             if self._slot is not None:
                 return _add(self._slot, count)
@@ -66,7 +70,7 @@ class Numbering:
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.guarded = threading.Lock()
         self._lost = self._slot is None
 

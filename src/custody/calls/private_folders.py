@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from custody.journal.disk import Lock, RealDisk
+from custody.locks import held_here
 
 _PRIVATE_MODE = 0o700
 _LOCK, _OVER, _PLACES = "lock", "over", "places"
@@ -54,7 +55,7 @@ class PrivateFolders:
         self._pid = os.getpid()
         self._used: dict[str, _Use] = {}
         self._removing: list[threading.Thread] = []
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
 
     def use(self, run_id: str) -> str:
         """The folder of a run, there until `end` or `close`. Raises OSError."""
@@ -68,6 +69,8 @@ class PrivateFolders:
     def end(self, run_id: str) -> None:
         """The run is over, and nothing of it runs here any more. It goes now, or with the last process that
         uses it; what cannot be removed goes when the store is recovered. Raises nothing."""
+        if held_here(self._mutex):
+            return  # a finalizer ends it in the middle of what is done with another
         with self._own(), suppress(OSError):
             disk = self._if_there()
             if disk is None or not os.path.isdir(f"{disk.description}/{run_id}"):

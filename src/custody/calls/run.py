@@ -86,7 +86,7 @@ class RunRecord:
         self.chain = (new.run_id, *new.above)
         """Its own id, and those of the runs above it."""
         self._pid = process.pid
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._iterations = 0
         self._last_step_ns = time.monotonic_ns()
         self._last_step: bytes | None = None
@@ -252,10 +252,11 @@ class RunRecord:
         closes: Callable[[], bool] | None = None,
         dropped: Dropped | None = None,
     ) -> Receipt | Offer | None:
-        """Put a record of the run on the record, within the delay. Raises NotRecorded if `strict`."""
-        if self.first.waiting is not None:
+        """Put a record of the run on the record, within the delay; one that interrupts another is queued.
+        Raises NotRecorded if `strict`."""
+        if self.first.waiting:
             self.first.offer()
-        if strict:
+        if strict and self.recording.recorder.can_append():
             return self.recording.recorder.append(draft, opens=opens, closes=closes is not None and closes())
         backlog = self.recording.backlog
         stored = backlog.submit(
@@ -291,10 +292,10 @@ class RunRecord:
         dropped: Dropped,
     ) -> Receipt | Offer | None:
         """Where several processes count, the position is known only once the journal has been asked."""
-        recorder, backlog = self.recording.recorder, self.recording.backlog
+        backlog = self.recording.backlog
 
         def write() -> Receipt:
-            return recorder.append_in_shared_run(self.run_id, draft_at, opens=opens)[1]
+            return self.recording.recorder.append_in_shared_run(self.run_id, draft_at, opens=opens)[1]
 
         if strict:
             return write()
@@ -304,8 +305,7 @@ class RunRecord:
         )
         return None if stored is None else backlog.wait(stored) or stored
 
-    def dropped(self) -> bool:
-        """One of the run's records is lost."""
+    def dropped(self) -> bool:  # one of the run's records
         self.tally.dropped()
         return False
 
@@ -392,7 +392,7 @@ class RunRecord:
         if self._waits_to_start:
             stored = recorder.append(draft, opens=not shared)
         else:
-            self.first.waiting = draft
+            self.first.waiting.append(draft)
             self.first.offer()
         if shared:
             self._runtime.journal.create_shared(self.run_id)
@@ -435,7 +435,7 @@ class RunRecord:
             )
 
         self.first.offer()
-        if self._strict:
+        if self._strict and recorder.can_append():
             return recorder.append(draft(), closes=not shared)
 
         def dropped() -> bool:
@@ -450,10 +450,10 @@ class RunRecord:
         """Settle the outcome; False if that has been done, or is its parent process's to do."""
         if self._pid != process.pid:
             return False
+        said = "succeeded" if outcome is None else stated.name(outcome)
         with self._lock:
             open_before = self.outcome is None
             if open_before:
-                said = "succeeded" if outcome is None else stated.name(outcome)
                 self.outcome = said if said in RUN_OUTCOMES else "unknown"
         if not open_before and outcome is not None and stated.name(outcome) != self.outcome:
             self.takes("finish", outcome, strict=False)
@@ -471,7 +471,7 @@ class RunRecord:
     def after_fork_in_child(self) -> None:
         """Locks may be held by threads that are gone. The run goes on in parent and child; its first record
         is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.first.after_fork_in_child()
         self.tally.after_fork_in_child()
 

@@ -348,20 +348,20 @@ class Runtime:
             raise UsageError(f"{target} is a step: it is over.", hint="Calls and runs can be cancelled.")
         if found.outcome is not None:
             return []
-        await asyncio.to_thread(self._request_cancel, found)
-        if isinstance(found, Run):
-            return [
-                call.id
-                for call in await asyncio.to_thread(self.index.run_calls, bytes.fromhex(found.id))
-                if call.outcome is None
-            ]
-        return [found.id]
+        return await asyncio.to_thread(self._request_cancel, found)
 
-    def _request_cancel(self, found: Run | Call) -> None:
+    def _request_cancel(self, found: Run | Call) -> list[str]:
         target = bytes.fromhex(found.id)
+        asked = [found.id] if isinstance(found, Call) else self._running_calls(target)
         about: dict[str, Any] = {"run_id" if isinstance(found, Run) else "call_id": target}
         self.ledger.recorder.event("call.cancel_requested", {"by": user_name()}, leaf_data=True, **about)
         self.journal.cancel_requests.post(target)
+        if isinstance(found, Run):  # whichever began meanwhile is asked, too
+            asked += [call_id for call_id in self._running_calls(target) if call_id not in asked]
+        return asked
+
+    def _running_calls(self, run_id: bytes) -> list[str]:
+        return [call.id for call in self.index.run_calls(run_id) if call.outcome is None]
 
     def _look_for_cancellations(self) -> None:
         if self._watch is None or self._watch.done():

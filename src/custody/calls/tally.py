@@ -1,7 +1,7 @@
 """What a run has done so far, counted by the process that does it.
 
 Owns the numbers behind `run.totals`. Every change happens under one lock, so a snapshot from any thread is
-of one moment. Used by `run`.
+of one moment; a finalizer that ends a call may come in between. Used by `run`.
 """
 
 import threading
@@ -16,7 +16,7 @@ class Tally:
     """The running totals of one run."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._steps = 0
         self._calls = 0
         self._by_outcome: dict[str, int] = {}
@@ -42,7 +42,8 @@ class Tally:
 
     def call_ended(self, outcome: str) -> None:
         with self._lock:
-            self._by_outcome[outcome] = self._by_outcome.get(outcome, 0) + 1
+            self._by_outcome.setdefault(outcome, 0)
+            self._by_outcome[outcome] += 1
 
     def step(self, tokens: Tokens | None, cost_nano_usd: int | None) -> None:
         with self._lock:
@@ -94,4 +95,4 @@ class Tally:
 
     def after_fork_in_child(self) -> None:
         """The child goes on from what the run had done when it forked."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()

@@ -88,9 +88,14 @@ class Link:
             )
         return Work(self._thread.loop, coroutine)
 
+    @property
+    def here(self) -> bool:
+        """Whether this is the link's thread: what waits for the daemon in it waits for itself."""
+        return self._thread.here
+
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Have it run there and wait for it. An interrupt of the wait cancels it. Raises StoreClosed."""
-        if self._thread.here:
+        if self.here:
             coroutine.close()
             raise UsageError(
                 "A coroutine that the client runs as a tool cannot wait for the client itself.",

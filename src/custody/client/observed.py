@@ -134,7 +134,10 @@ class RemoteCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        await self.close_on_loop(error)
+        if isinstance(error, GeneratorExit):  # its coroutine is closed, maybe as garbage: it cannot await
+            self._close(error)
+        else:
+            await self.close_on_loop(error)
 
     def _enter(self) -> None:
         if self.call_id:

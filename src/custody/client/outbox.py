@@ -82,7 +82,10 @@ class Item:
         self.future.set_exception(error)
 
     def wait(self, seconds: float = SETTLE_SECONDS) -> dict[str, Any]:
-        """From any thread but the link's. Raises what became of it, NotRecorded."""
+        """Raises what became of it, and NotRecorded: at once in the link's thread, where a finalizer ends
+        what somebody forgot."""
+        if self.part.link.here:
+            raise _late()
         try:
             return self.future.result(seconds)
         except TimeoutError:
@@ -135,7 +138,7 @@ class Outbox:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # whoever holds it may be interrupted by a finalizer that records
         self._queue: deque[Item] = deque()
         self._bytes = 0
         self._sending: tuple[Item, ...] = ()
@@ -181,7 +184,8 @@ class Outbox:
 
     def _drop(self, item: Item, error: CustodyError) -> None:
         with self._lock:
-            drops = self._drops = self._drops or Drops()
+            fresh = self._drops or Drops()
+            drops = self._drops = self._drops or fresh
             drops.add(item.kind, item.part.run_id or None, cause_of(error))
             now = time.monotonic()
             quiet, self._said_at = now - self._said_at < QUIET_SECONDS, now
@@ -228,7 +232,8 @@ class Outbox:
         while True:
             batch = self._take()
             if not batch:
-                await self._wake.wait()
+                if not self._queue:  # a finalizer of this thread may have offered something meanwhile
+                    await self._wake.wait()
                 continue
             await self._send(batch)
             with self._lock:

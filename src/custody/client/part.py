@@ -22,7 +22,7 @@ class Part:
 
     def __init__(self, link: Link, method: str, params: Mapping[str, Any]) -> None:
         """`method` is `runs.begin`, `runs.join` or `runs.named`."""
-        self._link = link
+        self.link = link
         self._method = method
         self._params = {**params, "key": secrets.token_hex(KEY_BYTES)}
         self.said: dict[str, Any] = {}
@@ -54,7 +54,7 @@ class Part:
             if self.lost is not None:
                 raise self.lost
             if not self.said:
-                self.said = await self._link.ask(self._method, self._params, patient=patient, act=True)
+                self.said = await self.link.ask(self._method, self._params, patient=patient, act=True)
 
     async def again(self, wire: Wire) -> None:
         """The connection is another one: the daemon has kept the run, or has ended it."""

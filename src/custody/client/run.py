@@ -37,7 +37,10 @@ class RemoteRun(Told):
         self._leave()
         if not self.joined and self.outcome is None:
             outcome, reason = left_with(error)
-            await self.finish(outcome, reason=reason)
+            if isinstance(error, GeneratorExit):  # its coroutine is closed, maybe as garbage: it cannot await
+                self.finishing(outcome, None, reason, None, None)
+            else:
+                await self.finish(outcome, reason=reason)
 
     def child(
         self, intent: str | None = None, *, name: str | None = None, **options: Unpack[RunOptions]

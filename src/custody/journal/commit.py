@@ -26,6 +26,9 @@ RETRY_SECONDS = 0.5
 """Between two tries of the background flush while the store cannot be written."""
 
 
+NESTED = "A finalizer or a signal handler interrupts another record: nothing was run."
+
+
 class _Waiter:
     """A thread that waits for the sync in flight."""
 
@@ -69,7 +72,7 @@ class GroupCommit:
         self._sync_once = sync_once
         self._written = written
         self._flush_seconds = flush_seconds
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # whoever holds it may be interrupted by a finalizer that records
         self._busy = False
         self._waiters: list[_Waiter] = []
         self._batches: dict[asyncio.AbstractEventLoop, _Batch] = {}

@@ -33,8 +33,10 @@ class MemoryFile:
             content[offset:end] = data
 
     def read(self, count: int, offset: int) -> bytes:
-        with self._disk.mutex, memoryview(self._open_content()) as view:
-            return bytes(view[offset : offset + count])
+        with (
+            self._disk.mutex
+        ):  # no view of it: while there is one, a put that comes in between cannot grow it
+            return bytes(self._open_content()[offset : offset + count])
 
     def sync(self) -> None:
         self._open_content()
@@ -74,7 +76,7 @@ class MemoryDisk:
     description = ":memory:"
 
     def __init__(self) -> None:
-        self.mutex = threading.Lock()
+        self.mutex = threading.RLock()  # whoever holds it may be interrupted by a finalizer that records
         self.locks: dict[str, MemoryLock] = {}
         self._folders = {""}
         self._files: dict[str, bytearray] = {}
@@ -102,7 +104,8 @@ class MemoryDisk:
                 self._make_file(path)
             elif path not in self._files:
                 raise self._missing(path)
-            return MemoryFile(self, self._files[path], path, write or create)
+            content = self._files[path]
+        return MemoryFile(self, content, path, write or create)
 
     def replace(self, path: str, data: bytes) -> None:
         with self.mutex:
@@ -174,7 +177,7 @@ _disks: "weakref.WeakSet[MemoryDisk]" = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     # Another thread may have been inside at the fork: its mutex would never be released.
     for disk in list(_disks):
-        disk.mutex = threading.Lock()
+        disk.mutex = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

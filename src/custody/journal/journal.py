@@ -154,6 +154,11 @@ class Journal:
         except WouldWait:
             return None
 
+    def puts_here(self) -> bool:
+        """Whether this thread is in the middle of putting a record, which a finalizer or a signal handler has
+        interrupted: no other can be put before that is done."""
+        return self._shard is not None and self._shard.puts_here()
+
     def release(self, reserved: int) -> None:
         """Give back room that was set aside for a record that will not come."""
         if self._shard is not None:

@@ -18,10 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import NotRecorded
-from custody.journal.commit import Receipt
+from custody.journal.commit import NESTED, Receipt
 from custody.journal.disk import Disk, Lock
 from custody.journal.follow import Cursor, Following, Place
 from custody.journal.frames import Stored, extend
+from custody.locks import held_here
 from custody.records import CallAsked, CallFinished, CallStarted, Kind, Step, decode_leaf
 
 SHARED_FOLDER = "journal/shared"
@@ -50,7 +51,7 @@ class Counter(Struct, frozen=True):
 
 _decoder = msgspec.json.Decoder(Counter)
 COUNTER_BYTES = 256
-_stripes = [threading.Lock() for _ in range(LOCK_STRIPES)]
+_stripes = [threading.RLock() for _ in range(LOCK_STRIPES)]
 
 
 def position_in(run_id: bytes, stored: Stored) -> int | None:
@@ -142,6 +143,8 @@ class Shared:
     @contextmanager
     def _locked(self, key: bytes) -> Generator[None]:
         stripe = key[0] % LOCK_STRIPES
+        if held_here(_stripes[stripe]):
+            raise NotRecorded(NESTED)
         with _stripes[stripe]:
             lock = self._wait_for_lock(f"{SHARED_FOLDER}/lock-{stripe:02d}")
             try:
@@ -183,4 +186,4 @@ def _decode(data: bytes | None) -> Counter | None:
 
 def after_fork_in_child() -> None:
     """A thread of the parent may have held one of them."""
-    _stripes[:] = [threading.Lock() for _ in range(LOCK_STRIPES)]
+    _stripes[:] = [threading.RLock() for _ in range(LOCK_STRIPES)]

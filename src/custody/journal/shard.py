@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from custody.errors import NotRecorded, StoreClosed
-from custody.journal.commit import GroupCommit, Receipt, not_recorded
+from custody.journal.commit import NESTED, GroupCommit, Receipt, not_recorded
 from custody.journal.disk import Disk, File, Lock
 from custody.journal.frames import (
     FRAME_BYTES_MAX,
@@ -37,6 +37,7 @@ from custody.journal.segments import segment_path
 from custody.journal.settings import JournalSettings
 from custody.journal.spares import Fresh, Spares, WouldWait, smallest_segment
 from custody.journal.tree import grow
+from custody.locks import held_here
 from custody.records import Event, Kind, encode_leaf, now_us
 
 COMMIT_ROOM_BYTES = 160
@@ -62,7 +63,7 @@ class Shard:
         self._lock_held = lock
         self._commit_leaves = settings.commit_leaves
         self._unsynced_bytes_max = settings.unsynced_bytes_max
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._next = opened.end.sequence
         self._seals = Seals(opened)
         self._unsynced = opened.unsynced
@@ -77,8 +78,7 @@ class Shard:
         self._crc_seed = 0
         self._offset = 0
         self._size = 0
-        self._ahead_at = 0
-        """Past this offset a spare is due."""
+        self._ahead_at = 0  # past this offset a spare is due
         self._reserved = 0
         self._least_room = settings.refusal_reserve_bytes + COMMIT_ROOM_BYTES
         self._kept_room = self._least_room
@@ -128,6 +128,9 @@ class Shard:
         """The last sequence that was written."""
         return self._next - 1
 
+    def puts_here(self) -> bool:  # whether this thread is in the middle of a put
+        return held_here(self._mutex)
+
     def place(self) -> tuple[int, int, int]:
         """Segment, offset and sequence at or before which the next record will stand."""
         with self._mutex:
@@ -162,6 +165,8 @@ class Shard:
         commit, seals = self._commit, self._seals
         if at_once and self._appended_bytes - self._synced_bytes + need > self._unsynced_bytes_max:
             raise WouldWait(0)
+        if held_here(self._mutex):
+            raise WouldWait(0) if at_once else NotRecorded(NESTED)
         with self._mutex:
             if self._offset + need + reserve - reserved + self._kept_room > self._size:
                 if at_once and self._broken is not None:
@@ -191,8 +196,10 @@ class Shard:
                 set_aside = self._reserved + reserve - reserved
                 self._reserved = set_aside if set_aside > 0 else 0  # noqa: FURB136 - a call costs more
                 self._kept_room = self._reserved + self._least_room
-            if self._offset > self._ahead_at:
-                self._prepare()
+            if ahead := self._offset > self._ahead_at:
+                self._ahead_at = self._size
+        if ahead:  # without the put lock: the thread that makes it may record as it starts
+            self._spares.make_ahead(smallest_segment(FIRST_COMMIT_ROOM_BYTES + 2 * self._kept_room))
         if commit.idle:
             commit.wake()
         if not at_once and self._appended_bytes - self._synced_bytes > self._unsynced_bytes_max:
@@ -340,11 +347,6 @@ class Shard:
             raise
         self._seals.note_first(first, leaf, SEGMENT_HEADER_BYTES, records)
         return offset
-
-    def _prepare(self) -> None:
-        """Half of the segment is used: have spares made."""
-        self._ahead_at = self._size
-        self._spares.make_ahead(smallest_segment(FIRST_COMMIT_ROOM_BYTES + 2 * self._kept_room))
 
     # -- syncing ----------------------------------------------------------------------------------------
 

@@ -61,8 +61,8 @@ class WouldWait(Exception):
 class Spares:
     """Segments of one shard, made when asked or ahead.
 
-    `provide` waits for the disk and may be called by any thread; everything else by one at a time, the one
-    that holds the shard's put lock.
+    `provide` waits for the disk and may be called by any thread, as may `make_ahead`; everything else by one
+    at a time, the one that holds the shard's put lock.
     """
 
     def __init__(
@@ -142,21 +142,24 @@ class Spares:
         if self._closed or len(self._ready) >= count or (self._helper and self._helper.is_alive()):
             return
         self._hurry.clear()
-        self._helper = threading.Thread(
+        helper = threading.Thread(
             target=self._help,
             args=(max(self._wished_size(), bytes_min), count),
             name="custody-segments",
             daemon=True,
         )
         try:
-            self._helper.start()
+            helper.start()
         except RuntimeError:
-            self._helper = None  # the interpreter is ending: whoever needs a segment makes it
+            return  # the interpreter is ending: whoever needs a segment makes it
+        self._helper = helper
 
     def _help(self, size_bytes: int, count: int) -> None:
         with contextlib.suppress(OSError):  # the current segment goes on; the next roll-over tries again
-            while len(self._ready) < count and not self._closed:
+            while len(self._ready) < count:
                 with self._making:
+                    if self._closed:
+                        return
                     self._ready.append(self._make(size_bytes, paused=True))
 
     def _make(self, size_bytes: int, *, paused: bool = False) -> Fresh:

@@ -54,7 +54,7 @@ class BoundaryNotices:
         self._delivery = Delivery(self._listener)
         self._queue: SimpleQueue[tuple[str, bytes, str, int, Ending | None] | None] = SimpleQueue()
         self._numbers = itertools.count()
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # whoever holds it may be interrupted by a finalizer that records
         self._thread: threading.Thread | None = None
         self._closed = self._final = False
         self._delivered = 0
@@ -85,12 +85,13 @@ class BoundaryNotices:
             self._start()
 
     def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="custody-boundary", daemon=True)
         with self._counting:
             if self._thread is not None:
-                return
-            self._thread = threading.Thread(target=self._run, name="custody-boundary", daemon=True)
+                return  # a finalizer has done it, or another thread
+            self._thread = thread
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:  # the interpreter is ending, or the machine has no thread left: the next tries
             self._thread = None
 
