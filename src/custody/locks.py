@@ -6,10 +6,9 @@ thread it would wait for ever, so what guards a few numbers is an RLock, and whe
 harm one asks first. Owns that question. Used by `journal` and `calls`.
 """
 
-import threading
-from typing import Any, cast
+from typing import Any
 
 
-def held_here(lock: "threading.RLock") -> bool:
-    """Whether this thread holds it."""
-    return cast("Any", lock)._is_owned()  # as threading.Condition asks it
+def held_here(lock: Any) -> bool:
+    """Whether this thread holds it: a `threading.RLock`, asked as `threading.Condition` does."""
+    return lock._is_owned()

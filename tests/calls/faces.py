@@ -11,7 +11,7 @@ import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import custody
 from custody.blocking import BlockingRuntime
@@ -202,10 +202,28 @@ def collecting() -> Iterator[None]:
 class Forgotten:
     """A task in the middle of `work`, until it is thrown away."""
 
+    _alive: ClassVar[list[None]] = []
+
     def __init__(self, work):
         self._begun = asyncio.Event()
-        self._coroutine = work(self._wait)
+        self._coroutine = self._do(work)
         self._task = asyncio.get_running_loop().create_task(self._coroutine)
+
+    async def _do(self, work):
+        self._alive.append(None)
+        try:
+            await work(self._wait)
+        finally:
+            self._alive.pop()
+
+    @classmethod
+    async def all_thrown_away(cls):
+        """Wait until the collector has come by, which may be at work in another thread."""
+        until = time.monotonic() + 60
+        while cls._alive:
+            assert time.monotonic() < until, "some are held"
+            gc.collect()
+            await asyncio.sleep(0.001)
 
     async def _wait(self):
         self._begun.set()

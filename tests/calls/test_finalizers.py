@@ -2,7 +2,6 @@
 between any two of its steps, also in the middle of another record. What it was in ends there."""
 
 import asyncio
-import gc
 import os
 import signal
 import threading
@@ -228,7 +227,7 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
 
         async with runtime.run("work") as run:
             await asyncio.gather(*(abandon(run, FORGOTTEN // 5) for _ in range(5)))
-            gc.collect()
+            await Forgotten.all_thrown_away()
             return run.totals
 
     with collecting():

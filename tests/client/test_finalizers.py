@@ -1,7 +1,7 @@
 """What a program forgot ends when the garbage collector comes by, in whatever thread: also in the link's."""
 
 import asyncio
-import gc
+import contextvars
 import threading
 from collections import Counter
 
@@ -26,7 +26,7 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
                 run.step("thinking")
                 async with run.observe("search"):
                     await asyncio.sleep(0)
-            gc.collect()
+            await Forgotten.all_thrown_away()
             return run.totals
 
     with collecting():
@@ -51,7 +51,7 @@ def test_what_ends_in_the_thread_of_the_link_does_not_wait_for_itself(runtime):
                 yield
 
         generator, over = work(), threading.Event()
-        next(generator)
+        contextvars.copy_context().run(next, generator)  # where it was entered it is never left
 
         def throw_away():
             generator.close()
