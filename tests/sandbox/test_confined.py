@@ -207,8 +207,10 @@ def test_no_way_leads_out(place: Place, token: str, request: pytest.FixtureReque
 
         async def body(pool: Launchers) -> tuple[str, int | None, bool]:
             secret = {"KEY": SECRET, "PATH": "/bin"}
-            holding = place.command("sleep", "300", run_id="other", environment=secret)
-            other = asyncio.create_task(pool.run(holding))
+            holding = place.shell("echo; exec sleep 300", run_id="other", environment=secret)
+            began = asyncio.Event()
+            other = asyncio.create_task(pool.run(holding, on_output=lambda name, data: began.set()))
+            await asyncio.wait_for(began.wait(), WAIT_SECONDS)  # till then its launcher looks like a spare
             tried = place.program(escapes.DRIVER, stdin=escapes.told(given), sandbox=sandbox, views=views)
             waiting = await have_spare(pool, tried) if level == SPARE else 0
             finished = await pool.run(tried)
