@@ -17,6 +17,7 @@ from msgspec import Struct
 from custody import __version__
 from custody.errors import NotRecorded
 from custody.journal import Journal, Receipt, boot_id, sha256
+from custody.locks import NESTED
 from custody.records import (
     CALL_ID_BYTES,
     EVENT_NAMES,
@@ -204,7 +205,7 @@ class Recorder:
     def check_can_append(self) -> None:
         """For who would wait for another thread to append. Raises NotRecorded."""
         if not self.can_append():
-            raise NotRecorded("A finalizer or a signal handler interrupts another record: nothing was run.")
+            raise NotRecorded(NESTED)
 
     def _keep_blobs(self, digests: Sequence[bytes], blobs: Sequence[Redacted]) -> None:
         """A purge may have removed one before the record named it."""

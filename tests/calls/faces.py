@@ -10,6 +10,7 @@ import contextvars
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
@@ -236,6 +237,27 @@ class Forgotten:
     def throw_away(self):
         """As the collector does."""
         self._coroutine.close()
+
+
+async def forget(run, count):
+    """So many runs with a call each, thrown away in the middle, between as many steps and calls of `run`."""
+
+    async def work(wait):
+        async with run.child("part") as child, child.observe("slow"):
+            await wait()
+
+    for _ in range(count):
+        await Forgotten(work).begin()
+        run.step("thinking")
+        async with run.observe("search"):
+            await asyncio.sleep(0)
+
+
+def counted(runtime):
+    """How the runs ended, and how their calls did."""
+    runs = runtime.index.runs(limit=1000).items
+    calls = [call.outcome for run in runs for call in runtime.index.run_calls(bytes.fromhex(run.id))]
+    return Counter(run.outcome for run in runs), Counter(calls)
 
 
 # -- what was recorded ------------------------------------------------------------------------------------

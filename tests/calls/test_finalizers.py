@@ -7,10 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 
 import pytest
-from tests.calls.faces import Forgotten, Stage, collecting, told
+from tests.calls.faces import Forgotten, Stage, collecting, counted, forget, told
 
 import custody
 from custody.errors import NotRecorded
@@ -217,19 +216,8 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
     stage = Stage("asyncio", place)
 
     async def scenario(runtime):
-        async def abandon(run, count):
-            async def work(wait):
-                async with run.child("part") as child, child.observe("slow"):
-                    await wait()
-
-            for _ in range(count):
-                await Forgotten(work).begin()
-                run.step("thinking")
-                async with run.observe("search"):
-                    await asyncio.sleep(0)
-
         async with runtime.run("work") as run:
-            await asyncio.gather(*(abandon(run, FORGOTTEN // 5) for _ in range(5)))
+            await asyncio.gather(*(forget(run, FORGOTTEN // 5) for _ in range(5)))
             await Forgotten.all_thrown_away()
             return run.totals
 
@@ -238,11 +226,9 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
     assert (totals.calls, totals.steps, totals.dropped) == (FORGOTTEN, FORGOTTEN, 0)
 
     async def look(runtime):
-        runs = runtime.index.runs(limit=1000).items
-        calls = [call.outcome for run in runs for call in runtime.index.run_calls(bytes.fromhex(run.id))]
-        return Counter(run.outcome for run in runs), Counter(calls), runtime.recovered
+        return counted(runtime), runtime.recovered
 
-    runs, calls, recovered = stage.play(look)
+    (runs, calls), recovered = stage.play(look)
     assert runs == {"succeeded": 1, "cancelled": FORGOTTEN}
     assert calls == {"succeeded": FORGOTTEN, "cancelled": FORGOTTEN}
     assert recovered is None, "nothing was left for the next process to close"

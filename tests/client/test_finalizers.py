@@ -1,11 +1,9 @@
 """What a program forgot ends when the garbage collector comes by, in whatever thread: also in the link's."""
 
-import asyncio
 import contextvars
 import threading
-from collections import Counter
 
-from tests.calls.faces import Forgotten, collecting
+from tests.calls.faces import Forgotten, collecting, counted, forget
 from tests.client.daemon import WireStage
 
 FORGOTTEN = 50
@@ -16,16 +14,7 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
 
     async def scenario(runtime):
         async with runtime.run("work") as run:
-
-            async def work(wait):
-                async with run.child("part") as child, child.observe("slow"):
-                    await wait()
-
-            for _ in range(FORGOTTEN):
-                await Forgotten(work).begin()
-                run.step("thinking")
-                async with run.observe("search"):
-                    await asyncio.sleep(0)
+            await forget(run, FORGOTTEN)
             await Forgotten.all_thrown_away()
             return run.totals
 
@@ -34,9 +23,7 @@ def test_with_the_collector_at_every_allocation_forgotten_tasks_leave_nothing_op
     assert (totals.calls, totals.steps, totals.dropped) == (FORGOTTEN, FORGOTTEN, 0)
 
     async def look(runtime):
-        runs = runtime.index.runs(limit=1000).items
-        calls = [call.outcome for run in runs for call in runtime.index.run_calls(bytes.fromhex(run.id))]
-        return Counter(run.outcome for run in runs), Counter(calls)
+        return counted(runtime)
 
     runs, calls = stage.play(look)
     assert runs == {"succeeded": 1, "cancelled": FORGOTTEN}

@@ -29,8 +29,6 @@ class FirstRecord:
 
     def offer(self) -> None:
         """Offer it, unless that has been done or the store is away. Raises nothing."""
-        if not self.waiting:
-            return
         backlog, over = self._recording.backlog, self._is_over()
         draft = self._taken() if backlog.healthy or over else None
         if draft is None:

@@ -26,9 +26,6 @@ RETRY_SECONDS = 0.5
 """Between two tries of the background flush while the store cannot be written."""
 
 
-NESTED = "A finalizer or a signal handler interrupts another record: nothing was run."
-
-
 class _Waiter:
     """A thread that waits for the sync in flight."""
 
@@ -237,12 +234,15 @@ class GroupCommit:
                 return
             self.idle = False
             self._dirty.set()
+            is_first = self._flusher is None
             if self._flusher is None:
                 self._flusher = threading.Thread(target=self._flush, name="custody-flush", daemon=True)
-                try:
-                    self._flusher.start()
-                except RuntimeError:
-                    self._flusher = None  # the interpreter is ending; what is written stays written
+            flusher = self._flusher
+        if is_first:  # without the mutex: it may record as it starts
+            try:
+                flusher.start()
+            except RuntimeError:
+                self._flusher = None  # the interpreter is ending; what is written stays written
 
     def _flush(self) -> None:
         while not self._closed.is_set():
@@ -278,8 +278,9 @@ class GroupCommit:
             self._closed.set()
             executor, self._executor = self._executor, None
         self._dirty.set()
-        if self._flusher is not None and self._flusher is not threading.current_thread():
-            self._flusher.join()
+        flusher = self._flusher
+        if flusher is not None and flusher.is_alive() and flusher is not threading.current_thread():
+            flusher.join()
         if executor is not None:
             executor.shutdown(wait=True)
 

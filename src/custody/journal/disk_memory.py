@@ -33,9 +33,8 @@ class MemoryFile:
             content[offset:end] = data
 
     def read(self, count: int, offset: int) -> bytes:
-        with (
-            self._disk.mutex
-        ):  # no view of it: while there is one, a put that comes in between cannot grow it
+        with self._disk.mutex:
+            # Not of a view: while there is one, a put that a finalizer brings in between cannot grow it.
             return bytes(self._open_content()[offset : offset + count])
 
     def sync(self) -> None:

@@ -18,11 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from custody.errors import NotRecorded
-from custody.journal.commit import NESTED, Receipt
+from custody.journal.commit import Receipt
 from custody.journal.disk import Disk, Lock
 from custody.journal.follow import Cursor, Following, Place
 from custody.journal.frames import Stored, extend
-from custody.locks import held_here
+from custody.locks import NESTED, held_here
 from custody.records import CallAsked, CallFinished, CallStarted, Kind, Step, decode_leaf
 
 SHARED_FOLDER = "journal/shared"

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from custody.errors import NotRecorded, StoreClosed
-from custody.journal.commit import NESTED, GroupCommit, Receipt, not_recorded
+from custody.journal.commit import GroupCommit, Receipt, not_recorded
 from custody.journal.disk import Disk, File, Lock
 from custody.journal.frames import (
     FRAME_BYTES_MAX,
@@ -37,7 +37,7 @@ from custody.journal.segments import segment_path
 from custody.journal.settings import JournalSettings
 from custody.journal.spares import Fresh, Spares, WouldWait, smallest_segment
 from custody.journal.tree import grow
-from custody.locks import held_here
+from custody.locks import NESTED, held_here
 from custody.records import Event, Kind, encode_leaf, now_us
 
 COMMIT_ROOM_BYTES = 160
